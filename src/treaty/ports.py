@@ -1,0 +1,241 @@
+"""Ports: what the nodes ask of the world outside, as interfaces with promises.
+
+Every method's docstring is the contract; `tests/contract` runs one suite per
+port on every implementation, with the in-memory one as the reference. Failures
+surface as `ResourceError` (the store, disk or engine failed), as
+`VerificationError` (bytes came back that are not the bytes named) or as
+`UsageError` (a mistake of the caller), never as an exception of a library.
+
+Nothing here is trusted with meaning: records, blobs and frames are opaque bytes
+whose signatures and digests the callers check (docs/spec/storage.md).
+
+This module does no input or output.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from treaty.errors import UsageError
+from treaty.ids import Digest, MemberId, Timestamp
+
+__all__ = [
+    "FRAME_LIMIT_BYTES",
+    "Append",
+    "Batch",
+    "BlobStore",
+    "Clock",
+    "Delivery",
+    "Engine",
+    "Entropy",
+    "EventStore",
+    "SecretFile",
+]
+
+FRAME_LIMIT_BYTES = 8 * 1024 * 1024
+"""The largest frame an engine carries. Larger objects go through `offer` and `fetch`."""
+
+_LABEL_ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
+
+
+class Append(NamedTuple):
+    """Records for the end of `stream`, if it holds `expected_version` records now.
+
+    No records at all is a pure condition: nothing is appended, but the batch is
+    refused unless the version matches.
+    """
+
+    stream: str
+    expected_version: int
+    records: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one commit stores: everything, or nothing.
+
+    A stream, and a key, appears at most once. `blobs` become readable by their
+    SHA-256 in the store's blobs. `label` names the persist point, so that tests
+    can stop the process right before or after it; it is not stored.
+    """
+
+    appends: tuple[tuple[str, int, tuple[bytes, ...]], ...] = ()
+    puts: tuple[tuple[str, bytes], ...] = ()
+    deletes: tuple[str, ...] = ()
+    blobs: tuple[bytes, ...] = field(default=(), repr=False)
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        _once([stream for stream, _, _ in self.appends], "stream")
+        _once([key for key, _ in self.puts] + list(self.deletes), "key")
+        for stream, expected_version, _ in self.appends:
+            if expected_version < 0:
+                raise UsageError(
+                    f"expected version of stream {stream!r} is {expected_version}, "
+                    "expected 0 or more"
+                )
+        if not _LABEL_ALPHABET.issuperset(self.label):
+            raise UsageError(f"label {self.label!r}: expected only a-z, 0-9, dot, dash, underscore")
+
+
+def _once(names: Sequence[str], kind: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if not name:
+            raise UsageError(f"empty {kind} name, expected at least one character")
+        if name in seen:
+            raise UsageError(f"{kind} {name!r} appears twice in one batch, expected once")
+        seen.add(name)
+
+
+class EventStore(Protocol):
+    """One party's durable state: append-only streams of records, and a few keyed values.
+
+    A stream that was never written has version 0. Positions count from 0
+    without gaps; a stored record never changes.
+    """
+
+    def version(self, stream: str) -> int:
+        """Return how many records `stream` holds."""
+
+    def read(self, stream: str, start: int = 0, limit: int | None = None) -> list[bytes]:
+        """Return the records from position `start` on, in order, at most `limit`.
+
+        A start at or past the end gives an empty list. Raises `UsageError` if
+        `start` or `limit` is negative.
+        """
+
+    def get(self, key: str) -> bytes | None:
+        """Return the value last put under `key`, or None if there is none."""
+
+    def commit(self, batch: Batch) -> None:
+        """Store the whole batch atomically and durably, if every version matches.
+
+        On return everything is on the disk and survives the loss of power.
+        Raises `ResourceError` "stale version" if a stream holds another number
+        of records than expected: nothing changed, read again. Any other
+        `ResourceError` says that the disk failed, and leaves open whether the
+        batch was stored: it was all of it or nothing, so compare `version` (or
+        repeat the same batch: "stale version" then means that it was stored).
+        Deleting a key that does not exist is no error.
+        """
+
+    def close(self) -> None:
+        """Release the store; a second call does nothing. Later calls raise `ResourceError`."""
+
+
+class BlobStore(Protocol):
+    """Large objects by their SHA-256. Durable on return; the same content is stored once."""
+
+    def put(self, data: bytes) -> Digest:
+        """Store `data` and return its digest. Repeating is harmless and mends a damaged copy."""
+
+    def get(self, digest: Digest) -> bytes:
+        """Return the object, checked against `digest`.
+
+        Raises `ResourceError` if it is missing, `VerificationError` with code
+        ``blob-mismatch`` if what is stored is something else.
+        """
+
+    def has(self, digest: Digest) -> bool:
+        """Say whether an object is stored under `digest`, without reading it."""
+
+    def delete(self, digest: Digest) -> None:
+        """Remove the object; if there is none, do nothing."""
+
+    def put_chunks(self, chunks: Iterable[bytes]) -> Digest:
+        """Store the concatenation of `chunks` without holding it in memory; as `put`.
+
+        If the iterable raises, nothing is stored and its exception passes on.
+        """
+
+    def chunks(self, digest: Digest) -> Iterator[bytes]:
+        """Yield the object in pieces; errors as `get`, all raised before the first piece."""
+
+
+class SecretFile(Protocol):
+    """Short-lived secrets (slot seeds, key shares), outside the database and its backups.
+
+    Names are 1 to 128 of ``a-z 0-9 . - _`` and start with a letter or digit.
+    """
+
+    def write(self, name: str, data: bytes) -> None:
+        """Store `data` under `name`, atomically and durably; an older value is overwritten.
+
+        The bytes of an older value are zeroed on the disk, as in `erase`.
+        """
+
+    def read(self, name: str) -> bytes:
+        """Return the secret. Raises `ResourceError` if missing, damaged or readable by others."""
+
+    def erase(self, name: str) -> None:
+        """Overwrite with zeros, make that durable, remove. If there is none, do nothing."""
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the stored secrets, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One frame that arrived. `sender` is what the engine says, until a signature proves it.
+
+    Call `ack` once the effect of the frame is durable. A second call does nothing.
+    """
+
+    sender: MemberId
+    frame: bytes = field(repr=False)
+    ack: Callable[[], None] = field(repr=False)
+
+
+class Engine(Protocol):
+    """One party's end of the message engine. The engine is not trusted.
+
+    Frames between two parties arrive at least once and, unless something
+    fails, in the order sent. Loss, repetition, reordering and forgery are the
+    business of whoever reads the frames.
+    """
+
+    def send(self, recipient: MemberId, frame: bytes, key: str) -> None:
+        """Hand over one frame; with the same `key` to the same recipient it is one message.
+
+        The first frame under a key counts. Engines may forget a key after some
+        time, so receivers must bear repetition. Raises `UsageError` if the frame
+        is larger than `FRAME_LIMIT_BYTES` or the recipient is unknown,
+        `ResourceError` if the engine cannot be reached: try again with the same key.
+        """
+
+    def receive(self) -> Delivery | None:
+        """Return the next frame, or None if there is none now. Never waits.
+
+        What was received but not acknowledged comes again after a restart.
+        """
+
+    def offer(self, digest: Digest, data: bytes) -> None:
+        """Make a large object available to the peers; repeating is harmless.
+
+        Raises `UsageError` if `digest` is not the SHA-256 of `data`.
+        """
+
+    def fetch(self, digest: Digest) -> bytes:
+        """Return an offered object, checked against `digest`.
+
+        Raises `ResourceError` if nobody offers it now, `VerificationError` with
+        code ``blob-mismatch`` if the engine delivered something else.
+        """
+
+    def peers(self) -> tuple[MemberId, ...]:
+        """Return the parties that frames can be sent to, sorted, without this one."""
+
+
+class Clock(Protocol):
+    """The wall clock."""
+
+    def now(self) -> Timestamp:
+        """Return milliseconds since the Unix epoch. It may step backwards."""
+
+
+class Entropy(Protocol):
+    """A source of bytes nobody can predict (seeded only in simulations, which say so)."""
+
+    def bytes(self, count: int) -> bytes:
+        """Return `count` fresh random bytes."""
