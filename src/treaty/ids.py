@@ -1,0 +1,17 @@
+"""Names and numbers that every layer shares."""
+
+from typing import NewType
+
+__all__ = ["Digest", "MemberId", "StudyId", "Timestamp"]
+
+MemberId = NewType("MemberId", str)
+"""A member of the consortium: 1 to 63 of ``a-z 0-9 . -``, starting with a letter or digit."""
+
+StudyId = NewType("StudyId", str)
+"""A study: same alphabet as `MemberId`."""
+
+Digest = NewType("Digest", str)
+"""SHA-256 as 64 lower-case hexadecimal digits."""
+
+Timestamp = NewType("Timestamp", int)
+"""Milliseconds since the Unix epoch, UTC."""
