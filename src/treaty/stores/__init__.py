@@ -1,0 +1,1 @@
+"""Stores: the durable state of one party, its blobs, secrets and published files."""

@@ -1,0 +1,220 @@
+"""Files: atomic and durable writes, and files that only their owner may read.
+
+Guarantees: `write_file` leaves either the old content or the new one, never a
+mixture, and on return the new one survives the loss of power (temporary file,
+fsync, rename, fsync of the directory). A private file has mode 0600; a file that
+others may read is refused with the command that mends it, because a key that
+was readable may be known.
+
+Every failure of the operating system becomes a `ResourceError` that names the
+file and what to do; contents never appear in a message.
+"""
+
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from treaty.errors import ResourceError
+from treaty.stores.kill_points import persist_point
+
+__all__ = [
+    "PRIVATE_MODE",
+    "check_private",
+    "fill_file",
+    "make_directory",
+    "os_errors",
+    "read_file",
+    "read_private_file",
+    "sync_directory",
+    "write_all",
+    "write_chunks",
+    "write_file",
+    "write_new_private_file",
+    "write_private_file",
+]
+
+PRIVATE_MODE = 0o600
+_TEMPORARY = ".writing-"
+_numbers = itertools.count()
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space and try again",
+    errno.EDQUOT: "the disk quota is used up: free some space and try again",
+    errno.EFBIG: "the file size limit was reached: raise it (ulimit -f) and try again",
+    errno.EROFS: "the file system is read-only: mount it writable",
+    errno.EACCES: "permission denied: run as the owner of the directory, or mend its mode",
+    errno.EPERM: "not permitted: run as the owner of the directory, or mend its mode",
+    errno.ENOENT: "it does not exist: check the path, or create its directory first",
+    errno.EISDIR: "it is a directory, expected a file",
+    errno.ENOTDIR: "a part of the path is a file, expected a directory",
+    errno.EIO: "the disk reported an error: check the disk before going on",
+}
+
+
+@contextmanager
+def os_errors(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `ResourceError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or 0
+        remedy = _REMEDIES.get(number, os.strerror(number).lower() if number else str(error))
+        raise ResourceError(f"cannot {doing} {os.fspath(path)}: {remedy}") from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names inside `directory` durable."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_directory(directory: Path, mode: int = 0o700) -> None:
+    """Create `directory` and its missing parents, durably; an existing one is left as it is."""
+    with os_errors(directory, "create directory"):
+        missing = []
+        current = directory
+        while not current.exists():
+            missing.append(current)
+            current = current.parent
+        if not current.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(current))
+        for path in reversed(missing):
+            path.mkdir(mode=mode, exist_ok=True)
+            sync_directory(path.parent)
+
+
+def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o644, label: str = "") -> None:
+    """Replace the content of `path` atomically and durably.
+
+    `label` names the persist point (stores/kill_points.py). On any failure the
+    old content stands. Raises `ResourceError`.
+    """
+    write_chunks(path, (data,), mode=mode, label=label)
+
+
+def write_chunks(
+    path: Path,
+    chunks: Iterable[bytes | memoryview],
+    *,
+    mode: int = 0o644,
+    label: str = "",
+    replace: bool = True,
+) -> None:
+    """Write the concatenation of `chunks` as `write_file` does, without holding it in memory.
+
+    With `replace` false an existing file is refused with `ResourceError`. If the
+    iterable raises, nothing is written and its exception passes on. A process
+    killed meanwhile leaves a file ``.writing-*``, which may be removed.
+    """
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{next(_numbers)}-{path.name}")
+    with persist_point(label):
+        try:
+            fill_file(temporary, chunks, mode=mode)
+            with os_errors(path, "write"):
+                _move(temporary, path, replace=replace)
+                sync_directory(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def fill_file(
+    path: Path, chunks: Iterable[bytes | memoryview], *, mode: int = PRIVATE_MODE
+) -> None:
+    """Write a file whose name is not final: its content is durable, its name is not yet."""
+    with os_errors(path, "write"):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        handle = os.open(path, flags, PRIVATE_MODE)
+    try:
+        for chunk in chunks:
+            with os_errors(path, "write"):
+                write_all(handle, chunk)
+        with os_errors(path, "write"):
+            os.fchmod(handle, mode)
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_all(handle: int, data: bytes | memoryview) -> None:
+    """Write all of `data` at the position of `handle`; the system may take it in parts."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def _move(temporary: Path, path: Path, *, replace: bool) -> None:
+    if replace:
+        os.replace(temporary, path)
+        return
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        raise ResourceError(
+            f"{path} exists already: it is not overwritten; move it away or choose another name"
+        ) from error
+
+
+def read_file(path: Path, limit: int | None = None) -> bytes:
+    """Return the content of `path`. Raises `ResourceError` if missing or over `limit` bytes."""
+    with os_errors(path, "read"), open(path, "rb") as file:
+        if limit is None:
+            return file.read()
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ResourceError(f"{path} is larger than expected: at most {limit} bytes")
+    return data
+
+
+def check_private(path: Path, handle: int | None = None) -> None:
+    """Refuse a file that is not regular, belongs to someone else, or is open to others.
+
+    With `handle` the opened file is judged, so that it cannot be exchanged in between.
+    """
+    with os_errors(path, "read"):
+        status = os.stat(path) if handle is None else os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        raise ResourceError(f"{path} is not a regular file: expected a file of mode 0600")
+    if status.st_uid != os.geteuid():
+        raise ResourceError(
+            f"{path} belongs to another user: expected its owner to be the user that runs this"
+        )
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise ResourceError(
+            f"{path} has mode {mode:04o}, expected 0600: if nobody else can have read it, "
+            f"run chmod 600 {path}; otherwise replace what it holds"
+        )
+
+
+def read_private_file(path: Path, limit: int = 1 << 20) -> bytes:
+    """Return the content of a key or secret file, if only its owner may read it.
+
+    Raises `ResourceError` if missing, too open (says chmod 600) or over `limit` bytes.
+    """
+    with os_errors(path, "read"):
+        handle = os.open(path, os.O_RDONLY)
+    try:
+        check_private(path, handle)
+        with os_errors(path, "read"), os.fdopen(os.dup(handle), "rb") as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(handle)
+    if len(data) > limit:
+        raise ResourceError(f"{path} is larger than expected: at most {limit} bytes")
+    return data
+
+
+def write_private_file(path: Path, data: bytes, *, label: str = "") -> None:
+    """Replace `path` as `write_file`, with mode 0600 from the first byte."""
+    write_chunks(path, (data,), mode=PRIVATE_MODE, label=label)
+
+
+def write_new_private_file(path: Path, data: bytes, *, label: str = "") -> None:
+    """Create a key file of mode 0600. Raises `ResourceError` if the name exists: no key is lost."""
+    write_chunks(path, (data,), mode=PRIVATE_MODE, label=label, replace=False)

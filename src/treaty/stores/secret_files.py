@@ -1,0 +1,145 @@
+"""Secret files: slot seeds and key shares, one small file each, erased after use.
+
+Guarantees: mode 0600 in a directory of mode 0700, outside the database, so that
+neither its write-ahead log nor its backups ever hold a secret. A value ends with
+its SHA-256: a file that was torn, or half erased when the machine stopped, reads
+as damaged and never as a key made of zeros. Erasing overwrites with zeros, makes
+that durable, and only then removes the name. An older value that is replaced,
+or left by an interrupted write, is erased the same way.
+
+LIMIT: on solid-state disks, copy-on-write file systems and snapshots the zeros
+may go to other cells than the secret. Put the directory on an encrypted or
+memory-backed file system, and keep it out of backups (docs/spec/storage.md).
+"""
+
+import os
+from pathlib import Path
+
+from treaty.crypto.canonical import sha256
+from treaty.errors import ResourceError, UsageError
+from treaty.stores.files import (
+    fill_file,
+    make_directory,
+    os_errors,
+    read_private_file,
+    sync_directory,
+    write_all,
+)
+from treaty.stores.kill_points import persist_point
+
+__all__ = ["SecretDirectory", "check_name", "missing_secret"]
+
+_ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
+_LIMIT_BYTES = 64 << 20
+_INCOMING = ".incoming"
+_OUTDATED = ".outdated"
+_DIGEST_BYTES = 32
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could leave the directory or meet our own leftovers."""
+    if not 1 <= len(name) <= 128 or not _ALPHABET.issuperset(name) or name[0] in ".-_":
+        raise UsageError(
+            f"secret name {name!r}: expected 1 to 128 of a-z 0-9 . - _, "
+            "starting with a letter or digit"
+        )
+
+
+def missing_secret(name: str) -> ResourceError:
+    """Return the error for a secret that was never written or is erased."""
+    return ResourceError(f"secret {name!r} is not stored: it was never written or is erased")
+
+
+class SecretDirectory:
+    """A `SecretFile` in a directory (one per epoch), created if missing.
+
+    Opening it erases what an interrupted write left behind.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        make_directory(directory)
+        with os_errors(directory, "open"):
+            mode = directory.stat().st_mode & 0o777
+            if mode & 0o077:
+                raise ResourceError(
+                    f"{directory} has mode {mode:04o}, expected 0700: run chmod 700 {directory}"
+                )
+            leftovers = [path for path in directory.iterdir() if path.name.startswith(".")]
+        for leftover in leftovers:
+            self._retire(leftover)
+
+    def write(self, name: str, data: bytes) -> None:
+        """See `treaty.ports.SecretFile.write`. Persist point ``secret-write``."""
+        check_name(name)
+        if len(data) > _LIMIT_BYTES:
+            raise UsageError(f"secret of {len(data)} bytes, expected at most {_LIMIT_BYTES}")
+        path = self._directory / name
+        incoming = self._directory / f"{_INCOMING}-{name}"
+        outdated = self._directory / f"{_OUTDATED}-{name}"
+        with persist_point("secret-write"):
+            try:
+                fill_file(incoming, (data, bytes.fromhex(sha256(data))))
+                self._retire(outdated)
+                with os_errors(path, "write"):
+                    # A second name keeps the old value within reach, so that it
+                    # can still be overwritten after the new one took its name.
+                    if path.exists():
+                        os.link(path, outdated)
+                    os.replace(incoming, path)
+                    sync_directory(self._directory)
+            finally:
+                self._wipe(incoming)
+                self._retire(outdated)
+
+    def read(self, name: str) -> bytes:
+        """See `treaty.ports.SecretFile.read`."""
+        check_name(name)
+        path = self._directory / name
+        if not path.exists():
+            raise missing_secret(name)
+        stored = read_private_file(path, _LIMIT_BYTES + _DIGEST_BYTES)
+        data, check = stored[:-_DIGEST_BYTES], stored[-_DIGEST_BYTES:]
+        if len(stored) < _DIGEST_BYTES or bytes.fromhex(sha256(data)) != check:
+            raise ResourceError(
+                f"secret {name!r} is damaged or half erased: erase it and close its slot"
+            )
+        return data
+
+    def erase(self, name: str) -> None:
+        """See `treaty.ports.SecretFile.erase`. Persist point ``secret-erase``."""
+        check_name(name)
+        with persist_point("secret-erase"):
+            self._wipe(self._directory / name)
+
+    def names(self) -> tuple[str, ...]:
+        """See `treaty.ports.SecretFile.names`."""
+        with os_errors(self._directory, "list"):
+            found = [path.name for path in self._directory.iterdir()]
+        return tuple(sorted(name for name in found if not name.startswith(".")))
+
+    def _retire(self, leftover: Path) -> None:
+        """Wipe a leftover; a second name of a living value is only removed."""
+        name = leftover.name.removeprefix(f"{_OUTDATED}-")
+        current = self._directory / name
+        with os_errors(leftover, "erase"):
+            linked = leftover.exists() and current.exists() and leftover.samefile(current)
+            if linked and leftover != current:
+                leftover.unlink()
+                return
+        self._wipe(leftover)
+
+    def _wipe(self, path: Path) -> None:
+        """Overwrite with zeros, fsync, remove, fsync the directory; repeatable at any point."""
+        with os_errors(path, "erase"):
+            try:
+                handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return
+            try:
+                write_all(handle, bytes(os.fstat(handle).st_size))
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            os.unlink(path)
+            sync_directory(self._directory)
