@@ -1,0 +1,227 @@
+"""Ed25519 keys: signing, strict verification, key ids and the text of a key file.
+
+Guarantees (docs/spec/formats.md, sections 3 and 4):
+  * A `PublicKey` is a canonical encoding (RFC 8032, 5.1.3) of a point on the curve whose order
+    is not small, so one key has one spelling and no signature under it holds for every message.
+  * `PublicKey.verify` raises `VerificationError`; it never returns a flag. The library beneath
+    refuses S >= L and compares R byte for byte, so a signature cannot be respelt.
+  * Key id = SHA-256 of the DER SubjectPublicKeyInfo (RFC 8410).
+  * A `SigningKey` shows nothing but its type.
+
+Assumes that seeds come from a good generator: they are arguments, this module draws nothing.
+LIMIT: points with a small-order component beside a large-order one are accepted; they harm
+nobody but their owner. Where key files lie, and with which permissions, is left to the stores.
+"""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+
+from treaty.crypto import canonical
+from treaty.crypto.canonical import Name, Record
+from treaty.errors import FormatError, UsageError, VerificationError
+from treaty.ids import Digest
+
+__all__ = [
+    "KEY_BYTES",
+    "KEY_FILE_FORMAT",
+    "SEED_BYTES",
+    "SIGNATURE_BYTES",
+    "KeyFile",
+    "PublicKey",
+    "SigningKey",
+    "decode_key_file",
+    "encode_key_file",
+]
+
+KEY_BYTES: Final = 32
+SEED_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
+KEY_FILE_FORMAT: Final = "treaty.key/v1"
+
+_DER_PREFIX: Final = bytes.fromhex("302a300506032b6570032100")
+_P: Final = 2**255 - 19
+_D: Final = -121665 * pow(121666, -1, _P) % _P
+_SQRT_MINUS_ONE: Final = pow(2, (_P - 1) // 4, _P)
+
+
+class PublicKey:
+    """An Ed25519 public key of 32 bytes.
+
+    Raises `FormatError` unless the bytes are the canonical encoding of a point of the curve
+    whose order is larger than 8.
+    """
+
+    __slots__ = ("_key", "hex", "keyid", "raw")
+
+    raw: bytes
+    hex: str
+    keyid: Digest
+
+    def __init__(self, raw: bytes) -> None:
+        raw = bytes(raw)
+        if len(raw) != KEY_BYTES:
+            raise FormatError(f"expected a public key of {KEY_BYTES} bytes, got {len(raw)}")
+        _check_point(raw)
+        self.raw = raw
+        self.hex = raw.hex()
+        self.keyid = Digest(hashlib.sha256(_DER_PREFIX + raw).hexdigest())
+        self._key = Ed25519PublicKey.from_public_bytes(raw)
+
+    @classmethod
+    def from_hex(cls, text: str) -> "PublicKey":
+        """Return the key written as 64 lower-case hexadecimal digits, or raise `FormatError`."""
+        return cls(_bytes_of_hex(text, "a public key"))
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        """Raise `VerificationError` (code ``bad-signature``) unless `signature` is over `data`."""
+        try:
+            self._key.verify(signature, data)
+        except InvalidSignature:
+            raise VerificationError(
+                f"signature does not verify under key {self.keyid[:16]}", code="bad-signature"
+            ) from None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PublicKey):
+            return NotImplemented
+        return self.raw == other.raw
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
+
+    def __repr__(self) -> str:
+        return f"PublicKey({self.hex})"
+
+
+class SigningKey:
+    """An Ed25519 private key. Its `repr` shows nothing but the type."""
+
+    __slots__ = ("_key", "_seed", "public")
+
+    public: PublicKey
+
+    def __init__(self, seed: bytes) -> None:
+        seed = bytes(seed)
+        if len(seed) != SEED_BYTES:
+            raise UsageError(f"expected a seed of {SEED_BYTES} bytes, got {len(seed)}")
+        self._seed = seed
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = PublicKey(self._key.public_key().public_bytes_raw())
+
+    @classmethod
+    def generate(cls, seed: bytes) -> "SigningKey":
+        """Return the key of a 32-byte seed; the same seed gives the same key."""
+        return cls(seed)
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the 64-byte signature over `data`; Ed25519 is deterministic."""
+        return self._key.sign(data)
+
+    def seed_bytes(self) -> bytes:
+        """Return the secret seed, for storing the key."""
+        return self._seed
+
+    def __repr__(self) -> str:
+        return "SigningKey"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """What a key file holds: one signing key and the role it is for (``approval``, ``runner``)."""
+
+    role: str
+    key: SigningKey
+
+
+_Hex32 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+
+
+class _KeyRecord(Record, frozen=True):
+    """The bytes of a key file; never leaves this module, because its `repr` shows the seed."""
+
+    format: Literal["treaty.key/v1"]
+    algorithm: Literal["ed25519"]
+    role: Name
+    public_key: _Hex32
+    seed: _Hex32
+
+
+def encode_key_file(role: str, key: SigningKey) -> bytes:
+    """Return the canonical bytes of a key file. They are secret.
+
+    Raises `UsageError` when `role` is not a `Name`.
+    """
+    data = canonical.encode(
+        _KeyRecord(
+            format=KEY_FILE_FORMAT,
+            algorithm="ed25519",
+            role=role,
+            public_key=key.public.hex,
+            seed=key.seed_bytes().hex(),
+        )
+    )
+    try:
+        canonical.decode(data, _KeyRecord)
+    except FormatError as error:
+        raise UsageError("role of a key must be a plain name such as runner") from error
+    return data
+
+
+def decode_key_file(data: bytes) -> KeyFile:
+    """Return what `encode_key_file` wrote.
+
+    Raises `FormatError` for other bytes, and when the public key is not the seed's: a damaged
+    file must not become another identity.
+    """
+    record = canonical.decode(data, _KeyRecord, limit=4096)
+    key = SigningKey(bytes.fromhex(record.seed))
+    if key.public.hex != record.public_key:
+        raise FormatError("expected the public key of the seed in the key file, found another")
+    return KeyFile(record.role, key)
+
+
+def _bytes_of_hex(text: str, what: str) -> bytes:
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+        raise FormatError(f"expected {what} as 64 lower-case hexadecimal digits")
+    return bytes.fromhex(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_point(raw: bytes) -> None:
+    """Refuse what RFC 8032, 5.1.3 refuses, and points of small order.
+
+    1. y is below p: a second spelling of a point would be a second key id for one key.
+    2. The point is on the curve, and x = 0 carries no sign.
+    3. Eight times the point is not the identity: under a small-order key one signature holds
+       for many messages.
+    """
+    number = int.from_bytes(raw, "little")
+    y, sign = number & ((1 << 255) - 1), number >> 255
+    if y >= _P:  # 1
+        raise FormatError("expected a canonical public key, found y not below 2^255 - 19")
+    u, v = (y * y - 1) % _P, (_D * y * y + 1) % _P
+    x = u * pow(v, 3, _P) * pow(u * pow(v, 7, _P), (_P - 5) // 8, _P) % _P
+    if v * x * x % _P != u:
+        x = x * _SQRT_MINUS_ONE % _P
+    if v * x * x % _P != u:  # 2
+        raise FormatError("expected a public key on the curve, found another number")
+    if x == 0 and sign:
+        raise FormatError("expected a canonical public key, found a sign on x = 0")
+    px, py, pz = x, y, 1
+    for _ in range(3):
+        # Doubling in projective coordinates for a = -1 (Bernstein et al. 2008, section 6).
+        b, c, d = (px + py) ** 2 % _P, px * px % _P, py * py % _P
+        f = (d - c) % _P
+        j = (f - 2 * pz * pz) % _P
+        px, py, pz = (b - c - d) * j % _P, f * (-c - d) % _P, f * j % _P
+    if px == 0 and py == pz:  # 3
+        raise FormatError("expected a public key of large order, found a small-order point")
