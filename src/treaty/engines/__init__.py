@@ -1,0 +1,1 @@
+"""Engines: carry opaque signed frames between the parties; never trusted."""
