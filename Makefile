@@ -25,14 +25,14 @@ $(READY):
 	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; } \
 	  || { rm -rf .venv; echo "cannot make .venv: install the venv package of $(PYTHON)" >&2; exit 5; }
 	@echo "installing the locked packages"
-	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install -qq --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	@rm -f .venv/.ready-* && touch $@
 
 install: $(READY)  ## make .venv from requirements.lock
 
 torch: $(READY)  ## add torch, pinned by version, to .venv
-	@$(BIN)/python -m pip install --quiet --no-deps -r requirements-torch.txt
+	@$(BIN)/python -m pip install -qq --no-deps -r requirements-torch.txt
 
 demo: $(READY)  ## four hospitals, one model, a report and a bundle anyone can verify
 	@$(BIN)/treaty demo

@@ -1,0 +1,65 @@
+"""Start-up is light: help and a site agent load nothing that only some work needs.
+
+Planted and caught: `import scipy.stats` at the top of a module that the command line imports.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"scipy", "sklearn", "torch", "dp_accounting", "joblib", "sympy", "pandas"}
+
+HELP = """
+import sys
+sys.argv = ["treaty", "--help"]
+from treaty.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+AGENT = """
+import importlib, pkgutil
+import treaty.node
+import treaty.wiring
+for module in pkgutil.iter_modules(treaty.node.__path__):
+    importlib.import_module(f"treaty.node.{module.name}")
+"""
+
+REPORT = """
+import json, resource, sys
+print()
+print(json.dumps({
+    "modules": sorted({name.partition(".")[0] for name in sys.modules}),
+    "resident_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+}))
+"""
+
+SITE_AGENT_KIB = 60 * 1024
+
+
+def _after(program: str) -> tuple[set[str], int]:
+    """The top-level modules loaded and the peak memory after running `program`."""
+    run = subprocess.run(
+        [sys.executable, "-c", program + REPORT], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout.splitlines()[-1])
+    return set(report["modules"]), report["resident_kib"]
+
+
+@pytest.mark.parametrize("program", [HELP, AGENT], ids=["help", "site agent"])
+def test_start_up_loads_no_heavy_library(program: str) -> None:
+    """Numerical libraries beside numpy are loaded at first need."""
+    loaded, _ = _after(program)
+    assert loaded & HEAVY == set()
+    assert "treaty" in loaded
+
+
+def test_an_idle_site_agent_stays_under_sixty_mebibytes() -> None:
+    """What a site agent imports leaves room on the smallest machines."""
+    _, resident_kib = _after(AGENT)
+    assert resident_kib < SITE_AGENT_KIB
