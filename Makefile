@@ -41,10 +41,12 @@ test: $(READY)  ## all tests but the slow ones and the campaigns
 	@$(BIN)/python -m pytest --no-header -m "not slow"
 
 check: $(READY)  ## lint, format, types and import contracts
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --no-logo 2>&1 > .venv/imports.log || { cat .venv/imports.log; exit 1; }
+	@status=0; \
+	  $(BIN)/ruff check --quiet . || status=1; \
+	  $(BIN)/ruff format --check . > .venv/format.log || { cat .venv/format.log; status=1; }; \
+	  $(BIN)/mypy --no-error-summary || status=1; \
+	  $(BIN)/lint-imports --no-logo > .venv/imports.log 2>&1 || { cat .venv/imports.log; status=1; }; \
+	  test $$status = 0 && echo "lint, format, types and imports hold"
 
 format: $(READY)  ## rewrite the sources in the one format
 	@$(BIN)/ruff check --quiet --fix . || true

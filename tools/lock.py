@@ -10,7 +10,7 @@ from pathlib import Path
 
 HEADER = """\
 # Written by `make lock` from requirements.in and requirements-dev.in: do not edit.
-# Installed with `pip install --require-hashes -r requirements.lock`; torch is in requirements-torch.txt.
+# Install with `pip install --require-hashes -r requirements.lock`; torch is pinned elsewhere.
 """
 OPTIONS = (
     "--quiet",

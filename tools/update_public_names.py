@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.architecture.sources import SNAPSHOT, public_names  # noqa: E402 (needs the path above)
+from tests.architecture.sources import SNAPSHOT, public_names
 
 if __name__ == "__main__":
     SNAPSHOT.write_text(public_names(), encoding="utf-8")

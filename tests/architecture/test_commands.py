@@ -4,9 +4,9 @@ Planted and caught: a row without a command, a command without a row, an exit co
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
-import click
 import typer.main
 
 from tests.architecture.sources import ROOT
@@ -16,15 +16,21 @@ PAGE = ROOT / "docs" / "cli.md"
 ROW = re.compile(r"^\| *`treaty((?: [a-z][a-z0-9-]*)+)")
 
 
+class Command(Protocol):
+    """What this test needs of a command, whichever click typer brings."""
+
+    hidden: bool
+
+
 def _documented() -> list[str]:
     """The first cell of each row, without arguments and options."""
     rows = map(ROW.match, PAGE.read_text(encoding="utf-8").splitlines())
     return [row.group(1).strip() for row in rows if row]
 
 
-def _offered(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[str]:
+def _offered(command: Command, path: tuple[str, ...] = ()) -> Iterator[str]:
     """Every leaf of the command tree that is not hidden."""
-    children = getattr(command, "commands", None)
+    children: Mapping[str, Command] | None = getattr(command, "commands", None)
     if children is None:
         yield " ".join(path)
         return

@@ -22,9 +22,20 @@ import pytest
 
 from tests.architecture.sources import PACKAGE, ROOT
 
-IMPURE = (
-    "asyncio logging os pathlib random secrets socket sqlite3 subprocess threading time urllib"
-).split()
+IMPURE = [
+    "asyncio",
+    "logging",
+    "os",
+    "pathlib",
+    "random",
+    "secrets",
+    "socket",
+    "sqlite3",
+    "subprocess",
+    "threading",
+    "time",
+    "urllib",
+]
 
 # contract, planted module, its text, what the report must say
 PLANTS: list[tuple[str, str, str, str]] = [
@@ -36,9 +47,9 @@ PLANTS: list[tuple[str, str, str, str]] = [
     *(
         (
             "pure",
-            f"studies/planted_{name}.py",
+            f"studies/use_{name}.py",
             f"import {name}",
-            f"studies.planted_{name} -> {name}",
+            f"studies.use_{name} -> {name}",
         )
         for name in IMPURE
     ),
