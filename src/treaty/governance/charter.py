@@ -15,7 +15,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from functools import lru_cache
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -56,7 +57,7 @@ __all__ = [
     "witness_name",
 ]
 
-CHARTER_FORMAT = "treaty.charter/v1"
+CHARTER_FORMAT: Final = "treaty.charter/v1"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 253_402_300_799_999
@@ -74,12 +75,13 @@ class ListedKey:
     public: PublicKey
 
 
-class Charter(Record):
+class Charter(Record, frozen=True, kw_only=True):
     """One version of a consortium's charter.
 
     `previous` is the digest of the version before, null in the founding version. `expires` is the
     moment from which nothing but an amendment is allowed. `least_support` is k:
     the least number of members that must be able to make a coordinate of a sum non-zero.
+    `readmits` names the members whose suspension this version takes back.
     """
 
     format: Literal["treaty.charter/v1"] = CHARTER_FORMAT
@@ -89,6 +91,7 @@ class Charter(Record):
     simulation: bool = False
     version: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
     previous: DigestField | None = None
+    readmits: tuple[MemberName, ...] = ()
     expires: Moment
     coordinator: Coordinator
     members: Mapping[MemberName, Member]
@@ -133,7 +136,7 @@ class Charter(Record):
         """Return the exposure rows as a matrix; `PolicyError` if they contradict one another."""
         return ExposureMatrix(self.exposure)
 
-    def keys(self) -> tuple[ListedKey, ...]:
+    def listed_keys(self) -> tuple[ListedKey, ...]:
         """Return every key that the document lists, suspended members' included.
 
         Raises `PolicyError` (code ``key-invalid``) for 32 bytes that are no usable public key.
@@ -160,14 +163,20 @@ class Charter(Record):
         active = set(self.active_members())
         return {
             key.owner: key.public
-            for key in self.keys()
+            for key in self.listed_keys()
             if key.kind is KeyKind.WITNESS and key.owner in active
         }
 
 
+@lru_cache(maxsize=4096)
+def _public(value: str) -> PublicKey:
+    """Remember parsed keys: every statement of a round is checked against all of them."""
+    return PublicKey.from_hex(value)
+
+
 def _listed(owner: str, kind: KeyKind, value: str) -> ListedKey:
     try:
-        return ListedKey(MemberId(owner), kind, PublicKey.from_hex(value))
+        return ListedKey(MemberId(owner), kind, _public(value))
     except FormatError as error:
         raise PolicyError(
             f"the {kind.value} key {value[:16]} of {owner} is not a usable public key: {error}; "
@@ -227,6 +236,13 @@ def charter_from_toml(text: str) -> Charter:
 def charter_to_toml(charter: Charter) -> str:
     """Return TOML from which `charter_from_toml` reads the same charter. Comments are not kept."""
     table: dict[str, object] = msgspec.to_builtins(charter)
+    for name in ("readmits", "localisation", "documents", "escalation"):
+        if not table[name]:
+            del table[name]  # An empty list would stand in the way of a section added later.
+    members = {}
+    for name, member in msgspec.to_builtins(charter.members).items():
+        members[name] = {key: item for key, item in member.items() if item != []}
+    table["members"] = members
     table["expires"] = time_to_text(Timestamp(charter.expires))
     return write_toml(table)
 

@@ -71,14 +71,14 @@ DUO_CODES: Mapping[str, DuoCode] = MappingProxyType(
 )
 
 
-class DataUseTerm(Record):
+class DataUseTerm(Record, frozen=True, kw_only=True):
     """One term: a code, and the particular it speaks of where it needs one."""
 
     code: DuoField
     detail: Line = ""
 
 
-class DataUse(Record):
+class DataUse(Record, frozen=True, kw_only=True):
     """The terms under which every member's data may be used.
 
     `health_data` declares data on the health of persons; it makes the hybrid post-quantum suite
@@ -92,7 +92,7 @@ class DataUse(Record):
 def require_data_use(data_use: DataUse, acknowledged: Iterable[str]) -> None:
     """Check that `acknowledged`, the codes that a plan declares, covers every term.
 
-    Raises `PolicyError` (code ``data-use``) naming what is missing or what the charter does not grant.
+    Raises `PolicyError` (code ``data-use``) naming what is missing or not granted.
     """
     granted = {term.code for term in data_use.terms}
     declared = set(acknowledged)

@@ -37,6 +37,7 @@ __all__ = [
     "Line",
     "Narrowing",
     "RiskTolerance",
+    "describe_artefact",
     "narrow",
 ]
 
@@ -52,9 +53,12 @@ Prevents a name or remark that shows a lawyer something else than what is signed
 class Artefact(Enum):
     """The classes of content that can stand in a message. Every message field carries one.
 
-    The first group comes from data; the second is needed to run the protocol and
-    carries none; the third is written by people.
+    RAW_DATA, the records of persons, has no form and so can have no row: it never leaves. The
+    next group comes from data; the one after that is needed to run the protocol and
+    carries none; the last is written by people.
     """
+
+    RAW_DATA = "raw-data"
 
     MASKED_INPUT = "masked-input"
     STATISTICS_SUM = "statistics-sum"
@@ -149,6 +153,7 @@ _DIGEST = frozenset({Form.DIGEST})
 
 FORMS: Mapping[Artefact, frozenset[Form]] = MappingProxyType(
     {
+        Artefact.RAW_DATA: frozenset(),
         Artefact.MASKED_INPUT: frozenset({Form.MASKED}),
         Artefact.STATISTICS_SUM: _VALUE,
         Artefact.SUPPORT_SUM: _VALUE,
@@ -184,10 +189,52 @@ FORMS: Mapping[Artefact, frozenset[Form]] = MappingProxyType(
 )
 """The forms that each class can have. Most have one."""
 
+_ARTEFACT_WORDS: Mapping[Artefact, str] = MappingProxyType(
+    {
+        Artefact.RAW_DATA: "the data themselves",
+        Artefact.MASKED_INPUT: "an institution's contribution to a sum",
+        Artefact.STATISTICS_SUM: "sums of counts, values and squares of the data columns",
+        Artefact.SUPPORT_SUM: "how many institutions have enough data for each column",
+        Artefact.GRADIENT_HESSIAN_SUM: "sums of the quantities that fit a model",
+        Artefact.MODEL_UPDATE_SUM: "sums of changes to a model",
+        Artefact.EVALUATION_HISTOGRAM: "summed histograms of a model's scores on test data",
+        Artefact.MODEL: "the model",
+        Artefact.SITE_METRIC: "figures of one institution alone",
+        Artefact.EVALUATION_VERDICT: "the result of an evaluation over all institutions",
+        Artefact.MONITORING_SIGNAL: "signs of drift or failure of a released model",
+        Artefact.SIMULATION_COMPARISON: "comparisons with pooled data, in a simulation only",
+        Artefact.REFUSAL_CODE: "that an institution declined, by code",
+        Artefact.PROTOCOL_KEY: "public and encrypted protocol values",
+        Artefact.SECRET_SHARE: "shares that take masks off a sum",
+        Artefact.SIGNATURE: "signatures",
+        Artefact.COMMITMENT: "salted commitments",
+        Artefact.LOG_POSITION: "positions in the log",
+        Artefact.IDENTIFIER: "names, digests and counters",
+        Artefact.SCHEDULE: "who takes part in which round",
+        Artefact.ADAPTER_DIGEST: "the digest of the local data adapter",
+        Artefact.PRIVACY_CERTIFICATE: "certificates of privacy loss",
+        Artefact.ATTESTATION: "evidence of the hardware and code in use",
+        Artefact.VOTE: "votes",
+        Artefact.GOVERNANCE_DOCUMENT: "charters and amendments",
+        Artefact.CONTRACT: "data contracts",
+        Artefact.PLAN: "study plans",
+        Artefact.MODEL_CARD: "model cards",
+        Artefact.DATASET_CARD: "descriptions of data sets",
+        Artefact.RELEASE_STAGE: "stages of a release",
+        Artefact.INCIDENT_REPORT: "incident reports",
+        Artefact.REMARK: "remarks written by people",
+    }
+)
+
 _OFTEN = {value: rank for rank, value in enumerate(HowOften)}
 
 
-class ExposureRule(Record):
+def describe_artefact(artefact: Artefact) -> str:
+    """Return what `artefact` is, in words."""
+    return _ARTEFACT_WORDS[artefact]
+
+
+class ExposureRule(Record, frozen=True, kw_only=True):
     """One row: may `artefact` be shown to `recipients` in `form`, how often, over how many members?
 
     `least_members` is the least number of members whose data stand behind what is shown.
@@ -204,7 +251,7 @@ class ExposureRule(Record):
     remediation: Line = ""
 
 
-class Narrowing(Record):
+class Narrowing(Record, frozen=True, kw_only=True):
     """One row of a site's own policy, which removes a row of the charter or tightens it.
 
     Without `recipients` it speaks of every recipient that the charter names. With `allow` it
@@ -243,8 +290,8 @@ def _name(key: _Key) -> str:
 class ExposureMatrix:
     """The rows in force, looked up by artefact, recipient and form.
 
-    Raises `PolicyError` (code ``exposure``) for two rows on the same question or for a form that the
-    class cannot have. An empty matrix allows nothing.
+    Raises `PolicyError` (code ``exposure``) for two rows on the same question or for a form
+    that the class cannot have. An empty matrix allows nothing.
     """
 
     rules: tuple[ExposureRule, ...] = ()
@@ -255,6 +302,7 @@ class ExposureMatrix:
         for rule in self.rules:
             if rule.form not in FORMS[rule.artefact]:
                 forms = " or ".join(sorted(form.value for form in FORMS[rule.artefact]))
+                forms = forms or "no row at all"
                 raise PolicyError(
                     f"{rule.artefact.value} cannot be shown as {rule.form.value}: "
                     f"expected {forms}, correct the form of this exposure row",
@@ -339,8 +387,8 @@ class ExposureMatrix:
 def narrow(matrix: ExposureMatrix, rows: Iterable[Narrowing]) -> ExposureMatrix:
     """Return `matrix` with a site's own rows applied.
 
-    Guarantee: every question that the result allows is allowed by `matrix`. Raises
-    `PolicyError` (code ``site-widens``) naming the first row that would allow more than the charter.
+    Guarantee: every question that the result allows is allowed by `matrix`. Raises `PolicyError`
+    (code ``site-widens``) naming the first row that would allow more than the charter.
     """
     current: dict[_Key, ExposureRule] = {
         (rule.artefact, recipient, rule.form): rule

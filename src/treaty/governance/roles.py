@@ -9,7 +9,7 @@ Which member holds which role, and how many must agree, is the charter's busines
 """
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import Enum, StrEnum
 from types import MappingProxyType
 
 __all__ = [
@@ -35,8 +35,11 @@ class Role(Enum):
     STEWARD = "steward"
 
 
-class Action(Enum):
-    """Everything that a charter can allow. What the charter does not list is refused."""
+class Action(StrEnum):
+    """Everything that a charter can allow. What the charter does not list is refused.
+
+    Text, so that the decision table is a canonical mapping by name.
+    """
 
     CHARTER_AMEND = "charter.amend"
     MEMBER_ACCEPT = "member.accept"
@@ -122,9 +125,9 @@ OWN_ACTIONS = frozenset(
 _ACTION_WORDS: Mapping[Action, str] = MappingProxyType(
     {
         Action.CHARTER_AMEND: "change this charter",
-        Action.MEMBER_ACCEPT: "invite a new member (it joins by the amendment that lists it)",
+        Action.MEMBER_ACCEPT: "invite a new member, which joins by the amendment that lists it",
         Action.MEMBER_SUSPEND: "suspend a member at once",
-        Action.KEY_ROTATE: "call for a change of keys (it takes effect by amendment)",
+        Action.KEY_ROTATE: "call for a change of keys, which takes effect by amendment",
         Action.CONTRACT_ADOPT: "adopt a data contract",
         Action.STUDY_PROPOSE: "propose a study",
         Action.STUDY_APPROVE: "approve a study",

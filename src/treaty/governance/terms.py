@@ -15,7 +15,6 @@ from treaty.governance.exposure import Artefact, Line
 from treaty.governance.roles import Role
 
 __all__ = [
-    "RAW_DATA",
     "Contact",
     "Coordinator",
     "DecisionRule",
@@ -40,11 +39,8 @@ Region = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z]{2}(-[A-Z0-9]{1,3})?\Z")]
 
 _Keys = Annotated[tuple[KeyField, ...], msgspec.Meta(max_length=4)]
 
-RAW_DATA = "raw-data"
-"""What localisation rules call the data themselves, which no exposure row can name."""
 
-
-class MemberKeys(Record):
+class MemberKeys(Record, frozen=True, kw_only=True):
     """A member's public keys, by what they may sign. Several keys still make one member."""
 
     approval: _Keys = ()
@@ -53,7 +49,7 @@ class MemberKeys(Record):
     transport: _Keys = ()
 
 
-class Contact(Record):
+class Contact(Record, frozen=True, kw_only=True):
     """Whom to reach, and how; `duty` says for what."""
 
     name: Line
@@ -61,7 +57,7 @@ class Contact(Record):
     address: Line
 
 
-class Member(Record):
+class Member(Record, frozen=True, kw_only=True):
     """One institution. `suspended` members keep their entry but neither count nor act."""
 
     title: Line
@@ -72,7 +68,7 @@ class Member(Record):
     contacts: tuple[Contact, ...] = ()
 
 
-class Coordinator(Record):
+class Coordinator(Record, frozen=True, kw_only=True):
     """Who relays messages and sequences the log. Trusted for being there, for nothing else.
 
     `runner` opens and closes rounds; `log` signs checkpoints. `certificate` pins the server's
@@ -87,22 +83,22 @@ class Coordinator(Record):
     certificate: DigestField | None = None
 
 
-class DecisionRule(Record):
+class DecisionRule(Record, frozen=True, kw_only=True):
     """Who may decide an action: `threshold` distinct members that hold `role`."""
 
     role: Role
     threshold: Annotated[int, msgspec.Meta(ge=1, le=128)]
 
 
-class LocalisationRule(Record):
+class LocalisationRule(Record, frozen=True, kw_only=True):
     """`artefact` may be held only by parties in `regions`; `basis` names the law or clause."""
 
-    artefact: Artefact | Literal["raw-data"]
+    artefact: Artefact
     regions: Annotated[tuple[Region, ...], msgspec.Meta(min_length=1)]
     basis: Line
 
 
-class Document(Record):
+class Document(Record, frozen=True, kw_only=True):
     """A legal document, outside the charter but bound to it by its digest."""
 
     name: Name
@@ -118,7 +114,7 @@ class PrivacyMode(Enum):
     DIFFERENTIAL = "differential"
 
 
-class PrivacyPolicy(Record):
+class PrivacyPolicy(Record, frozen=True, kw_only=True):
     """The envelope of privacy loss that all studies of this charter share, per person.
 
     `epsilon_budget_milli` is epsilon in thousandths; `delta` a decimal string between 0 and 1.
@@ -142,7 +138,7 @@ class RetentionRule(Enum):
     WHOLE_STUDY = "whole-study"
 
 
-class SecureAggregationPolicy(Record):
+class SecureAggregationPolicy(Record, frozen=True, kw_only=True):
     """The constants of secure summation; thresholds follow from `max_colluders`."""
 
     max_colluders: Annotated[int, msgspec.Meta(ge=1, le=126)] = 1
@@ -155,7 +151,7 @@ class SecureAggregationPolicy(Record):
     masked_input_retention: RetentionRule = RetentionRule.UNTIL_AUDITED
 
 
-class LogPolicy(Record):
+class LogPolicy(Record, frozen=True, kw_only=True):
     """The one log. Its witness quorum is derived; `max_age_s` is how old a checkpoint may be
     when a live party relies on it."""
 

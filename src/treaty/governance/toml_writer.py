@@ -2,8 +2,8 @@
 
 Guarantee: `tomllib.loads(write_toml(table)) == table` for tables of strings, integers, booleans,
 lists and tables, where null-valued keys are left out (TOML has no null).
-Scalars and lists of scalars become lines; tables become sections; lists of
-tables become ``[[sections]]``. Order is that of the table given.
+Scalars and lists of scalars become lines, small inner tables stay on one line, other tables become
+sections and lists of tables ``[[sections]]``. Order is that of the table given.
 """
 
 import re
@@ -14,6 +14,7 @@ from treaty.errors import UsageError
 __all__ = ["quote", "write_toml"]
 
 _BARE = re.compile(r"\A[A-Za-z0-9_-]+\Z")
+_INLINE_WIDTH = 80
 _ESCAPES = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", '"': '\\"'}
 
 
@@ -41,24 +42,28 @@ def write_toml(table: Mapping[str, object]) -> str:
 
 def _write(table: Mapping[str, object], path: tuple[str, ...], lines: list[str]) -> None:
     for name, value in table.items():
-        if value is not None and not _is_section(value):
+        if value is not None and not _is_section(value, path):
             lines.append(f"{_key(name)} = {_inline(value)}")
     for name, value in table.items():
-        if not _is_section(value):
+        if not _is_section(value, path):
             continue
-        heading = ".".join(_key(part) for part in (*path, name))
+        inner = (*path, name)
+        heading = ".".join(_key(part) for part in inner)
         if isinstance(value, Mapping):
-            lines += ["", f"[{heading}]"]
-            _write(value, (*path, name), lines)
+            # A table of tables alone needs no heading of its own.
+            if not value or not all(_is_section(item, inner) for item in value.values()):
+                lines += ["", f"[{heading}]"]
+            _write(value, inner, lines)
         elif isinstance(value, list | tuple):
             for item in value:
                 lines += ["", f"[[{heading}]]"]
-                _write(item, (*path, name), lines)
+                _write(item, inner, lines)
 
 
-def _is_section(value: object) -> bool:
+def _is_section(value: object, path: tuple[str, ...]) -> bool:
     if isinstance(value, Mapping):
-        return True
+        flat = all(not isinstance(item, Mapping) for item in value.values())
+        return not (path and value and flat and len(_inline(value)) <= _INLINE_WIDTH)
     return (
         isinstance(value, list | tuple)
         and bool(value)
@@ -78,6 +83,9 @@ def _inline(value: object) -> str:
             return str(value)
         case str():
             return quote(value)
+        case Mapping():
+            pairs = (f"{_key(k)} = {_inline(v)}" for k, v in value.items() if v is not None)
+            return f"{{ {', '.join(pairs)} }}"
         case list() | tuple():
             return f"[{', '.join(_inline(item) for item in value)}]"
         case _:
