@@ -16,8 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from treaty.aggregation.tensors import NamedTensors
+from treaty.contracts.conformance import ConformedData
+from treaty.contracts.schema import Contract
 from treaty.errors import UsageError
 from treaty.ids import Digest, MemberId, Timestamp
+from treaty.models.specification import ModelSpecification
+from treaty.models.task import TrainingTask
 
 __all__ = [
     "FRAME_LIMIT_BYTES",
@@ -25,11 +33,15 @@ __all__ = [
     "Batch",
     "BlobStore",
     "Clock",
+    "DataSource",
     "Delivery",
     "Engine",
     "Entropy",
     "EventStore",
+    "Journal",
     "SecretFile",
+    "SiteData",
+    "Trainer",
 ]
 
 FRAME_LIMIT_BYTES = 8 * 1024 * 1024
@@ -78,11 +90,16 @@ class Batch:
             raise UsageError(f"label {self.label!r}: expected only a-z, 0-9, dot, dash, underscore")
 
 
+def check_name(name: str, kind: str) -> None:
+    """Refuse a name of a stream or key that not every store can hold."""
+    if not 1 <= len(name) <= 512 or not name.isascii() or not name.isprintable():
+        raise UsageError(f"{kind} {name!r}: expected 1 to 512 printable ASCII characters")
+
+
 def _once(names: Sequence[str], kind: str) -> None:
     seen: set[str] = set()
     for name in names:
-        if not name:
-            raise UsageError(f"empty {kind} name, expected at least one character")
+        check_name(name, kind)
         if name in seen:
             raise UsageError(f"{kind} {name!r} appears twice in one batch, expected once")
         seen.add(name)
@@ -92,7 +109,8 @@ class EventStore(Protocol):
     """One party's durable state: append-only streams of records, and a few keyed values.
 
     A stream that was never written has version 0. Positions count from 0
-    without gaps; a stored record never changes.
+    without gaps; a stored record never changes. Names of streams and keys are 1
+    to 512 printable ASCII characters; other names raise `UsageError`.
     """
 
     def version(self, stream: str) -> int:
@@ -239,3 +257,49 @@ class Entropy(Protocol):
 
     def bytes(self, count: int) -> bytes:
         """Return `count` fresh random bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteData:
+    """A site's rows in the contract's terms, divided into training and holdout. Never leaves."""
+
+    training: ConformedData = field(repr=False)
+    holdout: ConformedData = field(repr=False)
+
+
+class DataSource(Protocol):
+    """A site's own data, read through its adapter."""
+
+    def load(self, contract: Contract, *, holdout_permille: int, seed: int) -> SiteData:
+        """Return the site's rows under `contract`, divided as the plan's split says.
+
+        The same data, contract and split give the same rows. Raises `UsageError` when the local data
+        do not conform, `ResourceError` when they cannot be read; the message is for the
+        site alone.
+        """
+
+
+class Trainer(Protocol):
+    """The local step of training and prediction for the model families it knows."""
+
+    def compute(self, task: TrainingTask) -> NamedTensors:
+        """Return the site's contribution: tensors that conform to the plan's manifest.
+
+        Raises `TrainerFailure` with a closed code; never free text.
+        """
+
+    def predict(
+        self,
+        specification: ModelSpecification,
+        model: NamedTensors,
+        features: NDArray[np.float64],
+        intercept: float,
+    ) -> NDArray[np.float64]:
+        """Return float64 of shape (n,): the predicted mean (probability) of each row."""
+
+
+class Journal(Protocol):
+    """A party's own log of what happened and why. It never leaves the party."""
+
+    def note(self, event: str, detail: str) -> None:
+        """Append one line. `event` is a short stable name; `detail` is for local people."""

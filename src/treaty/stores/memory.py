@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from treaty.crypto.canonical import sha256
 from treaty.errors import ResourceError, UsageError
 from treaty.ids import Digest
-from treaty.ports import Batch
+from treaty.ports import Batch, check_name
 from treaty.stores.blobs import CHUNK_BYTES, check_digest, mismatch, missing
-from treaty.stores.secret_files import check_name, missing_secret
+from treaty.stores.secret_files import check_secret_name, missing_secret
 
 __all__ = ["MemoryBlobs", "MemorySecrets", "MemoryStore", "check_range", "stale"]
 
@@ -84,11 +84,13 @@ class MemoryStore:
 
     def version(self, stream: str) -> int:
         """See `treaty.ports.EventStore.version`."""
+        check_name(stream, "stream")
         self._check_open()
         return len(self._streams.get(stream, ()))
 
     def read(self, stream: str, start: int = 0, limit: int | None = None) -> list[bytes]:
         """See `treaty.ports.EventStore.read`."""
+        check_name(stream, "stream")
         check_range(start, limit)
         self._check_open()
         end = None if limit is None else start + limit
@@ -96,6 +98,7 @@ class MemoryStore:
 
     def get(self, key: str) -> bytes | None:
         """See `treaty.ports.EventStore.get`."""
+        check_name(key, "key")
         self._check_open()
         return self._values.get(key)
 
@@ -134,19 +137,19 @@ class MemorySecrets:
 
     def write(self, name: str, data: bytes) -> None:
         """See `treaty.ports.SecretFile.write`."""
-        check_name(name)
+        check_secret_name(name)
         self._secrets[name] = data
 
     def read(self, name: str) -> bytes:
         """See `treaty.ports.SecretFile.read`."""
-        check_name(name)
+        check_secret_name(name)
         if name not in self._secrets:
             raise missing_secret(name)
         return self._secrets[name]
 
     def erase(self, name: str) -> None:
         """See `treaty.ports.SecretFile.erase`."""
-        check_name(name)
+        check_secret_name(name)
         self._secrets.pop(name, None)
 
     def names(self) -> tuple[str, ...]:

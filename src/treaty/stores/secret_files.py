@@ -27,7 +27,7 @@ from treaty.stores.files import (
 )
 from treaty.stores.kill_points import persist_point
 
-__all__ = ["SecretDirectory", "check_name", "missing_secret"]
+__all__ = ["SecretDirectory", "check_secret_name", "missing_secret"]
 
 _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
 _LIMIT_BYTES = 64 << 20
@@ -36,7 +36,7 @@ _OUTDATED = ".outdated"
 _DIGEST_BYTES = 32
 
 
-def check_name(name: str) -> None:
+def check_secret_name(name: str) -> None:
     """Refuse a name that could leave the directory or meet our own leftovers."""
     if not 1 <= len(name) <= 128 or not _ALPHABET.issuperset(name) or name[0] in ".-_":
         raise UsageError(
@@ -71,7 +71,7 @@ class SecretDirectory:
 
     def write(self, name: str, data: bytes) -> None:
         """See `treaty.ports.SecretFile.write`. Persist point ``secret-write``."""
-        check_name(name)
+        check_secret_name(name)
         if len(data) > _LIMIT_BYTES:
             raise UsageError(f"secret of {len(data)} bytes, expected at most {_LIMIT_BYTES}")
         path = self._directory / name
@@ -94,7 +94,7 @@ class SecretDirectory:
 
     def read(self, name: str) -> bytes:
         """See `treaty.ports.SecretFile.read`."""
-        check_name(name)
+        check_secret_name(name)
         path = self._directory / name
         if not path.exists():
             raise missing_secret(name)
@@ -108,7 +108,7 @@ class SecretDirectory:
 
     def erase(self, name: str) -> None:
         """See `treaty.ports.SecretFile.erase`. Persist point ``secret-erase``."""
-        check_name(name)
+        check_secret_name(name)
         with persist_point("secret-erase"):
             self._wipe(self._directory / name)
 

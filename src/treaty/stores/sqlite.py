@@ -28,7 +28,7 @@ from pathlib import Path
 from treaty.crypto.canonical import sha256
 from treaty.errors import ResourceError
 from treaty.ids import Digest
-from treaty.ports import Batch
+from treaty.ports import Batch, check_name
 from treaty.stores.blobs import CHUNK_BYTES, BlobDirectory, check_digest, mismatch
 from treaty.stores.files import PRIVATE_MODE, check_private, os_errors, sync_directory
 from treaty.stores.kill_points import persist_point
@@ -208,12 +208,14 @@ class SqliteStore:
 
     def version(self, stream: str) -> int:
         """See `treaty.ports.EventStore.version`."""
+        check_name(stream, "stream")
         with self._database.lock, self._database.errors("read"):
             _, version = _locate(self._database.connection, stream)
             return version
 
     def read(self, stream: str, start: int = 0, limit: int | None = None) -> list[bytes]:
         """See `treaty.ports.EventStore.read`."""
+        check_name(stream, "stream")
         check_range(start, limit)
         with self._database.lock, self._database.errors("read"):
             connection = self._database.connection
@@ -235,6 +237,7 @@ class SqliteStore:
 
     def get(self, key: str) -> bytes | None:
         """See `treaty.ports.EventStore.get`."""
+        check_name(key, "key")
         with self._database.lock, self._database.errors("read"):
             row = self._database.connection.execute(
                 "SELECT value FROM entries WHERE key = ?", (key,)

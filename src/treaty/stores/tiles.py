@@ -84,9 +84,12 @@ class PublicationDirectory:
             target = self._directory / path
             make_directory(target.parent, mode=0o755)
             waiting = target.with_name(f"{_WAITING}-{target.name}")
-            with os_errors(target, "write"):
+            try:
                 fill_file(waiting, (tiles[path],), mode=0o644)
-                waiting.replace(target)
+                with os_errors(target, "write"):
+                    waiting.replace(target)
+            finally:
+                waiting.unlink(missing_ok=True)
             directories.add(target.parent)
         for directory in sorted(directories):
             with os_errors(directory, "write"):

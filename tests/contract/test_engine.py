@@ -1,0 +1,342 @@
+"""One suite for `treaty.ports.Engine`, run on every implementation.
+
+Planted faults that these tests caught: last in, first out; the key ignored; keys
+shared between recipients or senders; acknowledged frames delivered again;
+unacknowledged frames lost at a restart or put behind newer ones; the frame limit
+off by one; an acknowledgement from before a restart that counts; a fetch that is
+not compared with its digest; sends that leave no egress record.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from treaty.crypto.canonical import sha256
+from treaty.engines.embedded import ENGINE, EgressRecord, EmbeddedEngine, EmbeddedNetwork, Passage
+from treaty.engines.faults import Fault, FaultRule, InjectedFault, Occasion, SeededFaults
+from treaty.errors import ResourceError, UsageError, VerificationError
+from treaty.ids import MemberId
+from treaty.ports import FRAME_LIMIT_BYTES, Delivery, Engine
+
+A, B, C = MemberId("a.example"), MemberId("b.example"), MemberId("c.example")
+
+
+@pytest.fixture
+def network() -> EmbeddedNetwork:
+    return EmbeddedNetwork((C, A, B), capture=True)
+
+
+def drain(engine: Engine, *, ack: bool = True) -> list[tuple[MemberId, bytes]]:
+    found = []
+    while delivery := engine.receive():
+        found.append((delivery.sender, delivery.frame))
+        if ack:
+            delivery.ack()
+    return found
+
+
+class Every:
+    """A plan that does the same to every attempt up to the given one."""
+
+    def __init__(self, *faults: InjectedFault, attempts: int = 10**9) -> None:
+        self.given = faults
+        self.attempts = attempts
+
+    def faults(self, occasion: Occasion) -> tuple[InjectedFault, ...]:
+        return self.given if occasion.attempt <= self.attempts else ()
+
+
+def test_frames_arrive_in_the_order_sent_and_name_their_sender(network: EmbeddedNetwork) -> None:
+    a, b, c = (network.endpoint(member) for member in (A, B, C))
+    assert c.receive() is None
+    for number in range(5):
+        a.send(C, b"a%d" % number, f"a{number}")
+        b.send(C, b"b%d" % number, f"b{number}")
+    assert a.receive() is None
+    found = drain(c)
+    assert [frame for sender, frame in found if sender == A] == [b"a%d" % n for n in range(5)]
+    assert [frame for sender, frame in found if sender == B] == [b"b%d" % n for n in range(5)]
+    assert c.receive() is None
+
+
+def test_one_key_is_one_message_per_sender_and_recipient(network: EmbeddedNetwork) -> None:
+    a, b, c = (network.endpoint(member) for member in (A, B, C))
+    a.send(C, b"first", "key")
+    a.send(C, b"second", "key")
+    assert drain(c) == [(A, b"first")]
+    a.send(C, b"third", "key")
+    assert drain(c) == []
+    a.send(B, b"to b", "key")
+    b.send(C, b"from b", "key")
+    assert drain(b) == [(A, b"to b")]
+    assert drain(c) == [(B, b"from b")]
+
+
+def test_what_was_not_acknowledged_comes_again_in_its_place(network: EmbeddedNetwork) -> None:
+    a, c = network.endpoint(A), network.endpoint(C)
+    for number in range(4):
+        a.send(C, b"%d" % number, str(number))
+    first = [c.receive() for _ in range(3)]
+    assert all(first)
+    middle = first[1]
+    assert isinstance(middle, Delivery)
+    middle.ack()
+    middle.ack()
+    network.restart(C)
+    a.send(C, b"4", "4")
+    a.send(C, b"1", "1")
+    assert drain(c) == [(A, frame) for frame in (b"0", b"2", b"3", b"4")]
+    network.restart(C)
+    assert c.receive() is None
+    assert network.pending() == 0
+
+
+def test_an_acknowledgement_from_before_the_restart_does_not_count(
+    network: EmbeddedNetwork,
+) -> None:
+    network.endpoint(A).send(C, b"frame", "key")
+    c = network.endpoint(C)
+    old = c.receive()
+    assert old is not None
+    network.restart(C)
+    again = c.receive()
+    old.ack()
+    network.restart(C)
+    assert again is not None and drain(c) == [(A, b"frame")]
+
+
+def test_a_frame_over_the_limit_is_refused_and_says_how_to_send_it(
+    network: EmbeddedNetwork,
+) -> None:
+    a = network.endpoint(A)
+    a.send(C, bytes(FRAME_LIMIT_BYTES), "fits")
+    with pytest.raises(UsageError, match="offer it and send its digest"):
+        a.send(C, bytes(FRAME_LIMIT_BYTES + 1), "too large")
+    assert [len(frame) for _, frame in drain(network.endpoint(C))] == [FRAME_LIMIT_BYTES]
+
+
+def test_only_the_parties_are_reached(network: EmbeddedNetwork) -> None:
+    assert network.endpoint(B).peers() == (A, C)
+    for act in (
+        lambda: network.endpoint(MemberId("x")),
+        lambda: network.endpoint(A).send(MemberId("x"), b"", "key"),
+        lambda: network.endpoint(A).send(A, b"", "key"),
+    ):
+        with pytest.raises(UsageError, match=r"not a party here|sends to itself"):
+            act()
+    assert network.egress == ()
+
+
+def test_large_objects_go_by_digest(network: EmbeddedNetwork) -> None:
+    a, b, c = (network.endpoint(member) for member in (A, B, C))
+    data = bytes(FRAME_LIMIT_BYTES + 1)
+    digest = sha256(data)
+    with pytest.raises(ResourceError, match="not offered by anyone: try again"):
+        c.fetch(digest)
+    with pytest.raises(UsageError, match="offer of digest"):
+        a.offer(digest, b"something else")
+    a.offer(digest, data)
+    b.offer(digest, data)
+    assert c.fetch(digest) == data == b.fetch(digest)
+    network.withdraw(digest)
+    network.withdraw(digest)
+    with pytest.raises(ResourceError):
+        c.fetch(digest)
+
+
+def test_every_byte_that_leaves_is_on_record(network: EmbeddedNetwork) -> None:
+    a, c = network.endpoint(A), network.endpoint(C)
+    a.send(C, b"frame", "key")
+    a.send(C, b"frame", "key")
+    a.offer(sha256(b"object"), b"object")
+    a.offer(sha256(b"object"), b"object")
+    c.fetch(sha256(b"object"))
+    frame = EgressRecord(A, C, 5, sha256(b"frame"), Passage.FRAME, b"frame")
+    digest = sha256(b"object")
+    assert network.egress == (
+        frame,
+        frame,
+        EgressRecord(A, ENGINE, 6, digest, Passage.OFFER, b"object"),
+        EgressRecord(ENGINE, C, 6, digest, Passage.FETCH, b"object"),
+    )
+    network.clear_egress()
+    assert not network.egress
+
+
+def test_without_capture_the_records_hold_no_content() -> None:
+    network = EmbeddedNetwork((A, C), faults=Every(InjectedFault(Fault.DROP)))
+    network.endpoint(A).send(C, b"lost", "key")
+    assert network.egress == (EgressRecord(A, C, 4, sha256(b"lost"), Passage.FRAME),)
+
+
+def test_a_severed_party_fails_loudly_and_finds_its_frames_later(
+    network: EmbeddedNetwork,
+) -> None:
+    a, c = network.endpoint(A), network.endpoint(C)
+    network.sever(C)
+    a.send(C, b"meanwhile", "1")
+    digest = sha256(b"object")
+    a.offer(digest, b"object")
+    assert c.receive() is None
+    acts: list[Callable[[], object]] = [
+        lambda: c.send(A, b"lost", "2"),
+        lambda: c.fetch(digest),
+        lambda: c.offer(digest, b"object"),
+    ]
+    for act in acts:
+        with pytest.raises(ResourceError, match="cannot be reached"):
+            act()
+    assert a.receive() is None
+    network.heal(C)
+    assert drain(c) == [(A, b"meanwhile")]
+
+
+FAULT_TABLE: list[tuple[Fault, int, list[bytes], list[bytes]]] = [
+    # fault of the third of four frames, its amount, what arrives at once, what arrives
+    # after the same frame is sent again under the same key
+    (Fault.DROP, 1, [b"0", b"1", b"3"], [b"2"]),
+    (Fault.DUPLICATE, 2, [b"0", b"1", b"2", b"2", b"2", b"3"], []),
+    (Fault.REORDER, 1, [b"0", b"2", b"1", b"3"], []),
+    (Fault.REORDER, 9, [b"2", b"0", b"1", b"3"], []),
+    (Fault.CORRUPT, 0, [b"0", b"1", b"3", b"3"], [b"2"]),
+    (Fault.DELAY, 5, [b"0", b"1", b"3", b"2"], []),
+]
+
+
+@pytest.mark.parametrize(("fault", "amount", "at_once", "after_repeat"), FAULT_TABLE)
+def test_each_fault_does_what_it_says(
+    fault: Fault, amount: int, at_once: list[bytes], after_repeat: list[bytes]
+) -> None:
+    class Third:
+        def faults(self, occasion: Occasion) -> tuple[InjectedFault, ...]:
+            struck = occasion.key == "2" and occasion.attempt == 1
+            return (InjectedFault(fault, amount),) if struck else ()
+
+    network = EmbeddedNetwork((A, C), faults=Third())
+    a, c = network.endpoint(A), network.endpoint(C)
+    for number in range(4):
+        a.send(C, b"%d" % number, str(number))
+    found = [c.receive() for _ in range(10)]
+    assert [delivery.frame for delivery in found if delivery] == at_once
+    a.send(C, b"2", "2")
+    assert [frame for _, frame in drain(c)] == after_repeat
+
+
+def test_a_lost_reply_is_reported_although_the_frame_arrived() -> None:
+    network = EmbeddedNetwork((A, C), faults=Every(InjectedFault(Fault.LOSE_REPLY), attempts=1))
+    a, c = network.endpoint(A), network.endpoint(C)
+    with pytest.raises(ResourceError, match="try again with the same key"):
+        a.send(C, b"frame", "key")
+    a.send(C, b"frame", "key")
+    assert drain(c) == [(A, b"frame")]
+
+
+def test_a_lost_or_corrupt_object_is_refused_and_can_be_fetched_again() -> None:
+    digest = sha256(b"object")
+    for fault, error in ((Fault.DROP, ResourceError), (Fault.CORRUPT, VerificationError)):
+        network = EmbeddedNetwork((A, C), faults=Every(InjectedFault(fault), attempts=1))
+        network.endpoint(A).offer(digest, b"object")
+        c = network.endpoint(C)
+        with pytest.raises(error, match=r"try again|fetch it again"):
+            c.fetch(digest)
+        assert c.fetch(digest) == b"object"
+
+
+def test_the_engine_keeps_frames_order_keys_and_acknowledgements_in_every_sequence() -> None:
+    """Compare with a list per party: sends, repeats, receives, late and lost acks, restarts."""
+
+    class Comparison(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = EmbeddedNetwork((A, B, C))
+            self.waiting: dict[MemberId, deque[tuple[MemberId, bytes]]] = {
+                member: deque() for member in (A, B, C)
+            }
+            self.held: dict[MemberId, list[tuple[tuple[MemberId, bytes], Delivery]]] = {
+                member: [] for member in (A, B, C)
+            }
+            self.seen: set[tuple[MemberId, MemberId, int]] = set()
+
+        @rule(pair=st.permutations([A, B, C]), key=st.integers(0, 9))
+        def send(self, pair: list[MemberId], key: int) -> None:
+            sender, recipient = pair[:2]
+            frame = b"%d" % key
+            self.network.endpoint(sender).send(recipient, frame, str(key))
+            if (sender, recipient, key) not in self.seen:
+                self.seen.add((sender, recipient, key))
+                self.waiting[recipient].append((sender, frame))
+
+        @rule(member=st.sampled_from([A, B, C]))
+        def receive(self, member: MemberId) -> None:
+            delivery = self.network.endpoint(member).receive()
+            if not self.waiting[member]:
+                assert delivery is None
+                return
+            expected = self.waiting[member].popleft()
+            assert delivery is not None and (delivery.sender, delivery.frame) == expected
+            self.held[member].append((expected, delivery))
+
+        @rule(member=st.sampled_from([A, B, C]), which=st.integers(0, 9))
+        def acknowledge(self, member: MemberId, which: int) -> None:
+            if self.held[member]:
+                _, delivery = self.held[member].pop(which % len(self.held[member]))
+                delivery.ack()
+
+        @rule(member=st.sampled_from([A, B, C]))
+        def restart(self, member: MemberId) -> None:
+            self.network.restart(member)
+            for message, delivery in reversed(self.held[member]):
+                self.waiting[member].appendleft(message)
+                delivery.ack()
+            self.held[member].clear()
+
+        @invariant()
+        def nothing_is_lost_or_made_up(self) -> None:
+            for member in (A, B, C):
+                count = len(self.waiting[member]) + len(self.held[member])
+                assert self.network.pending(member) == count
+
+    run_state_machine_as_test(
+        Comparison,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_sender_who_persists_gets_everything_through(seed: int) -> None:
+    """Every fault at 30 per cent for two attempts: repeated sends and one receiver's memory
+    give each frame at least once, and the rest is corrupt, which a digest shows."""
+    rules = tuple(FaultRule(fault, 300, attempts=2) for fault in Fault)
+    network = EmbeddedNetwork((A, C), faults=SeededFaults(seed, rules))
+    a, c = network.endpoint(A), network.endpoint(C)
+    frames = {sha256(b"%d" % number): b"%d" % number for number in range(30)}
+    accepted: set[bytes] = set()
+    for _ in range(3):
+        for digest, frame in frames.items():
+            try:
+                a.send(C, frame, digest)
+            except ResourceError:
+                continue
+    while network.pending(C):
+        delivery = c.receive()
+        if delivery:
+            delivery.ack()
+            if delivery.frame in frames.values():
+                accepted.add(delivery.frame)
+    assert accepted == set(frames.values())
+
+
+def test_every_implementation_fits_the_port(network: EmbeddedNetwork) -> None:
+    engine: Engine = network.endpoint(A)
+    assert isinstance(engine, EmbeddedEngine)

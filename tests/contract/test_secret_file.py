@@ -1,0 +1,114 @@
+"""One suite for `treaty.ports.SecretFile`, run on every implementation.
+
+Planted faults that these tests caught: erase without overwriting; overwrite of a
+value that leaves the old bytes; a half erased file read as a key of zeros; a
+leftover hard link wiped together with the living value; names with a path.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from treaty.errors import ResourceError, UsageError
+from treaty.ports import SecretFile
+from treaty.stores.memory import MemorySecrets
+from treaty.stores.secret_files import SecretDirectory
+
+SECRET = bytes(range(1, 33))
+
+
+@pytest.fixture(params=["memory", "directory"])
+def secrets(request: pytest.FixtureRequest, tmp_path: Path) -> SecretFile:
+    return MemorySecrets() if request.param == "memory" else SecretDirectory(tmp_path / "epoch-1")
+
+
+def test_a_secret_comes_back_until_it_is_erased(secrets: SecretFile) -> None:
+    secrets.write("slot-2", SECRET)
+    secrets.write("slot-1", b"")
+    assert secrets.names() == ("slot-1", "slot-2")
+    assert secrets.read("slot-2") == SECRET
+    assert secrets.read("slot-1") == b""
+    secrets.write("slot-2", b"another")
+    assert secrets.read("slot-2") == b"another"
+    secrets.erase("slot-2")
+    secrets.erase("slot-2")
+    assert secrets.names() == ("slot-1",)
+    with pytest.raises(ResourceError, match="never written or is erased"):
+        secrets.read("slot-2")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "A", "-a", ".a", "a" * 129, "a\n"])
+def test_a_name_cannot_leave_the_directory(secrets: SecretFile, name: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: secrets.write(name, SECRET),
+        lambda: secrets.read(name),
+        lambda: secrets.erase(name),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="secret name"):
+            call()
+    assert secrets.names() == ()
+
+
+def test_no_secret_shows_in_a_repr(secrets: SecretFile) -> None:
+    secrets.write("slot-1", SECRET)
+    assert SECRET.hex() not in repr(secrets) and repr(SECRET) not in repr(secrets)
+
+
+def test_erasing_zeroes_the_bytes_on_the_disk(tmp_path: Path) -> None:
+    secrets = SecretDirectory(tmp_path / "epoch-1")
+    ways: list[Callable[[], None]] = [
+        lambda: secrets.erase("slot"),
+        lambda: secrets.write("slot", b"new value"),
+    ]
+    for erase in ways:
+        secrets.write("slot", SECRET)
+        witness = os.open(tmp_path / "epoch-1" / "slot", os.O_RDONLY)
+        erase()
+        assert os.read(witness, 1000) == bytes(64)
+        os.close(witness)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 31, 32, 63])
+def test_a_half_erased_secret_is_never_read_as_a_key(tmp_path: Path, kept: int) -> None:
+    secrets = SecretDirectory(tmp_path / "epoch-1")
+    secrets.write("slot", SECRET)
+    path = tmp_path / "epoch-1" / "slot"
+    whole = path.read_bytes()
+    for damaged in (whole[:kept], whole[:kept] + bytes(64 - kept), bytes(64 - kept) + whole[:kept]):
+        path.write_bytes(damaged)
+        with pytest.raises(ResourceError, match="damaged or half erased"):
+            secrets.read("slot")
+    secrets.erase("slot")
+    assert secrets.names() == ()
+
+
+def test_opening_erases_what_an_interrupted_write_left(tmp_path: Path) -> None:
+    directory = tmp_path / "epoch-1"
+    secrets = SecretDirectory(directory)
+    secrets.write("live", SECRET)
+    os.link(directory / "live", directory / ".outdated-live")
+    for leftover in (".incoming-live", ".outdated-gone", ".incoming-new"):
+        (directory / leftover).write_bytes(SECRET)
+    witness = os.open(directory / ".outdated-gone", os.O_RDONLY)
+    again = SecretDirectory(directory)
+    assert sorted(os.listdir(directory)) == ["live"]
+    assert again.read("live") == SECRET
+    assert os.read(witness, 1000) == bytes(32)
+    os.close(witness)
+
+
+def test_secrets_open_to_others_are_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "epoch-1"
+    secrets = SecretDirectory(directory)
+    secrets.write("slot", SECRET)
+    assert (directory / "slot").stat().st_mode & 0o777 == 0o600
+    assert directory.stat().st_mode & 0o777 == 0o700
+    (directory / "slot").chmod(0o640)
+    with pytest.raises(ResourceError, match=r"mode 0640, expected 0600.*chmod 600"):
+        secrets.read("slot")
+    directory.chmod(0o755)
+    with pytest.raises(ResourceError, match="mode 0755, expected 0700: run chmod 700"):
+        SecretDirectory(directory)

@@ -1,0 +1,194 @@
+"""What only the SQLite store promises: refusals of files, modes, durability settings.
+
+Planted faults that these tests caught: foreign file adopted; newer schema
+adopted; mode not checked; synchronous=NORMAL; busy not mapped; the version
+compared outside the transaction; deleted values left in the file.
+"""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from treaty.errors import ResourceError
+from treaty.ports import Batch
+from treaty.stores.files import write_private_file
+from treaty.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteStore
+
+
+def fill(path: Path, statement: str = "CREATE TABLE t (a)") -> bytes:
+    raw = sqlite3.connect(path)
+    raw.execute(statement)
+    raw.commit()
+    raw.close()
+    path.chmod(0o600)
+    return path.read_bytes()
+
+
+def test_the_database_and_its_log_are_private_and_marked(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    store.commit(Batch(puts=(("key", b"value"),)))
+    files = [path for path in tmp_path.iterdir() if path.is_file()]
+    assert sorted(path.name for path in files) == ["s.db", "s.db-shm", "s.db-wal"]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    store.close()
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["s.db"]
+    assert int.from_bytes((tmp_path / "s.db").read_bytes()[68:72]) == APPLICATION_ID
+
+
+def test_durability_is_full(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    # Reaches inside: no caller can see these settings, and power loss cannot be tested.
+    connection = store._database.connection
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    store.close()
+
+
+def test_a_file_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    before = fill(path)
+    with pytest.raises(ResourceError, match=r"database of another program.*choose another path"):
+        SqliteStore(path)
+    assert path.read_bytes() == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["s.db"]
+
+
+def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    SqliteStore(path).close()
+    before = fill(path, f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    with pytest.raises(ResourceError, match=r"schema 2, expected 1.*newer version of Treaty"):
+        SqliteStore(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 100, bytes(4096)])
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "s.db"
+    write_private_file(path, content)
+    with pytest.raises(ResourceError, match=r"not a database of Treaty|damaged"):
+        SqliteStore(path)
+    assert path.read_bytes() == content
+
+
+def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
+    write_private_file(tmp_path / "s.db", b"")
+    store = SqliteStore(tmp_path / "s.db")
+    store.commit(Batch(puts=(("key", b"value"),)))
+    store.close()
+
+
+def test_a_database_open_to_others_or_missing_its_directory_is_refused(tmp_path: Path) -> None:
+    SqliteStore(tmp_path / "s.db").close()
+    (tmp_path / "s.db").chmod(0o644)
+    with pytest.raises(ResourceError, match=r"mode 0644, expected 0600.*chmod 600"):
+        SqliteStore(tmp_path / "s.db")
+    with pytest.raises(ResourceError, match="create its directory first"):
+        SqliteStore(tmp_path / "missing" / "s.db")
+    with pytest.raises(ResourceError, match=r"is a directory|not a regular file"):
+        SqliteStore(tmp_path)
+
+
+def test_damage_is_reported_and_not_repaired_by_guessing(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    store = SqliteStore(path)
+    store.commit(Batch(appends=(("log", 0, tuple(bytes([n]) * 900 for n in range(60))),)))
+    store.check()
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(ResourceError, match=r"damaged.*restore the newest backup"):
+        _read_all(path)
+
+
+def _read_all(path: Path) -> None:
+    store = SqliteStore(path)
+    try:
+        store.read("log")
+    finally:
+        store.close()
+
+
+def test_a_missing_record_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    store = SqliteStore(path)
+    store.commit(Batch(appends=(("log", 0, (b"a", b"b", b"c")),)))
+    fill(path, "DELETE FROM records WHERE data = x'62'")
+    assert store.read("log", 0, 1) == [b"a"]
+    with pytest.raises(ResourceError, match=r"found 2 records, expected 3.*damaged"):
+        store.read("log")
+    store.close()
+
+
+def test_a_locked_database_is_reported_after_the_timeout(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db", busy_timeout_ms=20)
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ResourceError, match="another process holds it"):
+        store.commit(Batch(puts=(("key", b"value"),)))
+    other.execute("ROLLBACK")
+    other.close()
+    store.commit(Batch(puts=(("key", b"value"),)))
+    assert store.get("key") == b"value"
+    store.close()
+
+
+def test_two_connections_cannot_append_at_the_same_place(tmp_path: Path) -> None:
+    first, second = SqliteStore(tmp_path / "s.db"), SqliteStore(tmp_path / "s.db")
+    assert first.version("log") == second.version("log") == 0
+    first.commit(Batch(appends=(("log", 0, (b"first",)),)))
+    with pytest.raises(ResourceError, match="stale version"):
+        second.commit(Batch(appends=(("log", 0, (b"second",)),)))
+    assert second.read("log") == [b"first"]
+    first.close()
+    second.close()
+
+
+def test_the_version_is_compared_under_the_write_lock(tmp_path: Path) -> None:
+    """Sixty appends by two threads with their own connections: each version is won once."""
+    import threading
+
+    SqliteStore(tmp_path / "s.db").close()
+    won: list[int] = []
+
+    def run() -> None:
+        store = SqliteStore(tmp_path / "s.db")
+        while (version := store.version("log")) < 60:
+            try:
+                store.commit(Batch(appends=(("log", version, (str(version).encode(),)),)))
+            except ResourceError as error:
+                assert "stale version" in str(error)
+            else:
+                won.append(version)
+        store.close()
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == list(range(60))
+
+
+def test_a_backup_is_a_whole_private_older_state(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    store.commit(Batch(appends=(("log", 0, (b"a",)),), blobs=(b"blob",)))
+    store.back_up(tmp_path / "copy.db")
+    store.commit(Batch(appends=(("log", 1, (b"b",)),)))
+    with pytest.raises(ResourceError, match="cannot create"):
+        store.back_up(tmp_path / "copy.db")
+    store.close()
+    copy = SqliteStore(tmp_path / "copy.db")
+    assert copy.read("log") == [b"a"]
+    copy.close()
+
+
+def test_a_deleted_value_is_gone_from_the_closed_file(tmp_path: Path) -> None:
+    value = b"something that was deleted" * 10
+    store = SqliteStore(tmp_path / "s.db")
+    store.commit(Batch(puts=(("key", value), ("other", b"stays"))))
+    store.commit(Batch(deletes=("key",)))
+    store.close()
+    assert value not in (tmp_path / "s.db").read_bytes()
