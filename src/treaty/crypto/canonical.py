@@ -13,7 +13,7 @@ sorting by code point equals the UTF-16 order that RFC 8785 asks for.
 """
 
 import hashlib
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -48,7 +48,17 @@ Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.:/+\-]{0,1
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _RecordMeta(msgspec.StructMeta):
+    """Hands on `kw_only`, the one option that msgspec does not inherit."""
+
+    def __new__(
+        cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any
+    ) -> "_RecordMeta":
+        return super().__new__(cls, name, bases, namespace, **{"kw_only": True, **options})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class Record(msgspec.Struct, metaclass=_RecordMeta, frozen=True, forbid_unknown_fields=True):
     """Base of every canonical type: frozen, closed, keyword arguments only."""
 
 
