@@ -1,0 +1,184 @@
+"""Epsilon against independent brackets, the closed form, and the rounding lemma.
+
+`tests/vectors/v1/privacy_brackets.json` holds two-sided bounds from another method
+(tools/gen_privacy_vectors.py): a value below the lower bound would be an unsafe claim.
+
+Planted faults that these tests catch: the sampling rate ignored (epsilon too high), noise
+counted as sigma instead of variance, a coarse grid without refinement (58 % too high in one
+point), the wrong neighbours (remove only, without the worse direction), the second site
+counted as a second independent person, lemma's four units kept.
+"""
+
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from treaty.errors import UsageError
+from treaty.privacy.accountant import Adjacency, composed_epsilon
+from treaty.privacy.events import (
+    SAMPLING_UNIT,
+    Event,
+    NonPrivateEvent,
+    accounted_variance,
+    gaussian_event,
+)
+from treaty.privacy.gaussian import (
+    attack_bound,
+    epsilon_attack_bound,
+    gaussian_delta,
+    gaussian_epsilon,
+    normal_cdf,
+    normal_quantile,
+)
+
+CLIP = 1 << 24
+VECTORS = json.loads(
+    (Path(__file__).parents[2] / "vectors" / "v1" / "privacy_brackets.json").read_text()
+)
+
+
+def event(multiplier: float, sampling: int = SAMPLING_UNIT, rounds: int = 1) -> Event:
+    variance = math.floor((Fraction(multiplier) * CLIP) ** 2)
+    return gaussian_event(variance=variance, sensitivity=CLIP, count=rounds, sampling=sampling)
+
+
+@pytest.mark.parametrize("row", VECTORS["sampled"], ids=lambda r: f"{r['noise_multiplier']}")
+def test_sampled_plans_are_never_below_and_at_most_one_percent_above(row: dict[str, str]) -> None:
+    found = composed_epsilon(
+        [event(float(row["noise_multiplier"]), int(row["sampling"]), int(row["rounds"]))],
+        float(row["delta"]),
+        sites=int(row["sites"]),
+    )
+    assert float(row["lower"]) <= found <= 1.01 * float(row["lower"])
+
+
+@pytest.mark.parametrize("row", VECTORS["gaussian"], ids=lambda r: f"{r['mu']}-{r['delta']}")
+def test_the_closed_form_is_never_below_and_tight_to_a_millionth(row: dict[str, str]) -> None:
+    exact = Fraction(row["epsilon"])
+    found = gaussian_epsilon(Fraction(float(row["mu"])) ** 2, float(row["delta"]))
+    assert exact * (1 - Fraction(1, 10**14)) <= Fraction(found) <= exact * (1 + Fraction(1, 10**6))
+
+
+def test_a_rate_just_below_one_meets_the_closed_form() -> None:
+    plain = composed_epsilon([event(30.0, rounds=100)], 1e-5)
+    nearly = composed_epsilon([event(30.0, SAMPLING_UNIT - (1 << 20), 100)], 1e-5)
+    assert plain * (1 - 1e-6) <= nearly <= plain * 1.005
+
+
+def test_sampled_and_plain_releases_compose_above_either_alone() -> None:
+    sampled, plain = event(1.0, SAMPLING_UNIT // 100, 100), event(4.0)
+    both = composed_epsilon([sampled, plain], 1e-5)
+    alone = [composed_epsilon([item], 1e-5) for item in (sampled, plain)]
+    assert max(alone) < both < composed_epsilon([plain], 5e-6) + composed_epsilon([sampled], 5e-6)
+
+
+def test_replacing_costs_more_than_adding_and_the_sampled_value_is_known() -> None:
+    plan = [event(1.0, round(0.01 * SAMPLING_UNIT), 10_000)]
+    replaced = composed_epsilon(plan, 1e-5, adjacency=Adjacency.REPLACE_ONE)
+    assert replaced == pytest.approx(10.88, abs=0.01)
+    small = [event(8.0, SAMPLING_UNIT // 10, 10)]
+    one = composed_epsilon(small, 1e-5)
+    two = composed_epsilon(small, 1e-5, sites=2)
+    grouped = composed_epsilon(small, 1e-5, sites=2, adjacency=Adjacency.REPLACE_ONE)
+    assert one < two < grouped < 5 * two
+
+
+def test_unsampled_replacement_is_twice_the_shift() -> None:
+    doubled = composed_epsilon([event(4.0)], 1e-5, adjacency=Adjacency.REPLACE_ONE)
+    assert doubled == composed_epsilon([event(4.0)], 1e-5, sites=2)
+
+
+def test_one_noise_free_release_makes_epsilon_infinite() -> None:
+    assert composed_epsilon([event(4.0), NonPrivateEvent(name="support")], 1e-5) == math.inf
+    assert composed_epsilon([], 1e-5) == 0.0
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan])
+def test_a_delta_outside_zero_and_one_is_refused(delta: float) -> None:
+    with pytest.raises(UsageError):
+        composed_epsilon([event(1.0)], delta)
+
+
+def test_tiny_deltas_are_refused_for_sampled_plans_only() -> None:
+    assert composed_epsilon([event(1.0)], 1e-14) > 0
+    with pytest.raises(UsageError, match="least for sampled"):
+        composed_epsilon([event(1.0, 1 << 50)], 1e-14)
+
+
+def _discrete_gaussian(variance: float, radius: int) -> np.ndarray:
+    k = np.arange(-radius, radius + 1, dtype=np.float64)
+    mass = np.exp(-k * k / (2 * variance))
+    return np.asarray(mass / mass.sum())
+
+
+def _hockey_stick(mass: np.ndarray, shift: int, epsilon: float) -> float:
+    """Return delta of a law on consecutive integers against itself, moved by `shift`."""
+    above, below = np.r_[np.zeros(shift), mass], np.r_[mass, np.zeros(shift)]
+    return math.fsum(np.maximum(above - math.exp(epsilon) * below, 0.0))
+
+
+LEMMA_CELLS = [
+    (sigma, shift, epsilon)
+    for sigma, shift in ((1024, 1), (1024, 100), (1024, 1024), (1024, 4096), (4000, 4000))
+    for epsilon in (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)
+]
+
+
+@pytest.mark.parametrize(("sigma", "shift", "epsilon"), LEMMA_CELLS)
+def test_the_lemma_bounds_one_exact_discrete_share(sigma: int, shift: int, epsilon: float) -> None:
+    exact = _hockey_stick(_discrete_gaussian(sigma * sigma, 14 * sigma), shift, epsilon)
+    bound = gaussian_delta(shift / math.sqrt(accounted_variance(sigma * sigma, 1)), epsilon)
+    # 1e-15 is what fsum of rounded exponentials may be off.
+    assert exact <= bound * (1 + 1e-9) + 1e-15
+    if exact > 1e-12:
+        assert bound <= exact * 1.01 + 1e-13
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 2.0])
+def test_the_lemma_bounds_a_sum_of_exact_shares(epsilon: float) -> None:
+    share = _discrete_gaussian(1 << 20, 9000)
+    total = np.convolve(share, share)
+    bound = gaussian_delta(1024 / math.sqrt(accounted_variance(1 << 20, 2)), epsilon)
+    assert _hockey_stick(total, 1024, epsilon) <= bound * (1 + 1e-9)
+
+
+def test_the_four_units_are_needed() -> None:
+    # Same variance as the continuous law: the exact discrete value lies above the bound.
+    exact = _hockey_stick(_discrete_gaussian(100, 400), 3, 4.0)
+    assert exact == pytest.approx(1.2217e-41, rel=1e-3)
+    assert exact > gaussian_delta(0.3, 4.0)
+    assert exact <= gaussian_delta(3 / math.sqrt(96), 4.0)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "area", "percent", "per_mille"),
+    [
+        (0.5, 0.540, 0.014, 0.0016),
+        (1, 0.575, 0.020, 0.0024),
+        (3, 0.694, 0.054, 0.0089),
+        (8, 0.881, 0.255, 0.077),
+    ],
+)
+def test_attack_bounds_agree_with_the_design_table(
+    epsilon: float, area: float, percent: float, per_mille: float
+) -> None:
+    mu = {0.5: 0.142, 1: 0.268, 3: 0.719, 8: 1.67}[epsilon]
+    found = attack_bound(mu)
+    assert found.area == pytest.approx(area, abs=6e-4)
+    assert found.rate_at_one_percent == pytest.approx(percent, abs=1e-3)
+    assert found.rate_at_one_per_mille == pytest.approx(per_mille, abs=3e-4)
+    weaker = epsilon_attack_bound(epsilon, 1e-5)
+    assert weaker.area >= found.area
+    assert weaker.rate_at_one_percent >= found.rate_at_one_percent
+
+
+def test_attack_bounds_have_the_right_ends() -> None:
+    nothing = epsilon_attack_bound(0.0, 1e-9)
+    assert nothing.area == pytest.approx(0.5, abs=1e-6)
+    assert epsilon_attack_bound(math.inf, 1e-5).area == 1.0
+    for probability in (1e-9, 0.3, 0.999):
+        assert normal_cdf(normal_quantile(probability)) == pytest.approx(probability, rel=1e-12)
