@@ -67,7 +67,6 @@ class _Mailbox:
         self.waiting: deque[_Message] = deque()
         self.unacknowledged: OrderedDict[int, _Message] = OrderedDict()
         self.looks = 0
-        self.incarnation = 0
         self._deliveries = 0
         self._keys: OrderedDict[tuple[MemberId, str], None] = OrderedDict()
 
@@ -90,7 +89,6 @@ class _Mailbox:
         return None
 
     def restart(self) -> None:
-        self.incarnation += 1
         self.waiting.extendleft(reversed(self.unacknowledged.values()))
         self.unacknowledged.clear()
 
@@ -212,12 +210,12 @@ class EmbeddedNetwork:
             if taken is None:
                 return None
             number, message = taken
-            incarnation = mailbox.incarnation
 
         def acknowledge() -> None:
             with self._lock:
-                if mailbox.incarnation == incarnation:
-                    mailbox.unacknowledged.pop(number, None)
+                # After a restart the frame has a new number, so a late
+                # acknowledgement by the process that died does nothing.
+                mailbox.unacknowledged.pop(number, None)
 
         return Delivery(message.sender, message.frame, acknowledge)
 
