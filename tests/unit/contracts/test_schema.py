@@ -1,7 +1,8 @@
 """Contracts: one meaning has one digest, and no unsound contract can be had.
 
 Planted and seen to fail: decimals kept as typed; no check that a merged level's target is kept;
-support counting the level alone; reference level given a column.
+support counting the level alone; reference level given a
+column; every new range taken for a wider one; every change of a set taken for growth.
 """
 
 import msgspec
@@ -120,6 +121,7 @@ CHANGES: list[tuple[str, str, Compatibility]] = [
     ("at_least = 70", "at_least = 75", Compatibility.MINOR),
     ("centre = 200", "centre = 201", Compatibility.MAJOR),
     ("range = [18, 110]", "range = [20, 108]", Compatibility.MAJOR),
+    ("range = [50, 700.5]", "range = [60, 700.5]", Compatibility.MAJOR),
     ("missing = [999]", "missing = []", Compatibility.MAJOR),
     ('code = "2"', 'code = "4"', Compatibility.MAJOR),
     ('meaning = "paced"', 'meaning = "infarct"', Compatibility.MAJOR),

@@ -69,6 +69,11 @@ def test_there_are_about_sixty_units_and_no_guessing() -> None:
             conversion(source, target, analyte)
 
 
+def test_temperatures_convert_with_their_offset() -> None:
+    degrees = convert(np.array([32.0, 98.6, 212.0]), "[degF]", "Cel")
+    assert np.allclose(degrees, [0.0, 37.0, 100.0], atol=1e-12)
+
+
 def test_equal_units_leave_every_bit() -> None:
     values = np.array([0.1, 0.2])
     assert convert(values, "kg", "kg") is values

@@ -38,7 +38,7 @@ def test_the_declared_encoding_is_used() -> None:
         (b"\n\n", "empty"),
         (b"a,b\n", "empty"),
         (b"a,b\n1,2,3\n", "line 2: expected 2 cells, got 3"),
-        (b"a,b\n1\n", "got 1"),
+        (b"a,b\n1\n", "line 2: expected 2 cells, got 1"),
         (b"a,a\n1,2\n", "more than once"),
         (b'a\n"1\n', "line"),
         (b"a\n1\0\n", "zero byte"),
