@@ -43,7 +43,7 @@ test: $(READY)  ## all tests but the slow ones and the campaigns
 check: $(READY)  ## lint, format, types and import contracts
 	@status=0; \
 	  $(BIN)/ruff check --quiet . || status=1; \
-	  $(BIN)/ruff format --check . > .venv/format.log || { cat .venv/format.log; status=1; }; \
+	  $(BIN)/ruff format --check --quiet --output-format concise . || status=1; \
 	  $(BIN)/mypy --no-error-summary || status=1; \
 	  $(BIN)/lint-imports --no-logo > .venv/imports.log 2>&1 || { cat .venv/imports.log; status=1; }; \
 	  test $$status = 0 && echo "lint, format, types and imports hold"

@@ -42,6 +42,7 @@ PLANTS: list[tuple[str, str, str, str]] = [
     ("layers", "crypto/planted.py", "import treaty.protocol", "crypto.planted -> treaty.protocol"),
     ("layers", "tlog/planted.py", "import treaty.privacy", "tlog.planted -> treaty.privacy"),
     ("layers", "node/planted.py", "import treaty.stores", "node.planted -> treaty.stores"),
+    ("layers", "aggregation/planted.py", "import treaty.models", "aggregation.planted -> treaty.m"),
     ("layers", "ports.py", "import treaty.node", "treaty.ports -> treaty.node"),
     ("layers", "extra/__init__.py", "", "- treaty.extra"),
     *(
