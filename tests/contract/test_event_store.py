@@ -3,7 +3,7 @@
 Planted faults that these tests caught: versions not compared; a stale batch that
 stores its values; `read` with start counted from 1; limit ignored; deletes
 ignored; records appended in reverse; version counted per batch instead of per
-record; state lost on reopening; blobs of a batch forgotten.
+record; blobs of a batch forgotten.
 """
 
 from collections.abc import Callable, Iterator

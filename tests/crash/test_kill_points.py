@@ -5,9 +5,9 @@ dies. Afterwards the directory must hold exactly what was written before the
 point, the next process must open it, and running the script again must end in
 the same state as a run that was never killed.
 
-Planted faults that these tests caught: the point placed outside the transaction;
-fsync and rename exchanged with the point; a secret under its name before it is
-whole; the checkpoint before its tiles.
+Planted faults that these tests caught: the point placed after the commit or
+the erasure it names; the n-th write not counted; a secret under its name before
+its point; the checkpoint before its tiles; a failed write in the trace.
 """
 
 import os

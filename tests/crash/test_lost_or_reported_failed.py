@@ -6,7 +6,7 @@ old state or exactly the new one, and repeating the same batch ends in exactly
 the new one: it is stored now, or "stale version" says that it was stored before.
 
 Planted faults that these tests caught: records committed before values; a
-failed transaction left open; a version not raised with its records.
+failed transaction left open.
 """
 
 from pathlib import Path
