@@ -8,7 +8,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
-export PYTHONDONTWRITEBYTECODE :=
 
 # The environment is ready when the stamp of exactly these pins exists.
 PINS := $(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
