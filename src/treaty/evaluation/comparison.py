@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from treaty.errors import UsageError
+from treaty.errors import VerificationError
 from treaty.evaluation.metrics import ModelFigures
 
 __all__ = ["LEAST_PER_CLASS", "Comparison", "SiteComparison", "Verdict", "compare", "site_table"]
@@ -67,12 +67,13 @@ class SiteComparison:
 def compare(federated: ModelFigures, alone: ModelFigures) -> Comparison:
     """Return the registered comparison of two figures of the same holdout rows.
 
-    Raises `UsageError` when rows or positives differ.
+    Raises `VerificationError` (code ``sum-implausible``) when rows or positives differ.
     """
     if (federated.rows, federated.positives) != (alone.rows, alone.positives):
-        raise UsageError(
+        raise VerificationError(
             f"expected figures of the same rows, got {federated.rows} with {federated.positives} "
-            f"positives and {alone.rows} with {alone.positives}"
+            f"positives and {alone.rows} with {alone.positives}",
+            code="sum-implausible",
         )
     difference = _difference(federated.auc, alone.auc)
     errors = (federated.auc_error, alone.auc_error)
@@ -103,7 +104,7 @@ def site_table(
     """Return one line for each site, by name, from its (federated, alone) figures.
 
     Sites with fewer than `least` rows have no line; an area needs `least` rows of both classes.
-    Raises `UsageError` when the two figures of a site are of different rows.
+    Raises `VerificationError` when the two figures of a site are of different rows.
     """
     table: list[SiteComparison] = []
     for site in sorted(sites):

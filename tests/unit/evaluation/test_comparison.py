@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from treaty.errors import UsageError
+from treaty.errors import VerificationError
 from treaty.evaluation.comparison import Verdict, compare, site_table
 from treaty.evaluation.metrics import ModelFigures
 
@@ -56,7 +56,7 @@ def test_without_an_area_or_its_error_nothing_is_concluded(missing: str) -> None
 
 def test_figures_of_different_rows_are_not_compared() -> None:
     for other in (replace(ALONE, rows=99), replace(ALONE, positives=41)):
-        with pytest.raises(UsageError):
+        with pytest.raises(VerificationError):
             compare(other, ALONE)
 
 
