@@ -5,7 +5,8 @@ coordinator follow (docs/spec/governance.md, section 4):
 
   * ``tolerated_faults``  f = floor((N - 1) / 3), witnesses that may be dishonest;
   * ``share_threshold``   floor((N + c) / 2) + 1, shares that open a member's secret;
-  * ``min_survivors``     at least max(share_threshold, c + 2): no smaller sum is ever opened;
+  * ``min_survivors``     at least max(share_threshold, c + 2): no smaller sum is ever opened
+    (for every c that is allowed, c <= N - 2, the share threshold is the larger of the two);
   * ``min_honest``        min_survivors - c, honest inputs in any opened sum, at least 2;
   * ``witness_quorum``    floor((N + max(c, f)) / 2) + 1: two quorums share more
     members than may be dishonest, so no two histories are both cosigned.

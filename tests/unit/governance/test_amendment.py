@@ -163,6 +163,9 @@ def test_an_old_and_a_new_key_of_one_member_are_one_vote() -> None:
         after.authorise(Action.STUDY_APPROVE, two_keys_and_b, at=NOW)
     assert decision.value.code == "sub-quorum"
     assert after.authorise(Action.RELEASE_APPROVE, two_keys_and_b, at=NOW) == {A, B}
+    with pytest.raises(PolicyError) as amendment:
+        after.amend(successor(after.current), two_keys_and_b, at=NOW)
+    assert amendment.value.code == "sub-quorum"
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,14 @@ def test_a_site_can_only_narrow() -> None:
     assert applied > 50
 
 
+def test_a_site_cannot_allow_what_the_charter_forbids() -> None:
+    charter = ExposureMatrix((_rule(Artefact.SITE_METRIC, allow=False),))
+    row = Narrowing(artefact=Artefact.SITE_METRIC, form=Form.EXACT, allow=True)
+    with pytest.raises(PolicyError, match=r"site-metric to member as exact.*forbids") as refusal:
+        narrow(charter, (row,))
+    assert refusal.value.code == "site-widens"
+
+
 def test_rows_that_the_site_leaves_alone_stay() -> None:
     charter = ExposureMatrix(default_exposure(3))
     assert all(

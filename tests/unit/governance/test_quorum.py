@@ -1,7 +1,7 @@
 """Derived parameters: the frozen table, and what each value is for, enumerated.
 
-Planted faults seen to fail: plain majority as witness quorum; threshold without c; min_survivors
-of c + 1; max_colluders of N - 1 accepted; a charter that lowers min_survivors.
+Planted faults seen to fail: plain majority as witness quorum; threshold without c;
+max_colluders of N - 1 accepted; a charter that lowers min_survivors.
 """
 
 import itertools
