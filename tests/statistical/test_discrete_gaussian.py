@@ -3,7 +3,7 @@
 Keys are fixed, so each test has one outcome. Had the keys been drawn, a correct sampler would
 fail: chi-square 1e-4 for each of five variances, moments and low bits 1e-4 each.
 Planted faults that these tests catch: minus zero kept (zero twice as likely), no rejection
-inside blocks (steps), sign taken from a bit of the offset, variance halved.
+inside blocks (steps), sign taken from a bit of the offset.
 """
 
 import hashlib

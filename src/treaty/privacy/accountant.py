@@ -37,8 +37,8 @@ _FIRST_INTERVAL = 1e-3
 _LEAST_INTERVAL = 1e-3 / 1024
 _RELATIVE_MOVE = 0.005
 # The PLD library bounds discretisation and truncation but not the rounding of its Fourier
-# transforms. Delta is lowered by this share and amount, which tests/unit/privacy shows to
-# exceed the error found by an independent method.
+# transforms. Delta is lowered by this share and amount: an allowance, not a proof, held against
+# the independent lower bounds in tests/vectors/v1/privacy_brackets.json.
 _DELTA_SHARE = 1e-4
 _DELTA_AMOUNT = 2e-14
 

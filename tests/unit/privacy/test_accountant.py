@@ -3,15 +3,17 @@
 `tests/vectors/v1/privacy_brackets.json` holds two-sided bounds from another method
 (tools/gen_privacy_vectors.py): a value below the lower bound would be an unsafe claim.
 
-Planted faults that these tests catch: the sampling rate ignored (epsilon too high), noise
-counted as sigma instead of variance, a coarse grid without refinement (58 % too high in one
-point), the wrong neighbours (remove only, without the worse direction), the second site
-counted as a second independent person, lemma's four units kept.
+Planted faults that these tests catch: the sampling rate ignored, noise counted as a variance
+where a deviation belongs, no refinement of the grid (58 % too high in one point), the shifts
+of a person at two sites weighted in the wrong order, replacement counted as half its shift, a
+term of the closed form doubled, an allowance that costs more than a millionth.
 """
 
 import functools
 import json
 import math
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -47,7 +49,15 @@ def event(multiplier: float, sampling: int = SAMPLING_UNIT, rounds: int = 1) -> 
     return gaussian_event(variance=variance, sensitivity=CLIP, count=rounds, sampling=sampling)
 
 
-@pytest.mark.parametrize("row", VECTORS["sampled"], ids=lambda r: f"{r['noise_multiplier']}")
+def _is_long(row: dict[str, str]) -> bool:
+    return int(row["sites"]) > 1 and int(row["rounds"]) > 1000
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=[pytest.mark.slow] * _is_long(row)) for row in VECTORS["sampled"]],
+    ids=lambda row: f"{row['noise_multiplier']}-{row['rounds']}-{row['sites']}",
+)
 def test_sampled_plans_are_never_below_and_at_most_one_percent_above(row: dict[str, str]) -> None:
     found = composed_epsilon(
         [event(float(row["noise_multiplier"]), int(row["sampling"]), int(row["rounds"]))],
@@ -108,6 +118,21 @@ def test_tiny_deltas_are_refused_for_sampled_plans_only() -> None:
     assert composed_epsilon([event(1.0)], 1e-14) > 0
     with pytest.raises(UsageError, match="least for sampled"):
         composed_epsilon([event(1.0, 1 << 50)], 1e-14)
+
+
+def test_unsampled_plans_load_neither_scipy_nor_the_pld_library() -> None:
+    program = (
+        "import sys\n"
+        "import treaty.privacy.certificate, treaty.privacy.ledger, treaty.privacy.mechanisms\n"
+        "from treaty.privacy.accountant import composed_epsilon\n"
+        "from treaty.privacy.events import gaussian_event\n"
+        "composed_epsilon([gaussian_event(variance=100, sensitivity=3, count=2)], 1e-5)\n"
+        "print(sorted({'scipy', 'dp_accounting'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def _discrete_gaussian(variance: float, radius: int) -> np.ndarray:

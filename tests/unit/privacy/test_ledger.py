@@ -1,11 +1,12 @@
 """The ledger's rules: chain, reservations, slots, caps, locks.
 
 `LedgerMachine` drives random actions against a simpler model that recounts everything from the
-accepted actions. Planted faults that these tests catch: a close that refunds charges, a retry
-that charges twice, another payload accepted for a paid slot, events compared without their
-rate, reservations of other plans ignored in the projection, a second project under a new
-fingerprint starting from zero, a restored backup taken as current, a re-base that starts from
-zero, a chain link unchecked.
+accepted actions. Planted faults that these tests catch: a close that refunds charges or leaves
+the plan open, a paid slot charged twice, another payload accepted for a paid slot, events
+compared without their rate, charges not counted, reservations of other plans ignored in the
+projection, the cap unchecked, envelopes as large as the cap, new content that starts from
+zero, a restored backup taken as current, a locked ledger that reserves, a re-base that starts
+from zero, a chain link unchecked.
 """
 
 import hashlib
@@ -223,6 +224,13 @@ def test_partitions_have_their_own_caps() -> None:
     assert state.epsilon("holdout") == 0.0
     with pytest.raises(PolicyError):
         state.epsilon("nowhere")
+
+
+def test_a_lowered_cap_counts_what_other_envelopes_spent() -> None:
+    state, _ = build(capped(), reserved("p", 40), charged("p", "1", event=release(count=40)))
+    state = state.append(capped(1_000_000)).state
+    with pytest.raises(PolicyError, match="the cap of training"):
+        state.append(reserved("q", 1, "statistics", event=release(Fraction(1, 10_000))))
 
 
 def test_envelopes_split_in_mu_squared() -> None:

@@ -87,7 +87,15 @@ def test_the_sum_is_over_persons_whole_at_every_chunk_edge(rows: int) -> None:
     expected = np.zeros(3, dtype=np.int64)
     for person in np.unique(persons):
         expected += clip_persons(vectors[persons == person].sum(axis=0, keepdims=True), clip)[0]
-    found = clipped_sum(lambda a, b: vectors[a:b], persons, 3, clip)
+    sizes = []
+
+    def piece(start: int, stop: int) -> np.ndarray:
+        sizes.append(stop - start)
+        return vectors[start:stop]
+
+    found = clipped_sum(piece, persons, 3, clip)
+    assert sum(sizes) == rows
+    assert max(sizes, default=0) < 4096 + 40
     # Adding a person's rows in another order may move a value by one unit.
     assert np.abs(found - expected).max() <= max(1, len(np.unique(persons)))
 

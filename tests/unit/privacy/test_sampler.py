@@ -85,7 +85,8 @@ def _tail_words(variance: int) -> tuple[int, int]:
     table = noise_table(variance)
     assert table.choices[2 * 1023] == 1023
     assert int(table.thresholds[1023]) == 1
-    return 1023 << 54, 0
+    # An offset of 0 and the largest uniform number: a column with a squeeze would reject it.
+    return 1023 << 54, ((1 << 64) - 1) >> (table.block_bits + 1) << (table.block_bits + 1)
 
 
 def test_the_tail_column_is_sampled_and_not_dropped() -> None:
@@ -107,6 +108,19 @@ def test_a_tail_proposal_with_an_ordinary_uniform_number_is_rejected() -> None:
     others[0], others[1 << 15] = first, second
     values = DiscreteGaussian(variance, script([*others, 0, 0, 5, 1 << 40])).draw(1)
     assert abs(int(values[0])) < 1023 << noise_table(variance).block_bits
+
+
+def test_a_slot_at_the_threshold_belongs_to_the_alias_and_one_below_to_the_column() -> None:
+    table = noise_table(1 << 20)
+    column = next(
+        c for c in range(2, 1023) if table.choices[2 * c + 1] != c and table.thresholds[c] > 1
+    )
+    threshold, alias = int(table.thresholds[column]), int(table.choices[2 * column + 1])
+    for slot, block in ((threshold - 1, column), (threshold, alias)):
+        others = [0] * (2 * (1 << 15))
+        others[0] = column << 54 | slot
+        drawn = DiscreteGaussian(1 << 20, script(others)).draw(1)
+        assert drawn[0] == block << table.block_bits
 
 
 @pytest.mark.parametrize("distance", [-3, -1, 0, 1, 3])
