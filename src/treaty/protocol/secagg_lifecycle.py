@@ -1,0 +1,280 @@
+"""Lifecycles of a member in secure aggregation: phases, events, tables and durable records.
+
+The diagrams in docs/spec/secagg.md (section 9) are drawn from `EPOCH_TRANSITIONS` and
+`SLOT_TRANSITIONS`. The machines are `secagg_epoch.MemberEpoch` and `secagg_member.MemberSlot`;
+what may happen in which phase is only here.
+
+Records of rounds hold no secret that is not about to be published: an answer's shares are in
+them because the answer must be sent again, byte for byte, after a crash.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Literal
+
+import msgspec
+
+from treaty.crypto import canonical
+from treaty.crypto.canonical import DigestField, MemberName, Record
+from treaty.ids import Digest
+from treaty.protocol.machine import Transitions
+from treaty.protocol.secagg_effects import Persisted
+from treaty.protocol.secagg_messages import (
+    DeclineCode,
+    EpochKeys,
+    EpochRoster,
+    EpochSealed,
+    EpochShares,
+    MaskedInput,
+    Names,
+    Reveal,
+    RoundOpened,
+    SurvivorsConfirmed,
+    SurvivorsSealed,
+)
+from treaty.protocol.statements import Verified
+
+__all__ = [
+    "EPOCH_KEY",
+    "EPOCH_TRANSITIONS",
+    "SLOT_KEY",
+    "SLOT_TRANSITIONS",
+    "ConfirmationLogged",
+    "DealingSealed",
+    "Declined",
+    "EpochEnded",
+    "EpochEvent",
+    "EpochPhase",
+    "Expected",
+    "Header",
+    "InputLogged",
+    "InputReady",
+    "Lock",
+    "RosterFixed",
+    "RoundEnded",
+    "SlotEvent",
+    "SlotPhase",
+    "SlotState",
+    "SurvivorsAnnounced",
+    "lock_key",
+    "release_lock",
+]
+
+EPOCH_KEY = "secagg/epoch"
+
+
+class EpochPhase(Enum):
+    """Where a member's epoch stands."""
+
+    INIT = "init"
+    KEYS_SENT = "keys-sent"
+    DEALING = "dealing"
+    DEALT = "dealt"
+    OPENING = "opening"
+    READY = "ready"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class RosterFixed:
+    """The roster is logged. `keys` are the epoch's key statements, `secret` its secret file."""
+
+    roster: Verified[EpochRoster]
+    keys: tuple[Verified[EpochKeys], ...]
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DealingSealed:
+    """Dealing is over. `columns` are this member's sealed columns, by dealer."""
+
+    sealed: Verified[EpochSealed]
+    shares: Mapping[str, Verified[EpochShares]]
+    columns: Mapping[str, bytes]
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnded:
+    """The epoch is closed, superseded or forbidden: nothing of it may remain."""
+
+
+EpochEvent = Persisted | RosterFixed | DealingSealed | EpochEnded
+
+EPOCH_TRANSITIONS: Transitions[EpochPhase] = MappingProxyType(
+    {
+        (EpochPhase.INIT, Persisted): frozenset({EpochPhase.KEYS_SENT}),
+        (EpochPhase.KEYS_SENT, RosterFixed): frozenset({EpochPhase.DEALING, EpochPhase.CLOSED}),
+        (EpochPhase.DEALING, Persisted): frozenset({EpochPhase.DEALT}),
+        (EpochPhase.DEALT, DealingSealed): frozenset({EpochPhase.OPENING, EpochPhase.CLOSED}),
+        (EpochPhase.OPENING, Persisted): frozenset({EpochPhase.READY}),
+        (EpochPhase.CLOSED, Persisted): frozenset({EpochPhase.CLOSED}),
+        **{(phase, EpochEnded): frozenset({EpochPhase.CLOSED}) for phase in EpochPhase},
+    }
+)
+
+
+SLOT_KEY = "secagg/slot"
+
+
+class SlotPhase(Enum):
+    """Where a member's round stands."""
+
+    AWAITING_INPUT = "awaiting-input"
+    INPUT_PERSISTING = "input-persisting"
+    INPUT_SENT = "input-sent"
+    CONFIRM_PERSISTING = "confirm-persisting"
+    CONFIRMED = "confirmed"
+    ANSWER_PERSISTING = "answer-persisting"
+    ANSWERED = "answered"
+    ABORTED = "aborted"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the member itself knows the round must be, from the plan and the published sums."""
+
+    plan: Digest
+    query: Digest
+    code: Digest
+    model: Digest
+    length: int
+    ring_bits: int
+    round: int
+    previous: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class InputReady:
+    """The masked vector is stored: digests of the vector before masking, its root, its bytes."""
+
+    vector: Digest
+    root: Digest
+    blob: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The site takes no part in this round."""
+
+    code: DeclineCode
+
+
+@dataclass(frozen=True, slots=True)
+class InputLogged:
+    """A participant's header stands in the log."""
+
+    header: Verified[MaskedInput]
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivorsAnnounced:
+    """The coordinator asks to open the sum. `secret` is the content of the slot's file."""
+
+    sealed: Verified[SurvivorsSealed]
+    secret: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmationLogged:
+    """A participant bound itself to a set of survivors. `secret` as in `SurvivorsAnnounced`."""
+
+    confirmed: Verified[SurvivorsConfirmed]
+    secret: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundEnded:
+    """The log says that the round has a result or was abandoned."""
+
+
+SlotEvent = (
+    InputReady
+    | Declined
+    | Persisted
+    | InputLogged
+    | SurvivorsAnnounced
+    | ConfirmationLogged
+    | RoundEnded
+)
+
+_S = SlotPhase
+_LISTENING = (
+    _S.AWAITING_INPUT,
+    _S.INPUT_PERSISTING,
+    _S.INPUT_SENT,
+    _S.CONFIRM_PERSISTING,
+    _S.CONFIRMED,
+    _S.ANSWER_PERSISTING,
+    _S.ANSWERED,
+)
+SLOT_TRANSITIONS: Transitions[SlotPhase] = MappingProxyType(
+    {
+        (_S.AWAITING_INPUT, InputReady): frozenset({_S.INPUT_PERSISTING}),
+        (_S.AWAITING_INPUT, Declined): frozenset({_S.ABORTED}),
+        (_S.INPUT_PERSISTING, Persisted): frozenset({_S.INPUT_SENT}),
+        (_S.INPUT_SENT, SurvivorsAnnounced): frozenset(
+            {_S.CONFIRM_PERSISTING, _S.ANSWER_PERSISTING}
+        ),
+        (_S.CONFIRM_PERSISTING, Persisted): frozenset({_S.CONFIRMED}),
+        (_S.CONFIRM_PERSISTING, SurvivorsAnnounced): frozenset({_S.CONFIRM_PERSISTING}),
+        (_S.CONFIRM_PERSISTING, ConfirmationLogged): frozenset({_S.CONFIRM_PERSISTING}),
+        (_S.CONFIRMED, SurvivorsAnnounced): frozenset({_S.CONFIRMED}),
+        (_S.CONFIRMED, ConfirmationLogged): frozenset({_S.CONFIRMED, _S.ANSWER_PERSISTING}),
+        (_S.ANSWER_PERSISTING, Persisted): frozenset({_S.ANSWERED}),
+        (_S.ANSWER_PERSISTING, SurvivorsAnnounced): frozenset({_S.ANSWER_PERSISTING}),
+        (_S.ANSWER_PERSISTING, ConfirmationLogged): frozenset({_S.ANSWER_PERSISTING}),
+        (_S.ANSWERED, SurvivorsAnnounced): frozenset({_S.ANSWERED}),
+        (_S.ANSWERED, ConfirmationLogged): frozenset({_S.ANSWERED}),
+        **{(phase, InputLogged): frozenset({phase}) for phase in _LISTENING},
+        **{(phase, RoundEnded): frozenset({_S.CLOSED}) for phase in SlotPhase},
+    }
+)
+
+
+class Header(Record):
+    digest: DigestField
+    root: DigestField
+
+
+class Lock(Record):
+    """What one question was answered with, for ever: vector before masking, set of survivors."""
+
+    format: Literal["treaty.secagg-lock/v1"] = "treaty.secagg-lock/v1"
+    vector: DigestField
+    survivors: Names | None
+
+
+class SlotState(Record):
+    """What is durable of a round; holds shares only once they are on their way to the log."""
+
+    format: Literal["treaty.secagg-slot/v1"] = "treaty.secagg-slot/v1"
+    phase: SlotPhase
+    opened: RoundOpened
+    context: DigestField
+    headers: dict[MemberName, Header] = msgspec.field(default_factory=dict)
+    input: MaskedInput | None = None
+    lock: Lock | None = None
+    survivors: DigestField | None = None
+    sealed: SurvivorsSealed | None = None
+    confirmed_by: Names = ()
+    confirmation: SurvivorsConfirmed | None = None
+    reveal: Reveal | None = None
+
+
+def lock_key(plan: str, query: str, model: str) -> str:
+    """Return the name of the record that says how a question was answered."""
+    return "secagg/lock/" + canonical.digest_of((plan, query, model))
+
+
+def release_lock(data: bytes) -> bytes:
+    """Return a lock record whose question may be answered for another set of survivors.
+
+    Only after `study.resume` with the signature of every site in the difference, recorded as a
+    differencing exposure. The vector before masking stays the same.
+    """
+    lock = canonical.decode(data, Lock)
+    return canonical.encode(msgspec.structs.replace(lock, survivors=None))

@@ -1,0 +1,71 @@
+"""Roster: which members' keys make an epoch, judged the same way by everyone.
+
+Guarantees (docs/spec/secagg.md, 5.3): every entry is a logged statement of a member, in the
+charter's order, each member once; no key appears twice and none has low order, so no party can
+put a key of its own choice, or somebody else's, in place of a member's.
+"""
+
+from collections.abc import Mapping
+
+from treaty.crypto import key_agreement
+from treaty.errors import PolicyError, VerificationError
+from treaty.protocol.secagg_keys import Group
+from treaty.protocol.secagg_messages import EpochKeys, EpochRoster
+from treaty.protocol.statements import Verified
+
+__all__ = ["check_keys", "check_roster"]
+
+
+def check_roster(
+    group: Group, roster: EpochRoster, keys: Mapping[str, Verified[EpochKeys]], slots: int
+) -> dict[str, EpochKeys]:
+    """Return the key statements of a roster by member, in order.
+
+    `keys` are the logged key statements by envelope digest. Raises `VerificationError`:
+    ``keys-missing``, ``member-order``, ``not-a-member``, ``keys-malformed``, ``keys-repeat``,
+    ``low-order-key``, or `PolicyError` ``too-few-members``; `FormatError` for a key that is none.
+    """
+    if any(digest not in keys for digest in roster.keys):
+        raise VerificationError(
+            "the roster names a key statement that is not in the log", code="keys-missing"
+        )
+    listed = [keys[digest] for digest in roster.keys]
+    group.check_order([one.author for one in listed], "members of a roster")
+    if len(listed) < group.min_survivors:
+        raise PolicyError(
+            f"expected at least {group.min_survivors} members in an epoch, got {len(listed)}",
+            code="too-few-members",
+        )
+    seen: set[str] = set()
+    for one in listed:
+        item = one.predicate
+        if (item.epoch, item.opened) != (roster.epoch, roster.opened):
+            raise VerificationError(
+                f"the keys of {one.author} are for another epoch", code="wrong-epoch"
+            )
+        check_keys(group, item, slots)
+        fresh = {item.transport, *item.round_keys}
+        if len(fresh) != slots + 1 or fresh & seen:
+            raise VerificationError(
+                f"a key of {one.author} appears twice in the roster", code="keys-repeat"
+            )
+        seen |= fresh
+    return {str(one.author): one.predicate for one in listed}
+
+
+def check_keys(group: Group, keys: EpochKeys, slots: int) -> None:
+    """Raise unless `keys` has one usable key and commitment for each of `slots` slots.
+
+    `VerificationError` (``keys-malformed``, ``low-order-key``) or `FormatError`.
+    """
+    if not len(keys.round_keys) == len(keys.commitments) == slots or (
+        (keys.kem is not None) != group.hybrid
+    ):
+        raise VerificationError(
+            f"expected keys for {slots} slots under suite {group.suite} of {keys.author}",
+            code="keys-malformed",
+        )
+    for key in (keys.transport, *keys.round_keys):
+        key_agreement.check_agreement_key(bytes.fromhex(key))
+    if keys.kem is not None:
+        key_agreement.check_encapsulation_key(bytes.fromhex(keys.kem))
