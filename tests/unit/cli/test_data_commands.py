@@ -1,0 +1,249 @@
+"""Contracts, site data and plans on the command line.
+
+Planted and caught: a cell of the site's file in a finding, exit 0 in spite of findings, the
+version rule of contracts left out, recipients read from the matrix without the number of members,
+the plan bound to another charter.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Command
+from treaty.contracts.schema import contract_bytes, contract_digest, parse_contract
+from treaty.governance.charter import charter_digest, charter_from_toml
+from treaty.studies.plan import plan_bytes, plan_from_toml
+from treaty.studies.queries import NO_DIGEST
+
+
+def _plan_words(desk: Path) -> list[object]:
+    return [
+        *("--plan", desk / "plan.toml"),
+        *("--contract", desk / "contract.toml"),
+        *("--charter", desk / "charter.toml"),
+    ]
+
+
+def _data_words(desk: Path) -> list[object]:
+    return [
+        *("--contract", desk / "contract.toml"),
+        *("--adapter", desk / "adapter.toml"),
+        *("--data", desk / "site.csv"),
+    ]
+
+
+def _swap(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_contract_is_checked_in_either_form(treaty: Command, desk: Path) -> None:
+    """TOML and its canonical JSON have one digest."""
+    contract = parse_contract((desk / "contract.toml").read_text())
+    (desk / "contract.json").write_bytes(contract_bytes(contract) + b"\n")
+    shown = treaty("contract", "check", desk / "contract.toml")
+    assert shown.code == 0
+    assert f"digest {contract_digest(contract)}\n" in shown.out
+    assert treaty("contract", "check", desk / "contract.json").out == shown.out
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(2, "format = "), (2, 'format = "treaty.contract/v1"\n'), (3, "{"), (3, '{"a":1}')],
+)
+def test_a_file_that_is_no_contract_is_named(
+    code: int, text: str, treaty: Command, tmp_path: Path
+) -> None:
+    """And so is one that is not there."""
+    path = tmp_path / "c"
+    assert treaty("contract", "check", path).code == 5
+    path.write_text(text)
+    shown = treaty("contract", "check", path)
+    assert shown.code == code
+    assert str(path) in shown.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "version", "worst", "code"),
+    [
+        ("", "", "1.2.3", "same", 0),
+        ("blood values", "values of blood", "1.2.4", "patch", 0),
+        ("blood values", "values of blood", "1.2.3", "patch", 4),
+        ("typical = [40, 80]", "typical = [40, 81]", "1.3.0", "minor", 0),
+        ("typical = [40, 80]", "typical = [40, 81]", "1.2.4", "minor", 4),
+        ('unit = "a"', 'unit = "mo"', "2.0.0", "major", 0),
+        ('unit = "a"', 'unit = "mo"', "1.9.0", "major", 4),
+    ],
+)
+def test_a_change_of_contract_asks_for_its_version(
+    old: str, new: str, version: str, worst: str, code: int, treaty: Command, desk: Path
+) -> None:
+    """A number that claims less is refused by exit 4; the class is printed all the same."""
+    text = (desk / "contract.toml").read_text()
+    (desk / "new.toml").write_text(text.replace(old, new, 1).replace("1.2.3", version))
+    shown = treaty("contract", "diff", desk / "contract.toml", desk / "new.toml")
+    assert shown.code == code
+    assert f"class {worst}\n" in shown.out
+    words = ["contract", "diff", desk / "contract.toml", desk / "new.toml", "--format", "json"]
+    record = json.loads(treaty(*words).out)
+    assert record["class"] == worst
+    assert bool(record["fault"]) is (code == 4)
+
+
+def test_a_site_that_conforms_is_told_its_counts(treaty: Command, desk: Path) -> None:
+    """Rows read are rows usable and rows dropped."""
+    shown = treaty("data", "check", *_data_words(desk))
+    assert shown.code == 0
+    assert shown.out.endswith("conforms to the contract; nothing was sent\n")
+    record = json.loads(treaty("data", "check", *_data_words(desk), "--format", "json").out)
+    assert record["rows"] == 60 == record["usable"] + sum(record["dropped"].values())
+    assert record["findings"] == []
+
+
+DAMAGES = {
+    "out of range": ("p7,", "p7,1993-01,1,987654321,200,m,0\nx,", "out-of-range"),
+    "no number": ("p7,", "p7,1993-01,1,tell-tale,200,m,0\nx,", "not-a-number"),
+    "unknown level": ("p7,", "p7,1993-01,1,50,200,tell-tale,0\nx,", "unknown-level"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_fault_in_the_data_is_named_without_its_value(
+    case: str, treaty: Command, desk: Path
+) -> None:
+    """Exit 2, and no cell in either stream."""
+    old, new, fault = DAMAGES[case]
+    _swap(desk / "site.csv", old, new)
+    shown = treaty("data", "check", *_data_words(desk))
+    assert shown.code == 2
+    assert fault in shown.out
+    assert shown.err == ""
+    assert "tell-tale" not in shown.out
+    assert "987654321" not in shown.out
+
+
+def test_files_that_do_not_fit_together_are_refused(treaty: Command, desk: Path) -> None:
+    """An adapter for another contract, none, or a file that is not there."""
+    words = _data_words(desk)
+    _swap(desk / "adapter.toml", '"example"', '"another"')
+    assert treaty("data", "check", *words).code == 2
+    (desk / "adapter.toml").write_text("nothing")
+    shown = treaty("data", "check", *words)
+    assert shown.code == 2
+    assert str(desk / "adapter.toml") in shown.err
+    (desk / "adapter.toml").unlink()
+    assert treaty("data", "check", *words).code == 5
+
+
+def test_missing_data_are_a_matter_of_resources(treaty: Command, desk: Path) -> None:
+    """Exit 5, without a traceback."""
+    (desk / "site.csv").unlink()
+    shown = treaty("data", "check", *_data_words(desk))
+    assert shown.code == 5
+    assert "site.csv" in shown.err
+
+
+def test_a_plan_without_findings_may_be_put_to_the_vote(treaty: Command, desk: Path) -> None:
+    """As TOML, and as the canonical JSON that is proposed."""
+    shown = treaty("plan", "check", *_plan_words(desk))
+    assert (shown.code, shown.err) == (0, "")
+    assert "nothing found" in shown.out
+    charter = charter_from_toml((desk / "charter.toml").read_text())
+    contract = parse_contract((desk / "contract.toml").read_text())
+    plan = plan_from_toml(
+        (desk / "plan.toml").read_text(),
+        charter=charter_digest(charter),
+        contract=contract_digest(contract),
+        code=NO_DIGEST,
+    )
+    (desk / "plan.toml").write_bytes(plan_bytes(plan) + b"\n")
+    assert treaty("plan", "check", *_plan_words(desk)).out == shown.out
+    _swap(desk / "charter.toml", "Charter of", "Another of")
+    other = treaty("plan", "check", *_plan_words(desk), "--format", "json")
+    assert other.code == 4
+    assert [one["code"] for one in json.loads(other.out)["findings"]] == ["wrong-charter"]
+
+
+FINDINGS = {
+    "a column of one site": (
+        "contract.toml",
+        '  { code = "3",',
+        '  { code = "2", meaning = "paced", sites = ["aare.example"] },\n  { code = "3",',
+        "least-support",
+    ),
+    "site figures": (
+        "plan.toml",
+        'study = "first"',
+        'study = "first"\nevaluation = { site_figures = true }',
+        "exposure",
+    ),
+    "a use that was not agreed": ("plan.toml", "DUO:0000006", "DUO:0000042", "data-use"),
+    "a sum that could wrap": (
+        "plan.toml",
+        'study = "first"',
+        'study = "first"\naggregation = { scale_bits = 44, max_persons_per_site = 16777216 }',
+        "capacity",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FINDINGS)
+def test_what_a_plan_breaks_is_found_before_the_vote(
+    case: str, treaty: Command, desk: Path
+) -> None:
+    """Exit 4, with the code of the finding."""
+    file, old, new, code = FINDINGS[case]
+    _swap(desk / file, old, new)
+    shown = treaty("plan", "check", *_plan_words(desk), "--format", "json")
+    assert (shown.code, shown.err) == (4, "")
+    assert {one["code"] for one in json.loads(shown.out)["findings"]} == {code}
+    assert code in treaty("plan", "check", *_plan_words(desk)).out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [("study", "stud", 2), ('"first"', "[", 2), ("title", 'charter = "x"\ntitle', 2)],
+)
+def test_a_file_that_is_no_plan_is_named(
+    old: str, new: str, code: int, treaty: Command, desk: Path
+) -> None:
+    """By both commands."""
+    _swap(desk / "plan.toml", old, new)
+    for verb in ("check", "explain"):
+        shown = treaty("plan", verb, *_plan_words(desk))
+        assert shown.code == code
+        assert "plan.toml" in shown.err
+
+
+def test_an_explanation_lists_every_sum_and_its_readers(treaty: Command, desk: Path) -> None:
+    """The recipients are the matrix's, over the least number of members."""
+    shown = treaty("plan", "explain", *_plan_words(desk))
+    assert shown.code == 0
+    assert "gradient-hessian-sum: at most 5 times\n" in shown.out
+    assert "no figure of a site alone leaves it\n" in shown.out
+    record = json.loads(treaty("plan", "explain", *_plan_words(desk), "--format", "json").out)
+    assert [one["kind"] for one in record["sums"]] == [
+        "support-sum",
+        "statistics-sum",
+        "gradient-hessian-sum",
+        "evaluation-histogram",
+    ]
+    for one in record["sums"]:
+        assert one["recipients"] == ["coordinator", "member", "auditor"]
+        assert one["words"] == sum(part["length"] for part in one["segments"])
+    assert record["columns"] == ["age", "chol", "sex=f", "ecg=1", "ecg=u"]
+
+
+def test_an_explanation_says_when_nobody_may_read_a_sum(treaty: Command, desk: Path) -> None:
+    """A row that asks for more members than a sum has allows nothing."""
+    start = (desk / "charter.toml").read_text().index('artefact = "statistics-sum"')
+    text = (desk / "charter.toml").read_text()
+    rest = text[start:].replace("least_members = 3", "least_members = 4", 1)
+    (desk / "charter.toml").write_text(text[:start] + rest)
+    record = json.loads(treaty("plan", "explain", *_plan_words(desk), "--format", "json").out)
+    readers = {one["kind"]: one["recipients"] for one in record["sums"]}
+    assert readers["statistics-sum"] == []
+    assert readers["support-sum"]
+    assert "the charter has no such row" in treaty("plan", "explain", *_plan_words(desk)).out
