@@ -1,11 +1,11 @@
 """The page: escaped, closed, small, and the same bytes everywhere.
 
 Planted faults that these tests caught: autoescape off; a title marked safe; hidden characters
-passed through; a table or a text without its limit; a page of any size returned; rows left out unsaid; the
-policy weakened; a link to a host; an absent value printed; a number from the hash seed; the note
-on figures that stay at home left out; the simulation banner turned round; pooled figures without
-their heading; a quorum of one; a guarantee without its sentence; links that lead nowhere; statement
-types that are not listed dropped from the timeline.
+passed through; a table or a text without its limit; a page of any size returned; rows left out
+unsaid; the policy weakened; a link to a host; an absent value printed; a number from the hash
+seed; the note on figures that stay at home left out; the simulation banner turned round; pooled
+figures without their heading; a quorum of one; a guarantee without its sentence; links that lead
+nowhere; statement types that are not listed dropped from the timeline.
 """
 
 import os
