@@ -288,14 +288,20 @@ class Trainer(Protocol):
         Raises `TrainerFailure` with a closed code; never free text.
         """
 
+    def site_state(self, task: TrainingTask) -> bytes:
+        """Return what stays at the site for predicting with the task's model (its intercept)."""
+
     def predict(
         self,
         specification: ModelSpecification,
         model: NamedTensors,
         features: NDArray[np.float64],
-        intercept: float,
+        site_state: bytes = b"",
     ) -> NDArray[np.float64]:
-        """Return float64 of shape (n,): the predicted mean (probability) of each row."""
+        """Return float64 of shape (n,): the expected label of each row; raises `TrainerFailure`."""
+
+    def alone(self, task: TrainingTask) -> NamedTensors:
+        """Return the site's own model, trained on its rows only; raises `TrainerFailure`."""
 
 
 class Journal(Protocol):

@@ -1,0 +1,63 @@
+"""A site's data source: its own file, read through its own adapter, checked and divided.
+
+Everything stays at the site. The same file, adapter, contract and split give the same rows.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treaty.contracts.alignment import parse_adapter
+from treaty.contracts.conformance import ConformedData, conform
+from treaty.contracts.schema import Contract
+from treaty.contracts.splitting import split_rows
+from treaty.datasets.readers import read_bytes, read_site
+from treaty.errors import UsageError
+from treaty.ids import MemberId
+from treaty.ports import SiteData
+
+__all__ = ["SiteFiles", "divided"]
+
+
+class SiteFiles:
+    """The `DataSource` of a site whose rows lie in one delimited text file."""
+
+    def __init__(self, site: MemberId, data: Path, adapter: Path) -> None:
+        self._site = site
+        self._data = data
+        self._adapter = adapter
+
+    def load(self, contract: Contract, *, holdout_permille: int, seed: int) -> SiteData:
+        """See `treaty.ports.DataSource.load`."""
+        try:
+            text = read_bytes(self._adapter).decode()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"expected the adapter {self._adapter.name} in UTF-8") from error
+        table = read_site(self._data, parse_adapter(text), contract)
+        return divided(
+            conform(contract, table, site=self._site),
+            site=self._site,
+            holdout_permille=holdout_permille,
+            seed=seed,
+        )
+
+
+def divided(data: ConformedData, *, site: MemberId, holdout_permille: int, seed: int) -> SiteData:
+    """Return `data` divided into training and holdout rows by the keyed, stratified order."""
+    training, holdout = split_rows(
+        data.label, keys=data.persons, site=site, seed=seed, holdout_permille=holdout_permille
+    )
+    return SiteData(_rows(data, training), _rows(data, holdout))
+
+
+def _rows(data: ConformedData, rows: NDArray[np.int64]) -> ConformedData:
+    return replace(
+        data,
+        features=np.ascontiguousarray(data.features[rows]),
+        label=data.label[rows],
+        persons=tuple(data.persons[row] for row in rows.tolist()),
+        index_months=None if data.index_months is None else data.index_months[rows],
+        subgroups={name: mask[rows] for name, mask in data.subgroups.items()},
+    )

@@ -1,0 +1,185 @@
+"""Contribution: what one site computes for one query, before masking.
+
+The order of the pipeline is fixed: compute, check against the plan's manifest and bounds, quantise.
+Clipping and noise have their place between check and quantisation; charging comes before
+masking. Everything here happens inside the site; the result leaves only under masks.
+
+Guarantees (docs/spec/studies.md, section 2):
+  * The vector has exactly the query's layout, or the site declines with a closed code.
+  * Nothing of the rows stands in an exception that leaves: callers journal the cause and send a code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treaty.aggregation.quantization import RingVector, encode
+from treaty.aggregation.tensors import NamedTensors
+from treaty.contracts.conformance import ConformedData, support_indicator
+from treaty.contracts.design import design_columns
+from treaty.contracts.normalisation import Normaliser, moments, normaliser_from_sums
+from treaty.errors import PolicyError, UsageError
+from treaty.evaluation.metrics import (
+    ModelFigures,
+    ScoreSums,
+    exact_figures,
+    local_sums,
+)
+from treaty.models.specification import contribution_bounds, contribution_manifest
+from treaty.models.task import TrainingTask, check_contribution
+from treaty.ports import SiteData, Trainer
+from treaty.studies.plan import Plan
+from treaty.studies.progress import StudyProgress
+from treaty.studies.queries import CONTRIBUTORS, ROWS, Query, QueryKind
+
+__all__ = ["Answer", "LocalStudy"]
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A site's unmasked contribution as ring integers. It stays at the site."""
+
+    vector: RingVector = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStudy:
+    """One site's side of a study: its rows, its trainer, the plan."""
+
+    plan: Plan
+    data: SiteData = field(repr=False)
+    trainer: Trainer
+
+    def answer(self, query: Query, progress: StudyProgress, entropy: bytes) -> Answer:
+        """Return the contribution to `query` at the state `progress`.
+
+        Raises `PolicyError` (codes of `check_contribution`, ``overflow``, ``rows-over-bound``,
+        `TrainerFailure`) when the site has nothing that may be sent.
+        """
+        training, holdout = self.data.training, self.data.holdout
+        bound = self.plan.aggregation.max_persons_per_site
+        if max(training.rows, holdout.rows) > bound:
+            raise PolicyError(
+                f"the site has more rows than max_persons_per_site = {bound}",
+                code="rows-over-bound",
+            )
+        match query.kind:
+            case QueryKind.SUPPORT:
+                values: Mapping[str, object] = {
+                    "support": support_indicator(training, self.plan.aggregation.support_rows)
+                }
+                rows = 0
+            case QueryKind.STATISTICS:
+                sums = moments(training)
+                values, rows = {"sums": sums.sums, "squares": sums.squares}, training.rows
+            case QueryKind.NEWTON | QueryKind.AVERAGING:
+                tensors = self._trained(progress, entropy)
+                values = {name: tensors.float64(name).ravel() for name in tensors.names}
+                rows = training.rows
+            case QueryKind.EVALUATION:
+                values, rows = self._evaluated(progress, entropy), holdout.rows
+        flat = [
+            np.asarray(values[part.name], dtype=np.float64).ravel()
+            for part in query.layout.segments
+            if part.name not in (ROWS, CONTRIBUTORS)
+        ]
+        flat.append(np.array([rows, 1], dtype=np.float64))
+        return Answer(encode(np.concatenate(flat), query.layout))
+
+    def figures(
+        self, progress: StudyProgress, entropy: bytes
+    ) -> tuple[ModelFigures, ModelFigures] | None:
+        """Return this site's exact figures on its own holdout: federated, and its own model alone.
+
+        None when the holdout has no rows. They leave only where the matrix allows site figures.
+        """
+        holdout = self.data.holdout
+        if holdout.rows == 0:
+            return None
+        threshold = self.plan.evaluation.threshold_permille
+        federated, alone = self.scores(progress, entropy)
+        return (
+            exact_figures(federated, holdout.label, threshold_permille=threshold),
+            exact_figures(alone, holdout.label, threshold_permille=threshold),
+        )
+
+    def scores(self, progress: StudyProgress, entropy: bytes) -> tuple[Matrix, Matrix]:
+        """Return predicted probabilities on the holdout: by the federated model, and alone."""
+        task = self._task(progress, progress.model, entropy)
+        held = self._features(progress, self.data.holdout)
+        spec = self.plan.model
+        federated = self.trainer.predict(spec, progress.model, held, self.trainer.site_state(task))
+        # Alone means alone: the site's own means and scales too.
+        local = replace(progress, normaliser=self._own_normaliser(progress))
+        own = self.trainer.alone(self._task(local, progress.model, entropy))
+        state = self.trainer.site_state(self._task(local, own, entropy))
+        alone = self.trainer.predict(spec, own, self._features(local, self.data.holdout), state)
+        return federated, alone
+
+    def _own_normaliser(self, progress: StudyProgress) -> Normaliser:
+        training = self.data.training
+        own = moments(training)
+        bits = self.plan.aggregation.statistics_scale_bits
+        return normaliser_from_sums(
+            progress.contract,
+            count=training.rows,
+            sums=[round(value * 2.0**bits) for value in own.sums.tolist()],
+            squares=[round(value * 2.0**bits) for value in own.squares.tolist()],
+            scale_bits=bits,
+            contributors=1,
+        )
+
+    def _trained(self, progress: StudyProgress, entropy: bytes) -> NamedTensors:
+        spec = self.plan.model
+        columns = len(design_columns(progress.contract))
+        settings = self.plan.aggregation
+        return check_contribution(
+            contribution_manifest(spec, columns),
+            self.trainer.compute(self._task(progress, progress.model, entropy)),
+            contribution_bounds(
+                spec,
+                columns,
+                max_persons=settings.max_persons_per_site,
+                feature_clip=settings.feature_clip,
+            ),
+        )
+
+    def _evaluated(self, progress: StudyProgress, entropy: bytes) -> dict[str, object]:
+        federated, alone = self.scores(progress, entropy)
+        return {
+            **self._sums("federated", federated),
+            **self._sums("alone", alone),
+        }
+
+    def _sums(self, model: str, scores: Matrix) -> dict[str, object]:
+        sums: ScoreSums = local_sums(
+            scores,
+            self.data.holdout.label,
+            bins=self.plan.evaluation.bins,
+            threshold_permille=self.plan.evaluation.threshold_permille,
+        )
+        scale = 2.0**-sums.residual_scale_bits
+        return {
+            f"{model}.negative": sums.negative,
+            f"{model}.positive": sums.positive,
+            f"{model}.correct": [sums.correct],
+            # A multiple of the grid step: quantising gives the same integer back.
+            f"{model}.residual": [sums.residual * scale],
+        }
+
+    def _task(self, progress: StudyProgress, model: NamedTensors, entropy: bytes) -> TrainingTask:
+        training = self.data.training
+        return TrainingTask(
+            self.plan.model, model, self._features(progress, training), training.label, entropy
+        )
+
+    def _features(self, progress: StudyProgress, data: ConformedData) -> Matrix:
+        if progress.normaliser is None:
+            raise UsageError("expected a normaliser before training")
+        return progress.normaliser.apply(
+            data.features, clip=float(self.plan.aggregation.feature_clip)
+        )

@@ -1,0 +1,427 @@
+"""Coordinator: sequences statements into the log and drives studies, trusted for availability alone.
+
+The order is the law: fold, append, publish. A statement enters the log only if the fold accepts it;
+entries and their checkpoint are one durable transaction; feeds leave afterwards. What to do
+next follows from the folded log, so a restart continues where the log ends.
+
+Invariants (docs/spec/protocol.md, section 3):
+  * After a restart nothing is appended before enough members have said how long their logs are:
+    a store restored from a backup finds out, and refuses to sign (``restored-backup``).
+  * Statements wait until the mailbox is drained, so that a round costs two commits.
+  * A refused statement changes nothing and is journalled; its author is not answered with detail.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from treaty.crypto.canonical import sha256
+from treaty.crypto.keys import SigningKey
+from treaty.errors import FormatError, PeerError, PolicyError, ResourceError, VerificationError
+from treaty.ids import Digest, MemberId
+from treaty.node.log_keeper import LogKeeper
+from treaty.node.rounds import RoundDriver
+from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore, Journal
+from treaty.protocol.consortium import Consortium
+from treaty.protocol.frames import Feed, Post, decode_post, encode_frame
+from treaty.protocol.messages import (
+    BallotCast,
+    CharterPublished,
+    ProposalOpened,
+    ReleaseProvenance,
+    SiteReported,
+    StudyOpened,
+)
+from treaty.protocol.secagg_messages import (
+    EpochKeys,
+    EpochReady,
+    EpochSealed,
+    EpochShares,
+    InputDeclined,
+    MaskedInput,
+    Reveal,
+    RoundResult,
+    ShareComplaint,
+    SurvivorsConfirmed,
+)
+from treaty.protocol.statements import Body, Predicate, Verified, peek, seal_statement
+
+__all__ = ["LOG_STREAM", "Coordinator", "CoordinatorKeys"]
+
+LOG_STREAM = "log"
+CHECKPOINT_KEY = "checkpoint"
+COSIGNATURES_KEY = "cosignatures"
+
+MEMBER_STATEMENTS = (
+    BallotCast,
+    CharterPublished,
+    EpochKeys,
+    EpochReady,
+    EpochShares,
+    InputDeclined,
+    MaskedInput,
+    ProposalOpened,
+    ReleaseProvenance,
+    Reveal,
+    ShareComplaint,
+    SiteReported,
+    SurvivorsConfirmed,
+)
+"""What a member may put into the log; everything else is the coordinator's own."""
+
+ATTACH_LIMIT_BYTES = 4 << 20
+"""Blobs up to this size ride in a feed; larger ones are offered by digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorKeys:
+    """The coordinator's two keys: one signs statements, one signs checkpoints."""
+
+    runner: SigningKey = field(repr=False)
+    log: SigningKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    statement: bytes
+    blobs: Mapping[Digest, bytes] = field(repr=False)
+    sender: MemberId
+
+
+class Coordinator:
+    """The consortium's coordinator over its ports. `members` are the engine's names of the sites."""
+
+    def __init__(
+        self,
+        *,
+        name: MemberId,
+        members: Iterable[MemberId],
+        keys: CoordinatorKeys,
+        anchor: Digest,
+        store: EventStore,
+        blobs: BlobStore,
+        engine: Engine,
+        journal: Journal,
+        clock: Clock,
+        slots_per_epoch: int | None = None,
+        on_change: Callable[[Consortium], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.engine = engine
+        self.journal = journal
+        self._members = tuple(members)
+        self._keys = keys
+        self._store = store
+        self._blobs = blobs
+        self._clock = clock
+        self._on_change = on_change
+        self._pending: list[_Pending] = []
+        self._sizes: dict[MemberId, int] = {}
+        self._state = Consortium(anchor)
+        self._log = LogKeeper()
+        self._entries: list[bytes] = []
+        self._cosignatures: dict[str, str] = {}
+        self._driver = RoundDriver(self._blobs, journal, slots_per_epoch)
+        self._note = ""
+        self._asked = False
+        # Engines forget keys in time; a new life of this process must not repeat old ones.
+        self._sent = int(clock.now()) * 1000
+        self._recovered_size = 0
+        self._recover()
+
+    @property
+    def state(self) -> Consortium:
+        """Return the folded log."""
+        return self._state
+
+    @property
+    def size(self) -> int:
+        """Return the number of log entries."""
+        return self._log.size
+
+    @property
+    def entries(self) -> tuple[bytes, ...]:
+        """Return the log's entries, in order."""
+        return tuple(self._entries)
+
+    def checkpoint(self) -> str:
+        """Return the newest checkpoint note with every cosignature at hand."""
+        if not self._log.size:
+            raise ResourceError("expected a log with entries, it is empty")
+        return self._log.cosigned(self._note, self._cosignatures.values())
+
+    def witnesses(self) -> frozenset[str]:
+        """Return who has cosigned the newest checkpoint."""
+        return frozenset(self._cosignatures)
+
+    # --- reacting -----------------------------------------------------------------------------
+
+    def handle(self, sender: MemberId, frame: bytes) -> None:
+        """Take one post: note the sender's log size and cosignature, queue its statements."""
+        post = decode_post(frame)
+        if post.member != sender or sender not in self._members:
+            raise VerificationError(
+                f"a post of {post.member} came from {sender}", code="wrong-author"
+            )
+        if post.size > self._log.size:
+            # Prevents a fork: a member holds entries that this store has lost.
+            raise VerificationError(
+                f"{sender} holds {post.size} entries, this log {self._log.size}: the store was "
+                "restored from a backup, rebuild it from a member's mirror before signing again",
+                code="restored-backup",
+            )
+        self._sizes[sender] = post.size
+        if post.cosignature and post.size == self._log.size and self._state.membership:
+            name, line = self._log.check_cosignature(
+                self._note, post.cosignature, self._state.charter, sender
+            )
+            self._cosignatures[name] = line
+        for statement in post.statements:
+            self._pending.append(_Pending(statement, self._fetched(post, statement), sender))
+
+    def flush(self) -> bool:
+        """Sequence what waits and what follows from it; say whether anything moved."""
+        if not self._is_current():
+            return False
+        moved = False
+        while self._sequence():
+            moved = True
+        return moved
+
+    def on_quiet(self) -> bool:
+        """Nothing more arrives: catch up members that lag, then let a deadline pass."""
+        if not self._is_current():
+            return self._ask_sizes()
+        if self.flush():
+            return True
+        lagging = [m for m in self._active() if self._sizes.get(m, 0) < self._log.size]
+        if lagging and not self._asked:
+            self._asked = True
+            for member in lagging:
+                self._feed(member)
+            return True
+        self._asked = False
+        return self._publish(self._driver.deadline(), "deadline")
+
+    def submit(self, statement: bytes, blobs: Mapping[Digest, bytes] | None = None) -> None:
+        """Queue a statement made at the coordinator itself (a founding charter, a comparison)."""
+        self._pending.append(_Pending(statement, dict(blobs or {}), self.name))
+
+    def sign(self, predicate: Predicate) -> bytes:
+        """Return the envelope of one of the coordinator's own statements."""
+        return seal_statement(predicate, self._keys.runner)
+
+    # --- sequencing ---------------------------------------------------------------------------
+
+    def _sequence(self) -> bool:
+        """Append what waits, then what the driver asks for, until nothing follows; one commit."""
+        waiting, self._pending = self._pending, []
+        batch = _Tray(self._state)
+        for item in waiting:
+            self._admit(batch, item)
+        self._follow(batch)
+        return self._commit(batch, "coordinator-append")
+
+    def _follow(self, batch: "_Tray") -> None:
+        find = self._documents({}, batch)
+        while orders := self._driver.next(batch.state, self._clock.now(), find):
+            for predicate, blobs in orders:
+                self._append_own(batch, predicate, blobs)
+
+    def _publish(self, orders: list[tuple[Predicate, tuple[bytes, ...]]], label: str) -> bool:
+        if not orders:
+            return False
+        batch = _Tray(self._state)
+        for predicate, blobs in orders:
+            self._append_own(batch, predicate, blobs)
+        self._follow(batch)
+        return self._commit(batch, f"coordinator-{label}")
+
+    def _admit(self, batch: "_Tray", item: _Pending) -> None:
+        """Fold one statement of a member; a refusal is journalled and changes nothing."""
+        try:
+            body = peek(item.statement)[1]
+            own = item.sender == self.name
+            if not own and not isinstance(body, MEMBER_STATEMENTS):
+                raise VerificationError(
+                    f"{type(body).__name__} is not a member's to say", code="wrong-author"
+                )
+            if isinstance(body, MaskedInput):
+                self._driver.check_input(body, item.blobs)
+            find = self._documents(item.blobs, batch)
+            state, verified = batch.state.apply(item.statement, find)
+            self._driver.logged(state, verified, find)
+        except (PeerError, PolicyError, ResourceError) as refusal:
+            code = getattr(refusal, "code", "unreadable")
+            self.journal.note(f"statement-refused.{code}", f"{item.sender}: {refusal}")
+            return
+        batch.add(state, item.statement, self._kept(verified, item.blobs))
+
+    def _append_own(self, batch: "_Tray", predicate: Predicate, blobs: tuple[bytes, ...]) -> None:
+        statement = self.sign(predicate)
+        attached = {sha256(data): data for data in blobs}
+        find = self._documents(attached, batch)
+        state, verified = batch.state.apply(statement, find)
+        self._driver.logged(state, verified, find)
+        batch.add(state, statement, attached)
+
+    def _commit(self, batch: "_Tray", label: str) -> bool:
+        if not batch.entries:
+            return False
+        log = self._log.extended(batch.entries)
+        note = log.note(batch.state.charter, self._keys.log)
+        self._store.commit(
+            Batch(
+                appends=((LOG_STREAM, self._log.size, tuple(batch.entries)),),
+                puts=((CHECKPOINT_KEY, note.encode()),),
+                blobs=tuple(batch.blobs.values()),
+                label=label,
+            )
+        )
+        self._log, self._note, self._state = log, note, batch.state
+        self._entries.extend(batch.entries)
+        self._cosignatures = {}
+        self._asked = False
+        for member in self._active():
+            self._feed(member)
+        if self._on_change is not None:
+            self._on_change(self._state)
+        return True
+
+    # --- sending ------------------------------------------------------------------------------
+
+    def _active(self) -> tuple[MemberId, ...]:
+        out = self._state.members.history.excluded() if self._state.membership else frozenset()
+        return tuple(member for member in self._members if member not in out)
+
+    def _feed(self, member: MemberId) -> None:
+        """Send `member` the entries it lacks, with the blobs that they bring it."""
+        first = self._sizes.get(member, 0)
+        entries: list[bytes] = []
+        blobs: dict[Digest, bytes] = {}
+        total = 0
+        for entry in self._entries[first:]:
+            entries.append(entry)
+            for digest in self._brought(entry, member):
+                data = self._blobs.get(digest)
+                if len(data) > ATTACH_LIMIT_BYTES or total + len(data) > ATTACH_LIMIT_BYTES:
+                    self.engine.offer(digest, data)
+                else:
+                    blobs[digest] = data
+                    total += len(data)
+        frame = encode_frame(Feed(first, tuple(entries), self._note, blobs))
+        self._send(member, frame)
+
+    def _ask_sizes(self) -> bool:
+        for member in self._members:
+            self._send(member, encode_frame(Feed(self._log.size, (), "", {})))
+        asked, self._asked = self._asked, True
+        return not asked
+
+    def _send(self, member: MemberId, frame: bytes) -> None:
+        try:
+            # Feeds may repeat: a member that lost one asks again with the same size.
+            self._sent += 1
+            self.engine.send(member, frame, f"{self._sent}")
+        except ResourceError as error:
+            self.journal.note("unreachable", f"{member}: {error}")
+
+    def _brought(self, entry: bytes, member: MemberId) -> tuple[Digest, ...]:
+        """Return the digests of the blobs that `entry` brings to `member`."""
+        body = peek(entry)[1]
+        named: tuple[str, ...]
+        match body:
+            case CharterPublished():
+                named = (body.charter,)
+            case ProposalOpened():
+                named = (body.subject,)
+            case StudyOpened():
+                named = (body.plan,)
+            case RoundResult():
+                named = (body.sum,)
+            case EpochSealed():
+                named = self._driver.columns_for(body, member)
+            case _:
+                return ()
+        return tuple(Digest(one) for one in named if self._blobs.has(Digest(one)))
+
+    # --- storing ------------------------------------------------------------------------------
+
+    def _kept(
+        self, verified: Verified[Body], blobs: Mapping[Digest, bytes]
+    ) -> Mapping[Digest, bytes]:
+        """Return the blobs that belong to a statement: those it names, and no others."""
+        wanted = _named_blobs(verified.predicate)
+        return {digest: data for digest, data in blobs.items() if digest in wanted}
+
+    def _fetched(self, post: Post, statement: bytes) -> Mapping[Digest, bytes]:
+        """Return the blobs of a post, with the one a large input left at the engine."""
+        body = peek(statement)[1]
+        if isinstance(body, MaskedInput) and body.blob not in post.blobs:
+            digest = Digest(body.blob)
+            return {**post.blobs, digest: self.engine.fetch(digest)}
+        return post.blobs
+
+    def _documents(
+        self, attached: Mapping[Digest, bytes], batch: "_Tray"
+    ) -> Callable[[Digest], bytes]:
+        def find(digest: Digest) -> bytes:
+            for place in (attached, batch.blobs):
+                if digest in place:
+                    return place[digest]
+            return self._blobs.get(digest)
+
+        return find
+
+    # --- starting -----------------------------------------------------------------------------
+
+    def _is_current(self) -> bool:
+        """Say whether enough members have confirmed that this log is the longest they know."""
+        if not self._recovered_size:
+            return True
+        quorum = self._state.charter.parameters().witness_quorum
+        return len(self._sizes) >= quorum
+
+    def _recover(self) -> None:
+        self._note = (self._store.get(CHECKPOINT_KEY) or b"").decode()
+        tray = _Tray(self._state)
+        for entry in self._store.read(LOG_STREAM):
+            state, verified = tray.state.apply(entry, self._documents({}, tray))
+            tray.add(state, entry, {})
+            self._driver.replayed(state, verified)
+        self._state = tray.state
+        self._entries = tray.entries
+        self._log = self._log.extended(tray.entries)
+        self._recovered_size = self._log.size
+        if self._note:
+            self._log.check_note(self._note, self._state.charter)
+
+
+def _named_blobs(body: Body) -> frozenset[str]:
+    match body:
+        case CharterPublished():
+            return frozenset({body.charter})
+        case ProposalOpened():
+            return frozenset({body.subject})
+        case MaskedInput():
+            return frozenset({body.blob})
+        case EpochShares():
+            return frozenset(body.columns.values())
+        case EpochReady():
+            return frozenset() if body.wraps is None else frozenset({body.wraps})
+        case _:
+            return frozenset()
+
+
+class _Tray:
+    """Entries that will be committed together, and the state after them."""
+
+    def __init__(self, state: Consortium) -> None:
+        self.state = state
+        self.entries: list[bytes] = []
+        self.blobs: dict[Digest, bytes] = {}
+
+    def add(self, state: Consortium, entry: bytes, blobs: Mapping[Digest, bytes]) -> None:
+        """Take one folded entry."""
+        self.state = state
+        self.entries.append(entry)
+        self.blobs.update(blobs)

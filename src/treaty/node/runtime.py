@@ -1,0 +1,74 @@
+"""Runtime: deliver frames to nodes until nothing moves, then let time pass.
+
+The embedded engine runs every party in one process. The loop is deterministic: parties take
+turns in a fixed order, and a deadline passes only when no frame is left to deliver.
+
+This is the outermost loop of a party: what a frame causes is either done, or refused with an
+error of ours that goes into the party's journal. Anything else is a bug and stops the run.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from treaty.errors import PeerError, PolicyError
+from treaty.ids import MemberId
+from treaty.ports import Engine, Journal
+
+__all__ = ["Node", "deliver", "run"]
+
+
+class Node(Protocol):
+    """A party: it reacts to frames, and to time."""
+
+    @property
+    def name(self) -> MemberId:
+        """Return the party's name in the engine."""
+
+    @property
+    def engine(self) -> Engine:
+        """Return the party's end of the engine."""
+
+    @property
+    def journal(self) -> Journal:
+        """Return the party's own log."""
+
+    def handle(self, sender: MemberId, frame: bytes) -> None:
+        """React to one frame. Raises `PeerError` or `PolicyError` when it is refused."""
+
+    def flush(self) -> bool:
+        """Do what was put off until the mailbox is drained; say whether anything was done."""
+
+    def on_quiet(self) -> bool:
+        """React to the passing of a deadline; say whether anything was done."""
+
+
+def deliver(node: Node) -> bool:
+    """Deliver every waiting frame of `node`; say whether there was one."""
+    moved = False
+    while (delivery := node.engine.receive()) is not None:
+        moved = True
+        try:
+            node.handle(delivery.sender, delivery.frame)
+        except (PeerError, PolicyError) as refusal:
+            # A refusal changes nothing; the reason stays with the party.
+            code = getattr(refusal, "code", type(refusal).__name__)
+            node.journal.note(f"refused.{code}", str(refusal))
+        delivery.ack()
+    return node.flush() or moved
+
+
+def run(
+    nodes: Sequence[Node], *, until: Callable[[], bool], progress: Callable[[], None] | None = None
+) -> bool:
+    """Run `nodes` until `until` says so; return False when nothing moves any more before that."""
+    while not until():
+        moved = False
+        for node in nodes:
+            moved = deliver(node) or moved
+            if progress is not None:
+                progress()
+        if moved:
+            continue
+        if not any([node.on_quiet() for node in nodes]):
+            return until()
+    return True

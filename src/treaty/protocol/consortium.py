@@ -1,0 +1,380 @@
+"""Consortium: the fold over the whole log that everybody runs.
+
+The coordinator folds an entry before it appends it, each member before it acts, the auditor
+afterwards. `Consortium.apply` takes one entry and returns the next state and the verified
+statement, or raises and changes nothing. So an audit is a replay.
+
+Invariants (docs/spec/protocol.md, section 1):
+  * The first entry is the founding charter with the anchor's digest.
+  * The log's clock never goes back.
+  * A proposal's electorate is fixed when it opens; what it decides takes effect once. It lapses
+    when the charter is amended, or when a member that approved it is suspended.
+  * A study begins only with a ratified plan without findings, and runs alone.
+  * A release is signed by as many approvers as the charter asks, about the model of a completed
+    study.
+
+Documents (charters, contracts, plans, sums) come by digest from the caller, who has them from
+the feed or the bundle; their digests are checked there and bound here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from treaty.contracts.schema import contract_from_bytes
+from treaty.errors import PolicyError, VerificationError
+from treaty.governance.charter import Charter
+from treaty.governance.roles import Action
+from treaty.ids import Digest, MemberId, Timestamp
+from treaty.protocol.membership import Membership, open_charter
+from treaty.protocol.messages import (
+    BallotCast,
+    CharterPublished,
+    ComparisonPublished,
+    MemberSuspended,
+    ProposalOpened,
+    ReleaseProvenance,
+    StudyOpened,
+    TimeStated,
+    VotingClosed,
+)
+from treaty.protocol.proposal import BallotGiven, Choice, Phase, Proposal, VotingEnded
+from treaty.protocol.statements import Body, Verified, open_statement, peek
+from treaty.protocol.study import Study, StudyEvent, open_study
+from treaty.studies.lint import require_clean
+from treaty.studies.plan import parse_plan
+
+__all__ = ["PROPOSABLE", "Consortium", "Documents", "ProposalRecord"]
+
+Documents = Callable[[Digest], bytes]
+"""Returns the bytes with a digest, or raises `ResourceError` when they are not at hand."""
+
+PROPOSABLE = frozenset(
+    {
+        Action.CONTRACT_ADOPT,
+        Action.STUDY_APPROVE,
+        Action.STUDY_HALT,
+        Action.STUDY_RESUME,
+        Action.MEMBER_SUSPEND,
+    }
+)
+"""Actions that are decided by proposal and ballots; the others carry their own signatures."""
+
+_EPOCH = Timestamp(0)
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalRecord:
+    """A proposal, who it names, and the approving ballots' keys."""
+
+    proposal: Proposal
+    target: MemberId | None
+    approving: frozenset[Digest] = frozenset()
+    used: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Consortium:
+    """The state after `size` entries. `Consortium(anchor)` is the state before the first."""
+
+    anchor: Digest
+    size: int = 0
+    at: Timestamp = _EPOCH
+    membership: Membership | None = None
+    proposals: Mapping[Digest, ProposalRecord] = field(default_factory=dict)
+    contracts: frozenset[Digest] = frozenset()
+    studies: Mapping[Digest, Study] = field(default_factory=dict)
+    releases: Mapping[Digest, int] = field(default_factory=dict)
+    comparisons: Mapping[Digest, ComparisonPublished] = field(default_factory=dict)
+
+    @property
+    def members(self) -> Membership:
+        """Return the membership; `VerificationError` before the founding charter."""
+        if self.membership is None:
+            raise VerificationError("expected the founding charter first", code="no-charter")
+        return self.membership
+
+    @property
+    def charter(self) -> Charter:
+        """Return the charter in force."""
+        return self.members.charter
+
+    @property
+    def running(self) -> Study | None:
+        """Return the study that is under way, if any."""
+        for study in self.studies.values():
+            if not study.finished:
+                return study
+        return None
+
+    def ratified(self, action: Action, subject: Digest) -> bool:
+        """Say whether the members ratified `action` on `subject`."""
+        return any(
+            record.proposal.phase is Phase.RATIFIED
+            and record.proposal.action == action.value
+            and record.proposal.subject == subject
+            for record in self.proposals.values()
+        )
+
+    def apply(self, entry: bytes, documents: Documents) -> tuple["Consortium", Verified[Body]]:
+        """Return the state after `entry` and the verified statement.
+
+        Raises `FormatError`, `VerificationError` or `PolicyError` with a code; the state is
+        unchanged.
+        """
+        if self.membership is None or _is_charter(entry):
+            return self._on_charter(entry, documents)
+        verified = open_statement(entry, self.membership.directory)
+        following = self._dispatch(verified, documents)
+        return replace(following, size=self.size + 1), verified
+
+    def _dispatch(self, verified: Verified[Body], documents: Documents) -> "Consortium":
+        body = verified.predicate
+        match body:
+            case TimeStated():
+                return self._on_time(body)
+            case ProposalOpened():
+                return self._on_proposal(body, verified)
+            case BallotCast():
+                return self._on_ballot(body, verified)
+            case VotingClosed():
+                return self._on_closed(body)
+            case MemberSuspended():
+                return self._on_suspension(body)
+            case StudyOpened():
+                return self._on_study_opened(body, documents)
+            case ReleaseProvenance():
+                return self._on_release(body, verified)
+            case ComparisonPublished():
+                return self._on_comparison(body)
+            case _:
+                return self._on_study_event(verified, documents)
+
+    def _on_charter(
+        self, entry: bytes, documents: Documents
+    ) -> tuple["Consortium", Verified[Body]]:
+        body = peek(entry)[1]
+        if not isinstance(body, CharterPublished):
+            raise VerificationError("expected the founding charter first", code="no-charter")
+        if self.membership is not None and self.running is not None:
+            # Every mask key is bound to the charter: a new version closes the epoch first.
+            raise PolicyError("a study is under way: halt it before amending", code="study-runs")
+        membership, verified = open_charter(
+            self.membership,
+            entry,
+            documents(Digest(body.charter)),
+            anchor=self.anchor,
+            at=self.at,
+        )
+        state = self._lapse(lambda _: True)
+        return replace(state, membership=membership, size=self.size + 1), verified
+
+    def _on_time(self, body: TimeStated) -> "Consortium":
+        if body.at < self.at:
+            raise VerificationError(
+                f"the log's clock went back from {self.at} to {body.at}", code="clock-back"
+            )
+        return replace(self, at=Timestamp(body.at))
+
+    def _on_proposal(self, body: ProposalOpened, verified: Verified[Body]) -> "Consortium":
+        try:
+            action = Action(body.action)
+        except ValueError:
+            raise VerificationError(
+                f"expected a known action, got {body.action}", code="unknown-action"
+            ) from None
+        if action not in PROPOSABLE:
+            raise PolicyError(f"{action.value} is not decided by ballots", code="not-proposable")
+        self._not_expired()
+        rule = self.charter.decisions.get(action)
+        if rule is None:
+            raise PolicyError(
+                f"the charter lists no decision for {action.value}", code="not-listed"
+            )
+        asks = rule
+        if action is Action.STUDY_APPROVE:
+            asks = self.charter.decisions.get(Action.STUDY_PROPOSE, rule)
+        if verified.author not in self.charter.holders(asks.role):
+            raise PolicyError(
+                f"{verified.author} does not hold the role {asks.role.value} that may propose this",
+                code="wrong-role",
+            )
+        self._check_target(action, body)
+        if verified.digest in self.proposals:
+            raise VerificationError("this proposal is open already", code="replayed")
+        barred = self.members.history.excluded() | {MemberId(body.target or "")}
+        electorate = frozenset(self.charter.holders(rule.role)) - barred
+        if len(electorate) < rule.threshold:
+            raise PolicyError(
+                f"{action.value} needs {rule.threshold} of {len(electorate)} voters",
+                code="sub-quorum",
+            )
+        proposal = Proposal(
+            verified.digest, action.value, Digest(body.subject), electorate, rule.threshold
+        )
+        target = None if body.target is None else MemberId(body.target)
+        return self._with_proposal(verified.digest, ProposalRecord(proposal, target))
+
+    def _on_ballot(self, body: BallotCast, verified: Verified[Body]) -> "Consortium":
+        record = self._proposal(Digest(body.proposal))
+        choice = Choice(body.choice)
+        before = record.proposal.ballots.get(verified.author)
+        proposal, _ = record.proposal.step(BallotGiven(verified.author, choice))
+        approving = record.approving
+        if choice is Choice.APPROVE and before is None:
+            approving |= verified.keyids
+        state = self._with_proposal(
+            proposal.identity, replace(record, proposal=proposal, approving=approving)
+        )
+        newly = proposal.phase is Phase.RATIFIED and not record.proposal.settled
+        if newly:
+            # The same rule as for decisions that carry their signatures: distinct holders, in time.
+            self.members.history.authorise(Action(proposal.action), approving, at=self.at)
+            if proposal.action == Action.CONTRACT_ADOPT.value:
+                state = replace(state, contracts=state.contracts | {proposal.subject})
+            if proposal.action == Action.STUDY_HALT.value:
+                state = state._halt(proposal.subject)
+        return state
+
+    def _on_closed(self, body: VotingClosed) -> "Consortium":
+        record = self._proposal(Digest(body.proposal))
+        proposal, _ = record.proposal.step(VotingEnded())
+        return self._with_proposal(proposal.identity, replace(record, proposal=proposal))
+
+    def _on_suspension(self, body: MemberSuspended) -> "Consortium":
+        record = self._proposal(Digest(body.proposal))
+        if (
+            record.proposal.action != Action.MEMBER_SUSPEND.value
+            or record.target != body.target
+            or record.proposal.phase is not Phase.RATIFIED
+            or record.used
+        ):
+            raise PolicyError(f"no ratified decision suspends {body.target}", code="sub-quorum")
+        membership = self.members.suspend(MemberId(body.target), record.approving, at=self.at)
+        state = self._with_proposal(record.proposal.identity, replace(record, used=True))
+        # Its approval no longer counts, so what it helped to decide is asked anew.
+        state = state._lapse(
+            lambda one: one.proposal.ballots.get(MemberId(body.target)) is Choice.APPROVE
+        )
+        running = self.running
+        if running is not None:
+            # Prevents a suspended member's shares from being used: its epoch ends with it.
+            state = state._with_study(running.rejoin(membership.history))
+        return replace(state, membership=membership)
+
+    def _on_study_opened(self, body: StudyOpened, documents: Documents) -> "Consortium":
+        record = self._proposal(Digest(body.proposal))
+        plan_digest = Digest(body.plan)
+        if (
+            record.proposal.action != Action.STUDY_APPROVE.value
+            or record.proposal.subject != plan_digest
+            or record.proposal.phase is not Phase.RATIFIED
+        ):
+            raise PolicyError("the study's plan is not ratified", code="sub-quorum")
+        if record.used or plan_digest in self.studies:
+            raise VerificationError("this study was opened before", code="replayed")
+        if self.running is not None:
+            raise PolicyError("another study is under way", code="study-runs")
+        self._not_expired()
+        plan = parse_plan(documents(plan_digest))
+        if plan.charter != self.members.directory.charter:
+            raise VerificationError("the plan binds another charter", code="wrong-charter")
+        if plan.contract not in self.contracts:
+            raise PolicyError("the plan's contract is not adopted", code="sub-quorum")
+        contract = contract_from_bytes(documents(Digest(plan.contract)))
+        # Members vote on digests: whether the plan is safe is decided here, by everyone.
+        require_clean(plan, contract, self.charter)
+        study = open_study(plan, contract, self.members.history)
+        state = self._with_proposal(record.proposal.identity, replace(record, used=True))
+        return state._with_study(study)
+
+    def _on_release(self, body: ReleaseProvenance, verified: Verified[Body]) -> "Consortium":
+        study = self._study(Digest(body.plan))
+        if body.author != self.charter.coordinator.name:
+            raise VerificationError(
+                f"the release names {body.author} as its builder, expected "
+                f"{self.charter.coordinator.name}",
+                code="wrong-author",
+            )
+        if study.final_model != body.model:
+            raise VerificationError(
+                "the release names a model that the study did not complete", code="wrong-model"
+            )
+        if body.model in self.releases:
+            raise VerificationError("this model is released already", code="replayed")
+        self.members.history.authorise(Action.RELEASE_APPROVE, verified.keyids, at=self.at)
+        releases = MappingProxyType({**self.releases, Digest(body.model): self.size})
+        return replace(self, releases=releases)
+
+    def _on_comparison(self, body: ComparisonPublished) -> "Consortium":
+        if not self.charter.simulation:
+            raise PolicyError(
+                "a comparison with pooled data exists only under a simulation charter",
+                code="simulation",
+            )
+        study = self._study(Digest(body.plan))
+        if study.final_model != body.model or body.plan in self.comparisons:
+            raise VerificationError("the comparison names another model", code="wrong-model")
+        comparisons = MappingProxyType({**self.comparisons, Digest(body.plan): body})
+        return replace(self, comparisons=comparisons)
+
+    def _on_study_event(self, verified: Verified[Body], documents: Documents) -> "Consortium":
+        plan = getattr(verified.predicate, "plan", None)
+        study = self.running if plan is None else self._study(Digest(plan))
+        if study is None:
+            raise VerificationError(
+                f"{type(verified.predicate).__name__} needs a running study", code="out-of-order"
+            )
+        return self._with_study(study.step(StudyEvent(verified, self.at), documents))
+
+    def _check_target(self, action: Action, body: ProposalOpened) -> None:
+        """Refuse a named member where there is none to name: naming it would bar its ballot."""
+        suspends = action is Action.MEMBER_SUSPEND
+        present = set(self.charter.members) - self.members.history.excluded()
+        if suspends != (body.target is not None) or (suspends and body.target not in present):
+            raise VerificationError(
+                f"{action.value} names {body.target or 'nobody'}: expected "
+                f"{'a party that is not suspended' if suspends else 'nobody'}",
+                code="wrong-target",
+            )
+        if action is Action.STUDY_HALT:
+            self._study(Digest(body.subject))
+
+    def _lapse(self, concerned: Callable[[ProposalRecord], bool]) -> "Consortium":
+        """Return the state with the open proposals that are `concerned` lapsed."""
+        proposals = {
+            identity: replace(record, proposal=record.proposal.step(VotingEnded())[0])
+            if not record.proposal.settled and concerned(record)
+            else record
+            for identity, record in self.proposals.items()
+        }
+        return replace(self, proposals=MappingProxyType(proposals))
+
+    def _halt(self, plan: Digest) -> "Consortium":
+        return self._with_study(self._study(plan).decide_halt())
+
+    def _not_expired(self) -> None:
+        if self.members.history.is_expired(self.at):
+            raise PolicyError("the charter has expired: amend it first", code="expired")
+
+    def _proposal(self, identity: Digest) -> ProposalRecord:
+        record = self.proposals.get(identity)
+        if record is None:
+            raise VerificationError(f"no proposal {identity[:16]}", code="no-proposal")
+        return record
+
+    def _study(self, plan: Digest) -> Study:
+        study = self.studies.get(plan)
+        if study is None:
+            raise VerificationError(f"no study with plan {plan[:16]}", code="no-study")
+        return study
+
+    def _with_proposal(self, identity: Digest, record: ProposalRecord) -> "Consortium":
+        return replace(self, proposals=MappingProxyType({**self.proposals, identity: record}))
+
+    def _with_study(self, study: Study) -> "Consortium":
+        return replace(self, studies=MappingProxyType({**self.studies, study.identity: study}))
+
+
+def _is_charter(entry: bytes) -> bool:
+    return isinstance(peek(entry)[1], CharterPublished)

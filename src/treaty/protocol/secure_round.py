@@ -1,0 +1,421 @@
+"""Epochs and rounds as the log tells them: what everyone may check, the auditor included.
+
+`EpochRecord` and `RoundRecord` fold the statements of secure aggregation. They enforce the public
+rules; what a member must check before it parts with a secret is the member machine's
+business, and recomputing the sum the verifier's (docs/spec/secagg.md).
+
+Invariants:
+  * One key, share and readiness statement per member and epoch; one header, one answer per member
+    and round; a second, different one is refused (``equivocation``).
+  * Every statement names its own epoch or round; a statement from another one has no effect.
+  * A slot is used once; rounds of an epoch use rising slots.
+  * Only members of the roster deal, only dealers are ready, only ready members take part.
+  * The survivors are exactly the members whose inputs are logged, with the roots logged.
+  * Only survivors answer, after `share_threshold` confirmations where there are few of them.
+  * A result needs answers of at least `share_threshold` members to one survivor set.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from types import MappingProxyType
+from typing import TypeVar
+
+from treaty.errors import VerificationError
+from treaty.ids import Digest, MemberId
+from treaty.protocol.machine import Transitions, advance
+from treaty.protocol.secagg_keys import Group, context_of, epoch_hash_of, survivors_digest
+from treaty.protocol.secagg_messages import (
+    EpochClosed,
+    EpochKeys,
+    EpochOpened,
+    EpochReady,
+    EpochRoster,
+    EpochSealed,
+    EpochShares,
+    InputDeclined,
+    MaskedInput,
+    Reveal,
+    RoundAbandoned,
+    RoundOpened,
+    RoundResult,
+    ShareComplaint,
+    SurvivorsConfirmed,
+    SurvivorsSealed,
+)
+from treaty.protocol.statements import Body, SignerKind, Verified, of_kind, registered
+
+__all__ = ["EpochPhase", "EpochRecord", "RoundPhase", "RoundRecord"]
+
+P = TypeVar("P", bound=Body)
+
+
+class EpochPhase(Enum):
+    """Where the set-up of keys and shares stands."""
+
+    KEYS = "keys"
+    DEALING = "dealing"
+    OPENING = "opening"
+    CLOSED = "closed"
+
+
+class RoundPhase(Enum):
+    """Where one secure sum stands."""
+
+    COLLECTING = "collecting"
+    REVEALING = "revealing"
+    PUBLISHED = "published"
+    ABANDONED = "abandoned"
+
+
+EPOCH_TRANSITIONS: Transitions[EpochPhase] = MappingProxyType(
+    {
+        (EpochPhase.KEYS, EpochKeys): frozenset({EpochPhase.KEYS}),
+        (EpochPhase.KEYS, EpochRoster): frozenset({EpochPhase.DEALING}),
+        (EpochPhase.KEYS, EpochClosed): frozenset({EpochPhase.CLOSED}),
+        (EpochPhase.DEALING, EpochShares): frozenset({EpochPhase.DEALING}),
+        (EpochPhase.DEALING, EpochSealed): frozenset({EpochPhase.OPENING}),
+        (EpochPhase.DEALING, EpochClosed): frozenset({EpochPhase.CLOSED}),
+        (EpochPhase.OPENING, EpochReady): frozenset({EpochPhase.OPENING}),
+        (EpochPhase.OPENING, ShareComplaint): frozenset({EpochPhase.OPENING}),
+        (EpochPhase.OPENING, RoundOpened): frozenset({EpochPhase.OPENING}),
+        (EpochPhase.OPENING, EpochClosed): frozenset({EpochPhase.CLOSED}),
+    }
+)
+
+ROUND_TRANSITIONS: Transitions[RoundPhase] = MappingProxyType(
+    {
+        (RoundPhase.COLLECTING, MaskedInput): frozenset({RoundPhase.COLLECTING}),
+        (RoundPhase.COLLECTING, InputDeclined): frozenset({RoundPhase.COLLECTING}),
+        (RoundPhase.COLLECTING, SurvivorsSealed): frozenset({RoundPhase.REVEALING}),
+        (RoundPhase.COLLECTING, RoundAbandoned): frozenset({RoundPhase.ABANDONED}),
+        (RoundPhase.REVEALING, SurvivorsConfirmed): frozenset({RoundPhase.REVEALING}),
+        (RoundPhase.REVEALING, Reveal): frozenset({RoundPhase.REVEALING}),
+        (RoundPhase.REVEALING, RoundResult): frozenset({RoundPhase.PUBLISHED}),
+        (RoundPhase.REVEALING, RoundAbandoned): frozenset({RoundPhase.ABANDONED}),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One epoch: its opening, the members' keys, shares and readiness, and the last slot used."""
+
+    group: Group
+    opened: Verified[EpochOpened]
+    phase: EpochPhase = EpochPhase.KEYS
+    keys: Mapping[MemberId, Verified[EpochKeys]] = field(default_factory=dict)
+    roster: Verified[EpochRoster] | None = None
+    shares: Mapping[MemberId, Verified[EpochShares]] = field(default_factory=dict)
+    sealed: Verified[EpochSealed] | None = None
+    ready: Mapping[MemberId, Verified[EpochReady]] = field(default_factory=dict)
+    complaints: tuple[Verified[ShareComplaint], ...] = ()
+    last_slot: int = -1
+
+    @property
+    def number(self) -> int:
+        """Return the epoch's number."""
+        return self.opened.predicate.epoch
+
+    @property
+    def epoch_hash(self) -> Digest | None:
+        """Return the hash of the roster, None before there is one."""
+        if self.roster is None:
+            return None
+        return epoch_hash_of(self.group.charter, self.number, self.roster.predicate.keys)
+
+    def step(self, verified: Verified[Body]) -> "EpochRecord":
+        """Return the record after one statement of the epoch; `VerificationError` otherwise."""
+        body = verified.predicate
+        if registered(type(body)).signer is SignerKind.RUNNER:
+            # A runner key is not enough: observers may have one.
+            self.group.index(body.author)
+        match body:
+            case EpochKeys():
+                self._names(body.epoch, body.opened)
+                self._move(body, EpochPhase.KEYS)
+                return replace(self, keys=_once(self.keys, of_kind(verified, EpochKeys)))
+            case EpochRoster():
+                return self._on_roster(body, of_kind(verified, EpochRoster))
+            case EpochShares():
+                self._move(body, EpochPhase.DEALING)
+                self._of_roster(body.epoch_hash)
+                self._among(body.author, self._listed())
+                return replace(self, shares=_once(self.shares, of_kind(verified, EpochShares)))
+            case EpochSealed():
+                return self._on_sealed(body, of_kind(verified, EpochSealed))
+            case EpochReady():
+                self._move(body, EpochPhase.OPENING)
+                self._of_roster(body.epoch_hash)
+                self._among(body.author, self._dealers())
+                return replace(self, ready=_once(self.ready, of_kind(verified, EpochReady)))
+            case ShareComplaint():
+                self._move(body, EpochPhase.OPENING)
+                self._of_roster(body.epoch_hash)
+                self._among(body.author, self._dealers())
+                return self._on_complaint(of_kind(verified, ShareComplaint))
+            case EpochClosed():
+                if body.epoch != self.number:
+                    raise VerificationError("another epoch is closed", code="wrong-epoch")
+                return replace(self, phase=self._move(body, EpochPhase.CLOSED))
+            case _:
+                raise VerificationError(
+                    f"{type(body).__name__} is no statement of an epoch", code="out-of-order"
+                )
+
+    def use_slot(self, opened: RoundOpened) -> "EpochRecord":
+        """Return the record with the slot of `opened` spent."""
+        self._move(opened, EpochPhase.OPENING)
+        self._of_roster(opened.epoch_hash)
+        self.group.check_order(opened.participants, "participants")
+        if not self.last_slot < opened.slot < self.opened.predicate.slots:
+            raise VerificationError(
+                f"slot {opened.slot} is used or beyond the epoch: the last was {self.last_slot} "
+                f"of {self.opened.predicate.slots}",
+                code="slot-used",
+            )
+        strange = set(opened.participants) - set(self.ready)
+        if strange:
+            raise VerificationError(
+                f"{sorted(strange)[0]} is not ready in this epoch", code="not-in-epoch"
+            )
+        self._enough(len(opened.participants), "participants")
+        return replace(self, last_slot=opened.slot)
+
+    def _on_roster(self, body: EpochRoster, verified: Verified[EpochRoster]) -> "EpochRecord":
+        self._names(body.epoch, body.opened)
+        phase = self._move(body, EpochPhase.DEALING)
+        logged = {statement.digest: author for author, statement in self.keys.items()}
+        if not set(body.keys) <= set(logged):
+            raise VerificationError("the roster names keys that are not logged", code="unlogged")
+        self.group.check_order([logged[Digest(one)] for one in body.keys], "members of a roster")
+        self._enough(len(body.keys), "members in the roster")
+        return replace(self, phase=phase, roster=verified)
+
+    def _on_sealed(self, body: EpochSealed, verified: Verified[EpochSealed]) -> "EpochRecord":
+        phase = self._move(body, EpochPhase.OPENING)
+        self._of_roster(body.epoch_hash)
+        strange = set(body.dealers) - set(self.shares)
+        if strange:
+            raise VerificationError(
+                f"{sorted(strange)[0]} dealt no shares in the log", code="unlogged"
+            )
+        self.group.check_order(body.dealers, "dealers")
+        self._enough(len(body.dealers), "dealers")
+        return replace(self, phase=phase, sealed=verified)
+
+    def _on_complaint(self, verified: Verified[ShareComplaint]) -> "EpochRecord":
+        if any(before.digest == verified.digest for before in self.complaints):
+            raise VerificationError(
+                f"{verified.author} has complained of this already", code="replayed"
+            )
+        return replace(self, complaints=(*self.complaints, verified))
+
+    def _listed(self) -> frozenset[MemberId]:
+        """The members whose keys the roster names."""
+        named = set() if self.roster is None else set(self.roster.predicate.keys)
+        return frozenset(member for member, one in self.keys.items() if one.digest in named)
+
+    def _dealers(self) -> frozenset[str]:
+        return frozenset() if self.sealed is None else frozenset(self.sealed.predicate.dealers)
+
+    def _among(self, author: str, members: frozenset[MemberId] | frozenset[str]) -> None:
+        if author not in members:
+            raise VerificationError(f"{author} is not in this epoch", code="not-in-epoch")
+
+    def _enough(self, count: int, what: str) -> None:
+        if count < self.group.min_survivors:
+            raise VerificationError(
+                f"{count} {what}, expected at least {self.group.min_survivors}", code="too-few"
+            )
+
+    def _of_roster(self, epoch_hash: str) -> None:
+        # Prevents statements of an earlier epoch from being sequenced into this one.
+        if epoch_hash != self.epoch_hash:
+            raise VerificationError("the statement is for another epoch", code="wrong-epoch")
+
+    def _names(self, epoch: int, opened: str) -> None:
+        if epoch != self.number or opened != self.opened.digest:
+            raise VerificationError("the statement is for another epoch", code="wrong-epoch")
+
+    def _move(self, body: Body, following: EpochPhase) -> EpochPhase:
+        return advance(EPOCH_TRANSITIONS, self.phase, body, following)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One secure sum: who sent, who is in, who answered, and what came out."""
+
+    group: Group
+    opened: Verified[RoundOpened]
+    context: Digest
+    phase: RoundPhase = RoundPhase.COLLECTING
+    inputs: Mapping[MemberId, Verified[MaskedInput]] = field(default_factory=dict)
+    declined: Mapping[MemberId, Verified[InputDeclined]] = field(default_factory=dict)
+    sealed: Verified[SurvivorsSealed] | None = None
+    survivors: Digest | None = None
+    confirmed: Mapping[MemberId, Verified[SurvivorsConfirmed]] = field(default_factory=dict)
+    reveals: Mapping[MemberId, Verified[Reveal]] = field(default_factory=dict)
+    result: Verified[RoundResult] | None = None
+    abandoned: Verified[RoundAbandoned] | None = None
+
+    @staticmethod
+    def begin(group: Group, opened: Verified[RoundOpened]) -> "RoundRecord":
+        """Return the record of a round that has just opened."""
+        return RoundRecord(
+            group, opened, context_of(Digest(opened.predicate.charter), opened.predicate)
+        )
+
+    @property
+    def participants(self) -> tuple[MemberId, ...]:
+        """Return the members asked for an input."""
+        return tuple(MemberId(name) for name in self.opened.predicate.participants)
+
+    @property
+    def members_in(self) -> tuple[MemberId, ...]:
+        """Return the members whose inputs are in the sum."""
+        if self.sealed is None:
+            return ()
+        return tuple(MemberId(one.member) for one in self.sealed.predicate.survivors)
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether the round has a result or was abandoned."""
+        return self.phase in (RoundPhase.PUBLISHED, RoundPhase.ABANDONED)
+
+    def step(self, verified: Verified[Body]) -> "RoundRecord":
+        """Return the record after one statement of the round; `VerificationError` otherwise."""
+        body = verified.predicate
+        if getattr(body, "context", None) != self.context:
+            raise VerificationError("the statement is bound to another round", code="wrong-context")
+        by_member = registered(type(body)).signer is SignerKind.RUNNER
+        if by_member and body.author not in self.participants:
+            raise VerificationError(
+                f"{body.author} is no participant of this round", code="not-in-round"
+            )
+        match body:
+            case MaskedInput():
+                self._move(body, RoundPhase.COLLECTING)
+                if body.length != self.opened.predicate.length:
+                    raise VerificationError(
+                        f"input of {body.length} words, expected {self.opened.predicate.length}",
+                        code="wrong-length",
+                    )
+                return replace(self, inputs=_once(self.inputs, of_kind(verified, MaskedInput)))
+            case InputDeclined():
+                self._move(body, RoundPhase.COLLECTING)
+                declined = _once(self.declined, of_kind(verified, InputDeclined))
+                return replace(self, declined=declined)
+            case SurvivorsSealed():
+                return self._on_sealed(body, of_kind(verified, SurvivorsSealed))
+            case SurvivorsConfirmed():
+                self._move(body, RoundPhase.REVEALING)
+                self._same_survivors(body.survivors)
+                self._survivor(body.author)
+                confirmed = _once(self.confirmed, of_kind(verified, SurvivorsConfirmed))
+                return replace(self, confirmed=confirmed)
+            case Reveal():
+                return self._on_reveal(body, of_kind(verified, Reveal))
+            case RoundResult():
+                return self._on_result(body, of_kind(verified, RoundResult))
+            case RoundAbandoned():
+                phase = self._move(body, RoundPhase.ABANDONED)
+                return replace(self, phase=phase, abandoned=of_kind(verified, RoundAbandoned))
+            case _:
+                raise VerificationError(
+                    f"{type(body).__name__} is no statement of a round", code="out-of-order"
+                )
+
+    def _on_sealed(
+        self, body: SurvivorsSealed, verified: Verified[SurvivorsSealed]
+    ) -> "RoundRecord":
+        phase = self._move(body, RoundPhase.REVEALING)
+        named = {one.member: (one.header, one.root) for one in body.survivors}
+        logged = {
+            member: (header.digest, header.predicate.root) for member, header in self.inputs.items()
+        }
+        if len(named) != len(body.survivors) or named != logged:
+            # Prevents a logged update from being left out, and an unlogged one from being added.
+            odd = sorted(
+                name
+                for name in set(named) | set(logged)
+                if named.get(name) != logged.get(MemberId(name))
+            )
+            raise VerificationError(
+                f"the survivors differ from the logged inputs at {', '.join(odd) or 'one member'}",
+                code="unlogged",
+            )
+        if len(named) < self.group.min_survivors:
+            raise VerificationError(
+                f"{len(named)} survivors, expected at least {self.group.min_survivors}",
+                code="too-few",
+            )
+        self.group.check_order([one.member for one in body.survivors], "survivors")
+        digest = survivors_digest(self.context, body.survivors, self.group)
+        return replace(self, phase=phase, sealed=verified, survivors=digest)
+
+    def _on_reveal(self, body: Reveal, verified: Verified[Reveal]) -> "RoundRecord":
+        self._move(body, RoundPhase.REVEALING)
+        self._same_survivors(body.survivors)
+        self._survivor(body.author)
+        inside = set(self.members_in)
+        fast = self.group.fast_survivors(len(self.participants))
+        if len(inside) < fast and len(self.confirmed) < self.group.share_threshold:
+            raise VerificationError(
+                f"{body.author} answers after {len(self.confirmed)} confirmations, expected at "
+                f"least {self.group.share_threshold} with {len(inside)} survivors",
+                code="not-confirmed",
+            )
+        if set(body.self_shares) & set(body.round_shares):
+            raise VerificationError(
+                f"{body.author} reveals both kinds of share of one member", code="both-shares"
+            )
+        if set(body.self_shares) - inside or set(body.round_shares) - self._dropped():
+            raise VerificationError(
+                f"{body.author} reveals shares for the wrong members", code="wrong-shares"
+            )
+        return replace(self, reveals=_once(self.reveals, verified))
+
+    def _on_result(self, body: RoundResult, verified: Verified[RoundResult]) -> "RoundRecord":
+        phase = self._move(body, RoundPhase.PUBLISHED)
+        self._same_survivors(body.survivors)
+        if len(self.reveals) < self.group.share_threshold:
+            raise VerificationError(
+                f"{len(self.reveals)} members answered, expected at least "
+                f"{self.group.share_threshold}",
+                code="too-few",
+            )
+        if set(body.self_seeds) != set(self.members_in) or set(body.round_seeds) != self._dropped():
+            raise VerificationError(
+                "the revealed seeds are not those of the survivors and of the dropped",
+                code="wrong-shares",
+            )
+        return replace(self, phase=phase, result=verified)
+
+    def _dropped(self) -> set[MemberId]:
+        return set(self.participants) - set(self.members_in)
+
+    def _survivor(self, author: str) -> None:
+        if author not in self.members_in:
+            raise VerificationError(f"{author} is no survivor of this round", code="not-in-round")
+
+    def _same_survivors(self, digest: str) -> None:
+        if digest != self.survivors:
+            raise VerificationError(
+                "the statement is about another set of survivors", code="two-survivor-sets"
+            )
+
+    def _move(self, body: Body, following: RoundPhase) -> RoundPhase:
+        return advance(ROUND_TRANSITIONS, self.phase, body, following)
+
+
+def _once(
+    known: Mapping[MemberId, Verified[P]], verified: Verified[P]
+) -> Mapping[MemberId, Verified[P]]:
+    """Return `known` with `verified`; a second statement of one author is refused."""
+    before = known.get(verified.author)
+    if before is not None:
+        kind = type(verified.predicate).__name__
+        code = "replayed" if before.digest == verified.digest else "equivocation"
+        raise VerificationError(f"{verified.author} has sent its {kind} already", code=code)
+    return MappingProxyType({**known, verified.author: verified})

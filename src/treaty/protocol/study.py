@@ -1,0 +1,335 @@
+"""Study: from a ratified plan through secure sums to a model, as the log tells it.
+
+Invariants (docs/spec/studies.md, docs/spec/secagg.md):
+  * A round asks exactly the query that the progress of the study expects, at the model that
+    everyone derived, in a fresh slot of the open epoch.
+  * One round at a time; a second attempt follows an abandoned round of the same query. Once a
+    member has answered for a set of survivors, the query is summed over that set or not at all.
+  * A published sum moves the progress; nothing else does.
+  * The final model, normaliser and evaluation are those that the progress derives.
+
+This module does no input or output and reads no clock; opened sums come by digest.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from types import MappingProxyType
+
+from treaty.aggregation.quantization import ring_vector
+from treaty.contracts.schema import Contract
+from treaty.errors import FormatError, PolicyError, VerificationError
+from treaty.governance.amendment import CharterHistory
+from treaty.ids import Digest, MemberId, Timestamp
+from treaty.protocol.machine import Transitions, advance
+from treaty.protocol.messages import HaltCode, SiteReported, StudyCompleted, StudyHalted
+from treaty.protocol.secagg_keys import NO_RESULT, Group
+from treaty.protocol.secagg_messages import (
+    EpochClosed,
+    EpochOpened,
+    RoundOpened,
+    RoundResult,
+    SurvivorsSealed,
+)
+from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
+from treaty.protocol.statements import Body, Verified, of_kind
+from treaty.studies.plan import Plan, plan_digest
+from treaty.studies.progress import Stage, StudyProgress, begin
+
+__all__ = ["CODE_OF_STAGE", "Phase", "Study", "StudyEvent", "group_of", "open_study"]
+
+
+class Phase(Enum):
+    """Where a study stands."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    HALTED = "halted"
+
+
+TRANSITIONS: Transitions[Phase] = MappingProxyType(
+    {
+        (Phase.RUNNING, StudyCompleted): frozenset({Phase.COMPLETED}),
+        (Phase.RUNNING, StudyHalted): frozenset({Phase.HALTED}),
+        (Phase.RUNNING, EpochOpened): frozenset({Phase.RUNNING}),
+        (Phase.RUNNING, RoundOpened): frozenset({Phase.RUNNING}),
+        (Phase.RUNNING, SiteReported): frozenset({Phase.RUNNING}),
+        (Phase.COMPLETED, SiteReported): frozenset({Phase.COMPLETED}),
+    }
+)
+
+CODE_OF_STAGE: Mapping[Stage, HaltCode] = MappingProxyType({Stage.HALTED: HaltCode.LEAST_SUPPORT})
+
+
+@dataclass(frozen=True, slots=True)
+class StudyEvent:
+    """A verified statement about the study, and the log's time."""
+
+    statement: Verified[Body]
+    at: Timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One study. `rounds` holds every round that is over, in order of the log."""
+
+    identity: Digest
+    plan: Plan
+    contract: Contract
+    history: CharterHistory
+    group: Group
+    progress: StudyProgress
+    phase: Phase = Phase.RUNNING
+    epoch: EpochRecord | None = None
+    round: RoundRecord | None = None
+    rounds: tuple[RoundRecord, ...] = ()
+    epochs: int = 0
+    last_result: Digest = NO_RESULT
+    reports: Mapping[MemberId, SiteReported] = field(default_factory=dict)
+    halt_code: HaltCode | None = None
+    halt_decided: bool = False
+    final_model: Digest | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Say whether the study is completed or halted."""
+        return self.phase is not Phase.RUNNING
+
+    @property
+    def attempts(self) -> int:
+        """Return how many rounds for the present query were abandoned."""
+        count = 0
+        for record in reversed(self.rounds):
+            if record.phase is not RoundPhase.ABANDONED:
+                break
+            if record.opened.predicate.round != self.progress.index:
+                break
+            count += 1
+        return count
+
+    def rejoin(self, history: CharterHistory) -> "Study":
+        """Return the study with its epoch and round over and the group of `history`.
+
+        When too few members are left for safe sums the study halts (``too-few-members``):
+        a suspension never waits for a study.
+        """
+        rounds = self.rounds
+        if self.round is not None:
+            # Kept, so that answers already given still bind its question to one set.
+            rounds = (*rounds, replace(self.round, phase=RoundPhase.ABANDONED))
+        rest = replace(self, epoch=None, round=None, rounds=rounds, history=history)
+        try:
+            return replace(rest, group=group_of(history))
+        except PolicyError:
+            return replace(rest, phase=Phase.HALTED, halt_code=HaltCode.TOO_FEW_MEMBERS)
+
+    def decide_halt(self) -> "Study":
+        """Return the study after the members' decision to halt it."""
+        return replace(self, halt_decided=True)
+
+    def step(self, event: StudyEvent, documents: Callable[[Digest], bytes]) -> "Study":
+        """Return the study after one statement. Raises `VerificationError` or `PolicyError`.
+
+        `documents` gives the bytes of an opened sum by its digest.
+        """
+        verified = event.statement
+        body = verified.predicate
+        match body:
+            case EpochOpened():
+                return self._on_epoch(body, of_kind(verified, EpochOpened), event.at)
+            case RoundOpened():
+                return self._on_round(body, of_kind(verified, RoundOpened), event.at)
+            case RoundResult():
+                return self._on_result(body, of_kind(verified, RoundResult), documents)
+            case SiteReported():
+                return self._on_report(body)
+            case StudyCompleted():
+                return self._on_completed(body)
+            case StudyHalted():
+                return self._on_halted(body)
+            case EpochClosed():
+                if self.round is not None:
+                    raise VerificationError("a round is open", code="out-of-order")
+                return replace(self, epoch=self._open_epoch().step(verified))
+            case _ if hasattr(body, "context"):
+                return self._in_round(verified)
+            case _:
+                return replace(self, epoch=self._open_epoch().step(verified))
+
+    def _on_epoch(
+        self, body: EpochOpened, verified: Verified[EpochOpened], at: Timestamp
+    ) -> "Study":
+        advance(TRANSITIONS, self.phase, body, Phase.RUNNING)
+        self._not_expired(at)
+        if self.epoch is not None and self.epoch.phase is not EpochPhase.CLOSED:
+            raise VerificationError("an epoch is open already", code="out-of-order")
+        if self.round is not None:
+            raise VerificationError("a round is open", code="out-of-order")
+        expected = (
+            self.epochs + 1,
+            self.group.suite,
+            self.group.max_colluders,
+            self.group.min_survivors,
+        )
+        found = (body.epoch, body.suite, body.max_colluders, body.min_survivors)
+        if found != expected or body.slots > self.group.slots_max or body.plan != self.identity:
+            raise VerificationError(
+                f"the epoch says {found} and {body.slots} slots, the charter {expected} and "
+                f"at most {self.group.slots_max}",
+                code="altered-parameters",
+            )
+        record = EpochRecord(self.group, verified)
+        return replace(self, epoch=record, epochs=body.epoch)
+
+    def _on_round(
+        self, body: RoundOpened, verified: Verified[RoundOpened], at: Timestamp
+    ) -> "Study":
+        advance(TRANSITIONS, self.phase, body, Phase.RUNNING)
+        self._not_expired(at)
+        if self.halt_decided:
+            raise PolicyError("the members decided to halt the study", code="halted")
+        if self.round is not None:
+            raise VerificationError("a round is open already", code="out-of-order")
+        if self.progress.finished:
+            raise VerificationError("the study asks nothing more", code="out-of-order")
+        query = self.progress.expected_query()
+        expected = {
+            "plan": self.identity,
+            "query": query.digest,
+            "code": self.plan.code,
+            "model": query.model,
+            "length": query.layout.length,
+            "ring_bits": query.layout.ring_bits,
+            "round": self.progress.index,
+            "attempt": self.attempts,
+            "previous": self.last_result,
+        }
+        for name, value in expected.items():
+            if getattr(body, name) != value:
+                raise VerificationError(
+                    f"the round asks for {name} {getattr(body, name)}, expected {value}",
+                    code=f"wrong-{name}",
+                )
+        epoch = self._open_epoch().use_slot(body)
+        return replace(self, epoch=epoch, round=RoundRecord.begin(self.group, verified))
+
+    def _in_round(self, verified: Verified[Body]) -> "Study":
+        record = self._open_round().step(verified)
+        if isinstance(verified.predicate, SurvivorsSealed):
+            self._same_set(record)
+        if record.is_over:
+            return replace(self, round=None, rounds=(*self.rounds, record))
+        return replace(self, round=record)
+
+    def _on_result(
+        self,
+        body: RoundResult,
+        verified: Verified[RoundResult],
+        documents: Callable[[Digest], bytes],
+    ) -> "Study":
+        record = self._open_round().step(verified)
+        query = self.progress.expected_query()
+        try:
+            total = ring_vector(
+                documents(Digest(body.sum)), query.layout.ring_bits, query.layout.length
+            )
+        except FormatError as error:
+            raise VerificationError(f"the opened sum: {error}", code="sum-shape") from error
+        progress = self.progress.absorb(query, total, len(record.members_in))
+        return replace(
+            self,
+            round=None,
+            rounds=(*self.rounds, record),
+            progress=progress,
+            last_result=verified.digest,
+        )
+
+    def _on_report(self, body: SiteReported) -> "Study":
+        advance(TRANSITIONS, self.phase, body, self.phase)
+        if not self.plan.evaluation.site_figures:
+            raise PolicyError("the plan asks for no site figures", code="exposure")
+        if self.progress.stage is not Stage.COMPLETED or body.model != self.progress.model_digest:
+            raise VerificationError("the report is on another model", code="wrong-model")
+        if body.author in self.reports:
+            raise VerificationError(f"{body.author} has reported already", code="replayed")
+        if body.author not in self.group.members:
+            raise VerificationError(f"{body.author} is not in the study", code="not-a-member")
+        reports = MappingProxyType({**self.reports, MemberId(body.author): body})
+        return replace(self, reports=reports)
+
+    def _on_completed(self, body: StudyCompleted) -> "Study":
+        phase = advance(TRANSITIONS, self.phase, body, Phase.COMPLETED)
+        if self.halt_decided:
+            raise PolicyError("the members decided to halt the study", code="halted")
+        progress = self.progress
+        if progress.stage is not Stage.COMPLETED or progress.evaluation is None:
+            raise VerificationError("the study is not finished", code="out-of-order")
+        expected = (
+            progress.model_digest,
+            progress.normaliser_digest,
+            progress.evaluation.digest(),
+            len(progress.trace),
+        )
+        if (body.model, body.normaliser, body.evaluation, body.rounds) != expected:
+            raise VerificationError(
+                "the completed study names another model or evaluation", code="wrong-model"
+            )
+        return replace(self, phase=phase, final_model=Digest(body.model))
+
+    def _on_halted(self, body: StudyHalted) -> "Study":
+        phase = advance(TRANSITIONS, self.phase, body, Phase.HALTED)
+        code = body.code
+        if code is HaltCode.LEAST_SUPPORT and self.progress.stage is not Stage.HALTED:
+            raise VerificationError("the study has the support it needs", code="wrong-code")
+        if code is HaltCode.DECIDED and not self.halt_decided:
+            raise PolicyError("no ratified decision halts the study", code="sub-quorum")
+        if self.progress.stage is Stage.COMPLETED and code is not HaltCode.DECIDED:
+            # Prevents a coordinator from burying an evaluation that it does not like.
+            raise VerificationError("the study is finished: complete it", code="wrong-code")
+        return replace(self, phase=phase, halt_code=code, round=None)
+
+    def _same_set(self, record: RoundRecord) -> None:
+        """Refuse other survivors than those for which this question was answered before.
+
+        Two sums of one query over sets that differ show the inputs of the difference.
+        """
+        for past in self.rounds:
+            if (
+                past.reveals
+                and past.opened.predicate.query == record.opened.predicate.query
+                and past.members_in != record.members_in
+            ):
+                raise VerificationError(
+                    "this question was answered for another set of survivors", code="locked-set"
+                )
+
+    def _open_epoch(self) -> EpochRecord:
+        if self.epoch is None or self.phase is not Phase.RUNNING:
+            raise VerificationError("no epoch is open", code="out-of-order")
+        return self.epoch
+
+    def _open_round(self) -> RoundRecord:
+        if self.round is None:
+            raise VerificationError("no round is open", code="out-of-order")
+        return self.round
+
+    def _not_expired(self, at: Timestamp) -> None:
+        if self.history.is_expired(at):
+            raise PolicyError("the charter has expired: amend it first", code="expired")
+
+
+def group_of(history: CharterHistory) -> Group:
+    """Return the group of the charter in force without the members suspended by decision."""
+    return replace(Group.of(history.effective()), charter=history.digest)
+
+
+def open_study(plan: Plan, contract: Contract, history: CharterHistory) -> Study:
+    """Return the study of a ratified `plan`; `PolicyError` when no safe thresholds exist."""
+    group = group_of(history)
+    progress = begin(
+        plan,
+        contract,
+        members=len(group.members),
+        least_support=history.current.least_support,
+    )
+    return Study(plan_digest(plan), plan, contract, history, group, progress)

@@ -1,0 +1,179 @@
+"""Record: the replay of a whole log, with the sums recomputed on the way.
+
+The replay folds every entry through the machines that the nodes run, and at each published sum it
+goes further than they do: it checks the revealed seeds against the commitments and, where the
+masked inputs are at hand, adds them up again (docs/spec/verification.md, section 3).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from treaty.aggregation.masking import input_root, recompute_sum
+from treaty.aggregation.quantization import ring_vector
+from treaty.crypto.canonical import sha256
+from treaty.errors import FormatError, PolicyError, ResourceError, VerificationError
+from treaty.ids import Digest, MemberId
+from treaty.protocol.consortium import Consortium
+from treaty.protocol.gate import check_statement
+from treaty.protocol.messages import CharterPublished, ProposalOpened, StudyOpened
+from treaty.protocol.secagg_messages import MaskedInput, RoundResult
+from treaty.protocol.secagg_opening import check_result
+from treaty.protocol.statements import Body, Verified
+from treaty.protocol.study import Study
+
+__all__ = ["Entry", "Record", "replay"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the log: its index, what it says, who says it, and its identity."""
+
+    index: int
+    kind: str
+    author: MemberId
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A replayed log.
+
+    `needed` are the digests of documents and sums that the history names; `inputs` those of masked
+    vectors. `recomputed` counts sums added up again, `attested` those whose inputs were not at hand.
+    """
+
+    state: Consortium
+    entries: tuple[Entry, ...]
+    needed: frozenset[Digest]
+    inputs: frozenset[Digest]
+    recomputed: int
+    attested: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Replay:
+    find: Callable[[Digest], bytes]
+    has: Callable[[Digest], bool]
+    needed: set[Digest] = field(default_factory=set)
+    inputs: set[Digest] = field(default_factory=set)
+    recomputed: int = 0
+    attested: int = 0
+
+    def documents(self, digest: Digest) -> bytes:
+        """Return a document that the history needs, and remember that it does."""
+        self.needed.add(digest)
+        return self.find(digest)
+
+
+def replay(
+    entries: Iterable[bytes],
+    anchor: Digest,
+    find: Callable[[Digest], bytes],
+    has: Callable[[Digest], bool],
+) -> Record:
+    """Return the record of `entries`, which begin with the charter of `anchor`.
+
+    `find` gives a blob by digest (`ResourceError` when it is missing), `has` says whether it is there.
+    Raises `FormatError`, `VerificationError` or `PolicyError` naming the entry's index.
+    """
+    worker = _Replay(find, has)
+    state = Consortium(anchor)
+    lines: list[Entry] = []
+    counts: Counter[str] = Counter()
+    for index, data in enumerate(entries):
+        try:
+            before = state
+            state, verified = state.apply(data, worker.documents)
+            _follow(worker, before, state, verified)
+        except (VerificationError, PolicyError) as refusal:
+            raise VerificationError(f"entry {index}: {refusal}", code=refusal.code) from refusal
+        except FormatError as refusal:
+            raise FormatError(f"entry {index}: {refusal}") from refusal
+        except ResourceError as missing:
+            raise VerificationError(f"entry {index}: {missing}", code="missing-blob") from missing
+        kind = type(verified.predicate).__name__
+        counts[kind] += 1
+        lines.append(Entry(index, kind, verified.author, verified.digest))
+    return Record(
+        state,
+        tuple(lines),
+        frozenset(worker.needed),
+        frozenset(worker.inputs),
+        worker.recomputed,
+        worker.attested,
+        dict(sorted(counts.items())),
+    )
+
+
+def _follow(
+    worker: _Replay, before: Consortium, after: Consortium, verified: Verified[Body]
+) -> None:
+    body = verified.predicate
+    _check_exposure(after, verified)
+    match body:
+        case CharterPublished():
+            worker.needed.add(Digest(body.charter))
+        case ProposalOpened():
+            if worker.has(Digest(body.subject)):
+                worker.documents(Digest(body.subject))
+        case StudyOpened():
+            worker.documents(Digest(body.plan))
+        case MaskedInput():
+            worker.inputs.add(Digest(body.blob))
+        case RoundResult():
+            study = before.running
+            if study is None:
+                raise VerificationError("a result without a study", code="out-of-order")
+            _recompute(worker, study, body)
+        case _:
+            pass
+
+
+def _check_exposure(state: Consortium, verified: Verified[Body]) -> None:
+    """Raise `PolicyError` unless the charter lets every field of a member's statement be shown."""
+    if verified.author == state.charter.coordinator.name:
+        return
+    members = len(state.members.history.effective().active_members())
+    check_statement(state.members.history.matrix(), verified.predicate, members=members)
+
+
+def _recompute(worker: _Replay, study: Study, result: RoundResult) -> None:
+    """Check the seeds, then add the masked inputs up again if they are all at hand.
+
+    1 every revealed seed opens its commitment; 2 every input has the digest and root of its logged
+    header; 3 the sum of the inputs without their masks is the published one, byte for byte.
+    """
+    epoch, record = study.epoch, study.round
+    if epoch is None or epoch.sealed is None or record is None or record.sealed is None:
+        raise VerificationError("a result without a round", code="out-of-order")
+    plan = check_result(  # 1
+        study.group,
+        record.opened.predicate,
+        {name: one.predicate for name, one in epoch.keys.items()},
+        {name: one.predicate for name, one in epoch.ready.items()},
+        epoch.sealed.predicate.dealers,
+        record.sealed.predicate,
+        result,
+    )
+    headers = [record.inputs[member].predicate for member in record.members_in]
+    if not all(worker.has(Digest(header.blob)) for header in headers):
+        worker.attested += 1
+        return
+    asked = record.opened.predicate
+    vectors = []
+    for header in headers:  # 2
+        vector = ring_vector(worker.find(Digest(header.blob)), asked.ring_bits, asked.length)
+        if input_root(vector) != header.root:
+            raise VerificationError(
+                f"the masked input of {header.author} has another root than its header",
+                code="root-mismatch",
+            )
+        vectors.append(vector)
+    total = recompute_sum(vectors, plan, asked.ring_bits).tobytes()
+    if sha256(total) != result.sum:  # 3
+        raise VerificationError(
+            "the published sum is not the sum of the logged inputs", code="sum-mismatch"
+        )
+    worker.recomputed += 1

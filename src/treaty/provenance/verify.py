@@ -1,0 +1,352 @@
+"""Verification of a bundle, offline, from one 32-byte anchor.
+
+`verify_bundle` needs nothing but the files and the anchor. It raises on the first thing that does not
+hold, with a code; otherwise it says of each guarantee whether it is proved, attested, or not
+covered (docs/spec/verification.md).
+
+Strict: every file is accounted for, every signature line is of a charter key, every reference is
+present, and everything derived is derived again and compared byte for byte.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from treaty.crypto import canonical
+from treaty.crypto.canonical import Count, DigestField, Name, Record, Text
+from treaty.errors import FormatError, ResourceError, UsageError, VerificationError
+from treaty.ids import Digest, Timestamp
+from treaty.protocol.membership import log_verifier
+from treaty.provenance.bundle import (
+    BLOBS,
+    CHECKPOINT,
+    LOG,
+    MANIFEST,
+    Manifest,
+    derived_files,
+    final_study,
+    policy_of,
+)
+from treaty.provenance.record import Record as History
+from treaty.provenance.record import replay
+from treaty.tlog.checkpoint import SignedCheckpoint, open_checkpoint, parse_unverified
+from treaty.tlog.merkle import MerkleTree, leaf_hash
+from treaty.tlog.tiles import parse_entry_bundle, resources, tiles_of_size
+
+__all__ = ["Guarantee", "Status", "Verdict", "VerdictRecord", "verify_bundle"]
+
+MAX_ENTRIES = 10_000_000
+
+
+class Status(Enum):
+    """How far a guarantee is established."""
+
+    PROVED = "proved"
+    ATTESTED = "attested"
+    NOT_COVERED = "not covered"
+
+
+class Guarantee(Record, frozen=True):
+    """One claim about the history, and how far the bundle establishes it."""
+
+    name: Name
+    status: Status
+    statement: Text
+
+
+class VerdictRecord(Record, frozen=True):
+    """The verdict as canonical JSON."""
+
+    format: Literal["treaty.verdict/v1"] = "treaty.verdict/v1"
+    verdict: Literal["holds"] = "holds"
+    edition: Literal["full", "attested"]
+    simulation: bool
+    anchor: DigestField
+    size: Count
+    root: DigestField
+    charter_version: Count
+    cosignatures: Count
+    quorum: Count
+    sums_recomputed: Count
+    sums_attested: Count
+    model: DigestField | None
+    released: bool
+    guarantees: tuple[Guarantee, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a bundle that holds establishes. `history` is its replayed log."""
+
+    history: History
+    record: VerdictRecord
+
+    def to_record(self) -> VerdictRecord:
+        """Return the verdict for machines."""
+        return self.record
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the verdict for people, a line each."""
+        record = self.record
+        head = (
+            f"holds: proved to size {record.size}, {record.cosignatures} cosignatures "
+            f"(quorum {record.quorum}), charter version {record.charter_version}, "
+            f"edition {record.edition}"
+        )
+        simulated = ("simulation: the charter says so; no real site ran this",)
+        return (
+            head,
+            *(simulated if record.simulation else ()),
+            *(f"{one.status.value:<12} {one.name}: {one.statement}" for one in record.guarantees),
+        )
+
+
+def verify_bundle(
+    files: Mapping[str, bytes],
+    anchor: Digest,
+    *,
+    min_size: int | None = None,
+    max_age_ms: int | None = None,
+    now: Timestamp | None = None,
+) -> Verdict:
+    """Return the verdict on the bundle `files` of the consortium that `anchor` founded.
+
+    1 manifest; 2 log files; 3 replay of every entry; 4 checkpoint and quorum; 5 blobs; 6 derived
+    files; 7 nothing else; 8 freshness, where asked. Raises `FormatError` or `VerificationError`.
+    """
+    if max_age_ms is not None and now is None:
+        raise UsageError("a maximal age needs the present time")
+    manifest = _manifest(files, anchor)  # 1
+    entries, tree = _log(files, manifest)  # 2
+    blobs = _blobs(files)
+
+    def find(digest: Digest) -> bytes:
+        data = blobs.get(digest)
+        if data is None:
+            raise ResourceError(f"blob {digest[:16]} is missing")
+        return data
+
+    history = replay(entries, anchor, find, blobs.__contains__)  # 3
+    signed = _checkpoint(files[CHECKPOINT], history, tree)  # 4
+    _references(blobs, history, manifest)  # 5
+    derived = derived_files(history, tree, files[CHECKPOINT])  # 6
+    for path, data in derived.items():
+        if files.get(path) != data:
+            found = "another" if path in files else "none"
+            raise VerificationError(
+                f"{path} follows from the log, the bundle has {found}", code="derived-differs"
+            )
+    known = set(derived) | {MANIFEST, CHECKPOINT} | {BLOBS + digest for digest in blobs}
+    known |= {LOG + tile.path for tile in tiles_of_size(manifest.size)}
+    strange = sorted(set(files) - known)  # 7
+    if strange:
+        raise VerificationError(f"{strange[0]} has no place in this bundle", code="strange-file")
+    fresh = _freshness(history, signed, manifest, min_size, max_age_ms, now)  # 8
+    return Verdict(history, _record(history, manifest, signed, tree, fresh))
+
+
+def _manifest(files: Mapping[str, bytes], anchor: Digest) -> Manifest:
+    if MANIFEST not in files or CHECKPOINT not in files:
+        raise FormatError(f"expected {MANIFEST} and {CHECKPOINT} in the bundle")
+    manifest = canonical.decode(files[MANIFEST], Manifest)
+    if manifest.anchor != anchor:
+        raise VerificationError(
+            f"the bundle is of the consortium {manifest.anchor[:16]}, the anchor is {anchor[:16]}",
+            code="wrong-anchor",
+        )
+    if canonical.sha256(files[CHECKPOINT]) != manifest.checkpoint:
+        raise VerificationError(
+            "the checkpoint is not the one in the manifest", code="checkpoint-differs"
+        )
+    return manifest
+
+
+def _log(files: Mapping[str, bytes], manifest: Manifest) -> tuple[list[bytes], MerkleTree]:
+    """Return the entries and their tree, having compared every tile with it."""
+    size = parse_unverified(files[CHECKPOINT]).size
+    if size != manifest.size or not 0 < size <= MAX_ENTRIES:
+        raise VerificationError(
+            f"the checkpoint says {size} entries, the manifest {manifest.size}",
+            code="checkpoint-differs",
+        )
+    entries: list[bytes] = []
+    for tile in tiles_of_size(size):
+        if tile.level is None:
+            data = files.get(LOG + tile.path)
+            if data is None:
+                raise VerificationError(f"{tile.path} is missing", code="missing-tile")
+            entries.extend(parse_entry_bundle(data, tile.width))
+    if len(entries) != size:
+        raise FormatError(f"expected {size} entries, found {len(entries)}")
+    tree = MerkleTree(leaf_hash(entry) for entry in entries)
+    for path, data in resources(tree, lambda index: entries[index], size).items():
+        if files.get(LOG + path) != data:
+            code = "tile-differs" if LOG + path in files else "missing-tile"
+            raise VerificationError(f"{path} is not the tile of these entries", code=code)
+    return entries, tree
+
+
+def _blobs(files: Mapping[str, bytes]) -> dict[Digest, bytes]:
+    blobs: dict[Digest, bytes] = {}
+    for path, data in files.items():
+        if not path.startswith(BLOBS):
+            continue
+        digest = canonical.sha256(data)
+        if path != BLOBS + digest:
+            raise VerificationError(f"{path} does not have its digest", code="blob-mismatch")
+        blobs[digest] = data
+    return blobs
+
+
+def _checkpoint(note: bytes, history: History, tree: MerkleTree) -> SignedCheckpoint:
+    charter = history.state.members.history.effective()
+    policy = policy_of(charter)
+    signed = open_checkpoint(note, log_verifier(charter), policy.witness_keys, strict=True)
+    if signed.checkpoint.root != tree.root() or signed.checkpoint.size != tree.size:
+        raise VerificationError(
+            "the checkpoint's root is not that of the entries", code="root-mismatch"
+        )
+    policy.require(signed)
+    return signed
+
+
+def _references(blobs: Mapping[Digest, bytes], history: History, manifest: Manifest) -> None:
+    missing = sorted(history.needed - set(blobs))
+    if missing:
+        raise VerificationError(f"blob {missing[0][:16]} is missing", code="missing-blob")
+    allowed = set(history.needed)
+    if manifest.edition == "full":
+        allowed |= history.inputs
+        if history.attested:
+            raise VerificationError("the full edition lacks masked inputs", code="missing-blob")
+        lost = sorted(history.inputs - set(blobs))
+        if lost:
+            raise VerificationError(f"masked input {lost[0][:16]} is missing", code="missing-blob")
+    strange = sorted(set(blobs) - allowed)
+    if strange:
+        raise VerificationError(
+            f"nothing in the log names blob {strange[0][:16]}", code="strange-file"
+        )
+
+
+def _freshness(
+    history: History,
+    signed: SignedCheckpoint,
+    manifest: Manifest,
+    min_size: int | None,
+    max_age_ms: int | None,
+    now: Timestamp | None,
+) -> Guarantee:
+    if min_size is not None and manifest.size < min_size:
+        raise VerificationError(
+            f"the log has {manifest.size} entries, expected at least {min_size}", code="too-short"
+        )
+    cosigned_s = policy_of(history.state.members.history.effective()).quorum_time_s(signed)
+    if max_age_ms is None or now is None or cosigned_s is None:
+        return Guarantee(
+            name="freshness",
+            status=Status.NOT_COVERED,
+            statement=(
+                f"proved to size {manifest.size}, freshness not covered: a longer log may exist; "
+                "ask with a maximal age or a least size"
+            ),
+        )
+    age_ms = now - cosigned_s * 1000
+    if age_ms > max_age_ms:
+        raise VerificationError(
+            f"a quorum cosigned {age_ms // 1000} s ago, expected at most {max_age_ms // 1000} s",
+            code="too-old",
+        )
+    return Guarantee(
+        name="freshness",
+        status=Status.PROVED,
+        statement=f"a quorum cosigned {max(age_ms, 0) // 1000} s ago",
+    )
+
+
+def _record(
+    history: History,
+    manifest: Manifest,
+    signed: SignedCheckpoint,
+    tree: MerkleTree,
+    fresh: Guarantee,
+) -> VerdictRecord:
+    state = history.state
+    study = final_study(history)
+    model = None if study is None else study.final_model
+    released = model is not None and model in state.releases
+    parameters = state.members.history.effective().parameters()
+    return VerdictRecord(
+        edition=manifest.edition,
+        simulation=state.charter.simulation,
+        anchor=state.anchor,
+        size=manifest.size,
+        root=tree.root().hex(),
+        charter_version=state.charter.version,
+        cosignatures=len(signed.cosignatures),
+        quorum=parameters.witness_quorum,
+        sums_recomputed=history.recomputed,
+        sums_attested=history.attested,
+        model=model,
+        released=released,
+        guarantees=(*_guarantees(history, manifest, model is not None, released), fresh),
+    )
+
+
+def _guarantees(
+    history: History, manifest: Manifest, completed: bool, released: bool
+) -> tuple[Guarantee, ...]:
+    proved, uncovered = Status.PROVED, Status.NOT_COVERED
+    versions = len(history.state.members.history.versions)
+    sums = history.recomputed + history.attested
+    found = [
+        ("charter", proved, f"{versions} version(s), each signed as the one before asks"),
+        (
+            "log",
+            proved,
+            f"{manifest.size} entries, every signature and rule replayed; two histories can be "
+            "shown only if more than the tolerated number of witnesses collude",
+        ),
+        (
+            "exposure",
+            proved,
+            "every field that members put into the log is allowed by the charter's matrix",
+        ),
+    ]
+    if sums:
+        found.append(
+            (
+                "sums",
+                proved if not history.attested else Status.ATTESTED,
+                f"{history.recomputed} of {sums} published sums added up again from the masked "
+                "inputs"
+                + ("" if not history.attested else "; the others attested, not recomputed"),
+            )
+        )
+    found.append(
+        ("model", proved, "derived again from the published sums, bit for bit")
+        if completed
+        else ("model", uncovered, "no study is completed in this log")
+    )
+    found.append(
+        ("release", proved, "approved by as many stewards as the charter asks")
+        if released
+        else ("release", uncovered, "no release in this log")
+    )
+    found += [
+        (
+            "site-data",
+            uncovered,
+            "that sites computed honestly on true data cannot be shown by any log",
+        ),
+        (
+            "privacy",
+            uncovered,
+            "sums are exact, as the charter accepts by name: no differential privacy is claimed",
+        ),
+    ]
+    return tuple(
+        Guarantee(name=name, status=status, statement=statement)
+        for name, status, statement in found
+    )

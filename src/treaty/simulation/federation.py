@@ -1,0 +1,401 @@
+"""Federation: a whole consortium on one machine, every party with its own directory and keys.
+
+The parties run the same nodes over the same protocol as real sites; only the engine is embedded and
+the officers' decisions are scripted. Its founding charter says ``simulation = true``, so no real
+site will ever run it. Nothing is shared between parties but frames.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+import treaty
+from treaty.contracts.schema import Contract, contract_bytes, contract_digest
+from treaty.crypto import envelope
+from treaty.crypto.canonical import sha256
+from treaty.crypto.keys import SigningKey
+from treaty.engines.embedded import EmbeddedNetwork
+from treaty.engines.faults import FaultPlan
+from treaty.errors import ResourceError, UsageError
+from treaty.governance.charter import Charter, charter_bytes, charter_digest, parse_charter
+from treaty.governance.exposure import Artefact, ExposureRule, Form, HowOften, RiskTolerance
+from treaty.governance.roles import Action, Role
+from treaty.governance.template import CharterOptions, build_charter
+from treaty.governance.terms import Coordinator as CoordinatorTerms
+from treaty.governance.terms import MemberKeys
+from treaty.ids import Digest, MemberId
+from treaty.models.specification import ModelSpecification
+from treaty.node.coordinator import Coordinator
+from treaty.node.participant import Participant
+from treaty.node.runtime import Node, run
+from treaty.ports import Entropy
+from treaty.protocol.consortium import Consortium
+from treaty.protocol.messages import (
+    BallotCast,
+    CharterPublished,
+    ProposalOpened,
+    release_provenance,
+)
+from treaty.protocol.statements import seal_statement
+from treaty.protocol.study import Study
+from treaty.stores.files import make_directory, read_file, write_file, write_private_file
+from treaty.stores.system import SystemEntropy
+from treaty.studies.lint import require_clean
+from treaty.studies.plan import Plan, plan_bytes, plan_digest
+from treaty.wiring import (
+    COORDINATOR_ROLES,
+    MEMBER_ROLES,
+    Storage,
+    create_keys,
+    load_key,
+    open_coordinator,
+    open_participant,
+)
+
+__all__ = ["COORDINATOR", "Federation", "SiteFilesToWrite"]
+
+COORDINATOR = MemberId("coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFilesToWrite:
+    """What a site keeps in its directory: its data file, and the adapter that reads it."""
+
+    data: bytes = field(repr=False)
+    adapter: bytes = field(repr=False)
+
+
+class Federation:
+    """A consortium whose parties live below one directory.
+
+    `found` makes it; `resume` opens an existing one, as after a crash.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        in_memory: bool = False,
+        faults: FaultPlan | None = None,
+        capture: bool = False,
+        slots_per_epoch: int | None = None,
+    ) -> None:
+        self.directory = directory
+        self.anchor = Digest((directory / "anchor.txt").read_text().strip())
+        self.charter = parse_charter(read_file(directory / "charter.json"))
+        self.members = tuple(MemberId(name) for name in sorted(self.charter.members))
+        self.network = EmbeddedNetwork((*self.members, COORDINATOR), faults=faults, capture=capture)
+        self._in_memory = in_memory
+        self._slots_per_epoch = slots_per_epoch
+        self.coordinator = self._open_coordinator()
+        self.participants = {name: self._open_participant(name) for name in self.members}
+
+    # --- founding -----------------------------------------------------------------------------
+
+    @staticmethod
+    def found(
+        directory: Path,
+        sites: Mapping[MemberId, SiteFilesToWrite],
+        *,
+        consortium: str,
+        title: str = "",
+        titles: Mapping[str, str] | None = None,
+        site_figures: bool = False,
+        max_colluders: int = 1,
+        post_quantum: bool = False,
+        entropy: Entropy | None = None,
+        slots_per_epoch: int = 16,
+    ) -> None:
+        """Write the parties' directories: keys, data, policies, and the charter that all sign.
+
+        Raises `UsageError` for fewer than three sites or a directory that is in use.
+        """
+        if len(sites) < 3:
+            raise UsageError(f"expected at least 3 sites, got {len(sites)}")
+        if (directory / "anchor.txt").exists():
+            raise UsageError(f"{directory} holds a consortium already: name another directory")
+        source = entropy or SystemEntropy()
+        parties = directory / "parties"
+        make_directory(directory, mode=0o755)
+        make_directory(parties, mode=0o755)
+        keys = {name: create_keys(parties / name, MEMBER_ROLES, source) for name in sorted(sites)}
+        own = create_keys(parties / COORDINATOR, COORDINATOR_ROLES, source)
+        charter = build_charter(
+            consortium,
+            {
+                name: MemberKeys(
+                    approval=(one["approval"].public.hex,),
+                    runner=(one["runner"].public.hex,),
+                    witness=(one["witness"].public.hex,),
+                )
+                for name, one in keys.items()
+            },
+            CoordinatorTerms(
+                name=COORDINATOR,
+                title="Simulated coordinator",
+                runner=own["coordinator"].public.hex,
+                log=own["log"].public.hex,
+            ),
+            CharterOptions(
+                title=title,
+                simulation=True,
+                max_colluders=max_colluders,
+                post_quantum=post_quantum,
+                slots_per_epoch_max=max(slots_per_epoch, 1),
+            ),
+            titles=titles,
+        )
+        if site_figures:
+            charter = _with_site_figures(charter)
+        for name, site in sites.items():
+            place = parties / name
+            write_private_file(place / "data.csv", site.data)
+            write_private_file(place / "adapter.toml", site.adapter)
+            write_private_file(place / "policy.toml", _policy_text(name, site_figures).encode())
+        anchor = charter_digest(charter)
+        write_file(directory / "charter.json", charter_bytes(charter))
+        # The anchor comes last: a directory without it was never founded.
+        write_file(directory / "anchor.txt", f"{anchor}\n".encode(), label="founded")
+
+    # --- running ------------------------------------------------------------------------------
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the parties in the order in which the runtime turns to them."""
+        return (self.coordinator, *self.participants.values())
+
+    def run(
+        self, until: Callable[[Consortium], bool], progress: Callable[[], None] | None = None
+    ) -> bool:
+        """Let frames flow until the coordinator's folded log satisfies `until`; say whether it did."""
+        return run(self.nodes(), until=lambda: until(self.coordinator.state), progress=progress)
+
+    def establish(self) -> None:
+        """Bring the founding charter into the log, signed by every key that it lists."""
+        if self.coordinator.state.membership is None:
+            signers = [
+                load_key(self.directory / "parties" / name, role)
+                for name in self.members
+                for role in MEMBER_ROLES
+            ]
+            signers += [
+                load_key(self.directory / "parties" / COORDINATOR, role)
+                for role in COORDINATOR_ROLES
+            ]
+            data = charter_bytes(self.charter)
+            body = CharterPublished(charter=sha256(data), author=self.members[0], version=1)
+            self.coordinator.submit(seal_statement(body, *signers), {sha256(data): data})
+        for node in self.participants.values():
+            node.start()
+        if not self.run(lambda state: state.membership is not None):
+            raise ResourceError("the consortium could not be founded: see the journals")
+
+    def officer(self, name: MemberId) -> SigningKey:
+        """Return the approval key of `name`'s officer (a simulation holds them all)."""
+        return load_key(self.directory / "parties" / name, "approval")
+
+    def decide(
+        self,
+        action: Action,
+        subject: Digest,
+        document: bytes | None,
+        *,
+        target: MemberId | None = None,
+        voters: Sequence[MemberId] | None = None,
+    ) -> Digest:
+        """Propose, let the officers vote until it is settled, and return the proposal's identity.
+
+        A proposal that is in the log already, as after a crash, is taken up where it stands.
+        """
+        state = self.coordinator.state
+        known = [
+            record.proposal.identity
+            for record in state.proposals.values()
+            if record.proposal.action == action.value and record.proposal.subject == subject
+        ]
+        proposer = self.members[0]
+        body = ProposalOpened(
+            charter=state.members.directory.charter,
+            author=proposer,
+            action=action.value,
+            subject=subject,
+            target=target,
+        )
+        statement = seal_statement(body, self.officer(proposer))
+        identity = known[0] if known else sha256(statement)
+        if not known:
+            attached = {} if document is None else {sha256(document): document}
+            self.participants[proposer].submit(statement, attached)
+            self._until(lambda state: identity in state.proposals, "the proposal was not opened")
+        for voter in voters or self.members:
+            proposal = self.coordinator.state.proposals[identity].proposal
+            if proposal.settled or voter in proposal.ballots or voter not in proposal.electorate:
+                continue
+            ballot = BallotCast(
+                charter=self.coordinator.state.members.directory.charter,
+                author=voter,
+                proposal=identity,
+                choice="approve",
+            )
+            self.participants[voter].submit(seal_statement(ballot, self.officer(voter)))
+            self._until(
+                lambda state, voter=voter: voter in state.proposals[identity].proposal.ballots,  # type: ignore[misc]  # the default binds the loop's voter
+                f"the ballot of {voter} was not counted",
+            )
+        return identity
+
+    def adopt(self, contract: Contract) -> None:
+        """Let the members adopt a data contract."""
+        if contract_digest(contract) in self.coordinator.state.contracts:
+            return
+        self.decide(Action.CONTRACT_ADOPT, contract_digest(contract), contract_bytes(contract))
+
+    def plan(
+        self, study: str, contract: Contract, model: ModelSpecification, **settings: object
+    ) -> Plan:
+        """Return a plan bound to this consortium; `settings` are fields of `Plan`."""
+        fields: dict[str, object] = {
+            "study": study,
+            "title": study,
+            "purpose": "research",
+            "charter": charter_digest(self.charter),
+            "contract": contract_digest(contract),
+            "code": sha256(f"treaty {treaty.__version__}".encode()),
+            "model": model,
+            "data_use": tuple(term.code for term in self.charter.data_use.terms),
+        }
+        return Plan(**(fields | settings))  # type: ignore[arg-type]  # checked by decoding below
+
+    def run_study(
+        self, plan: Plan, contract: Contract, progress: Callable[[], None] | None = None
+    ) -> Study:
+        """Propose, ratify and run `plan` to its end; return the study as the log tells it."""
+        require_clean(plan, contract, self.charter)
+        digest = plan_digest(plan)
+        self.adopt(contract)
+        if digest not in self.coordinator.state.studies:
+            self.decide(Action.STUDY_APPROVE, digest, plan_bytes(plan))
+        figures = plan.evaluation.site_figures
+
+        def done(state: Consortium) -> bool:
+            study = state.studies.get(digest)
+            if study is None or not study.finished:
+                return False
+            return (
+                not figures
+                or study.final_model is None
+                or set(study.reports) >= set(study.rounds[-1].members_in)
+            )
+
+        self.run(done, progress)
+        study = self.coordinator.state.studies.get(digest)
+        if study is None or not study.finished:
+            raise ResourceError(
+                "the study stands still: too few sites answer, see the parties' journals"
+            )
+        self.settle()
+        return study
+
+    def release(self, study: Study, dependencies: Sequence[tuple[str, str]] = ()) -> None:
+        """Let the stewards release the model of a completed study."""
+        if study.final_model is None:
+            raise UsageError("only a completed study has a model to release")
+        if study.final_model in self.coordinator.state.releases:
+            return
+        body = release_provenance(
+            self.coordinator.state.members.directory.charter,
+            COORDINATOR,
+            study.identity,
+            study.final_model,
+            (("plan", study.identity), *dependencies),
+        )
+        stewards = self.charter.holders(Role.STEWARD)
+        needed = self.charter.decisions[Action.RELEASE_APPROVE].threshold
+        signed = [seal_statement(body, self.officer(name)) for name in stewards[:needed]]
+        self.participants[stewards[0]].submit(envelope.merge(signed))
+        model = study.final_model
+        self._until(lambda state: model in state.releases, "the release was not accepted")
+        self.settle()
+
+    def settle(self) -> None:
+        """Let frames flow until every member has mirrored and cosigned the whole log."""
+
+        def all_signed(state: Consortium) -> bool:
+            return len(self.coordinator.witnesses()) >= len(state.charter.active_members())
+
+        self.run(all_signed)
+
+    def close(self) -> None:
+        """Close the parties' stores."""
+        for storage in self._storages:
+            storage.store.close()
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def _until(self, condition: Callable[[Consortium], bool], otherwise: str) -> None:
+        if not self.run(condition):
+            raise ResourceError(f"{otherwise}: see the parties' journals")
+
+    def _storage(self, place: Path) -> Storage:
+        storage = Storage.in_memory() if self._in_memory else Storage.on_disk(place)
+        self._storages = [*getattr(self, "_storages", []), storage]
+        return storage
+
+    def _open_coordinator(self) -> Coordinator:
+        place = self.directory / "parties" / COORDINATOR
+        return open_coordinator(
+            place,
+            name=COORDINATOR,
+            members=self.members,
+            anchor=self.anchor,
+            engine=self.network.endpoint(COORDINATOR),
+            storage=self._storage(place),
+            slots_per_epoch=self._slots_per_epoch,
+        )
+
+    def _open_participant(self, name: MemberId) -> Participant:
+        place = self.directory / "parties" / name
+        return open_participant(
+            place,
+            name=name,
+            coordinator=COORDINATOR,
+            anchor=self.anchor,
+            engine=self.network.endpoint(name),
+            storage=self._storage(place),
+        )
+
+
+def _with_site_figures(charter: Charter) -> Charter:
+    """Return `charter` with the row that lets each site's own figures leave, by name."""
+    row = ExposureRule(
+        artefact=Artefact.SITE_METRIC,
+        recipients=(Role.COORDINATOR, Role.MEMBER, Role.AUDITOR),
+        form=Form.EXACT,
+        how_often=HowOften.PER_STUDY,
+        least_members=1,
+        risk_tolerance=RiskTolerance.HIGH,
+        remediation="halt the study, open an incident and amend this row",
+    )
+    kept = tuple(
+        rule
+        for rule in charter.exposure
+        if not (rule.artefact is Artefact.SITE_METRIC and rule.form is Form.EXACT)
+    )
+    return msgspec.structs.replace(charter, exposure=(*kept, row))
+
+
+def _policy_text(name: str, site_figures: bool) -> str:
+    return f"""format = "treaty.site-policy/v1"
+site = "{name}"
+studies = ["*"]
+purposes = ["*"]
+model_kinds = ["*"]
+max_rounds_per_study = 1000
+min_rows = 20
+site_metrics = {str(site_figures).lower()}
+
+[auto_approve]
+any_ratified = true
+max_rounds = 1000
+"""

@@ -1,0 +1,245 @@
+"""Progress of a study: from published sums to the next query, the same for everyone.
+
+A frozen fold: `expected_query` says what the next secure sum must ask, `absorb` takes the opened
+sum and returns the following state. Members, coordinator and auditor run it on the same integers
+and arrive at the same digests (docs/spec/studies.md, section 3).
+
+Invariants:
+  * The query depends on the plan, the contract, the members and published sums alone.
+  * A sum whose count of contributors differs from its survivors is refused.
+  * A design column with fewer supporting sites than `least_support` halts the study before
+    anything else is summed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treaty.aggregation.quantization import decode_sum
+from treaty.aggregation.tensors import NamedTensors
+from treaty.contracts.design import design_columns
+from treaty.contracts.normalisation import Normaliser, normaliser_from_sums
+from treaty.contracts.schema import Contract
+from treaty.crypto import canonical
+from treaty.errors import UsageError, VerificationError
+from treaty.ids import Digest
+from treaty.models.averaging import next_tensors
+from treaty.models.newton import next_coefficients
+from treaty.models.specification import (
+    MultilayerPerceptron,
+    TorchModule,
+    family,
+    initial_model,
+    max_rounds,
+)
+from treaty.studies.outcome import EvaluationOutcome, outcome_from_sums
+from treaty.studies.plan import Plan
+from treaty.studies.queries import CONTRIBUTORS, NO_DIGEST, ROWS, Query, QueryKind, make_query
+
+__all__ = ["RoundTrace", "Stage", "StudyProgress", "begin"]
+
+
+class Stage(Enum):
+    """What the study does next."""
+
+    SUPPORT = "support"
+    STATISTICS = "statistics"
+    TRAINING = "training"
+    EVALUATION = "evaluation"
+    COMPLETED = "completed"
+    HALTED = "halted"
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrace:
+    """What one training round published: rows, survivors, and the size of the step.
+
+    `loss` is the training loss per row before the step, where the sum carries one.
+    """
+
+    rows: int
+    survivors: int
+    step: float
+    loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyProgress:
+    """Where a study stands after `index` published sums."""
+
+    plan: Plan
+    contract: Contract
+    members: int
+    least_support: int
+    stage: Stage
+    index: int
+    model: NamedTensors
+    normaliser: Normaliser | None = None
+    support: tuple[int, ...] = ()
+    trace: tuple[RoundTrace, ...] = ()
+    evaluation: EvaluationOutcome | None = None
+    halt_reason: str | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the normalisers by digest: their arrays have no single truth value."""
+        if not isinstance(other, StudyProgress):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def _identity(self) -> tuple[object, ...]:
+        rest = (getattr(self, one.name) for one in fields(self) if one.name != "normaliser")
+        return (self.normaliser_digest, *rest)
+
+    @property
+    def model_digest(self) -> Digest:
+        """Return the SHA-256 of the current model's file."""
+        return self.model.digest()
+
+    @property
+    def normaliser_digest(self) -> Digest:
+        """Return the digest of the normaliser, or zeros before there is one."""
+        if self.normaliser is None:
+            return NO_DIGEST
+        return canonical.digest_of(self.normaliser.record())
+
+    @property
+    def finished(self) -> bool:
+        """Say whether no further sum is expected."""
+        return self.stage in (Stage.COMPLETED, Stage.HALTED)
+
+    def expected_query(self) -> Query:
+        """Return the query that the next round must ask; `UsageError` when there is none."""
+        kinds = {
+            Stage.SUPPORT: QueryKind.SUPPORT,
+            Stage.STATISTICS: QueryKind.STATISTICS,
+            Stage.TRAINING: (
+                QueryKind.NEWTON if family(self.plan.model) == "newton" else QueryKind.AVERAGING
+            ),
+            Stage.EVALUATION: QueryKind.EVALUATION,
+        }
+        kind = kinds.get(self.stage)
+        if kind is None:
+            raise UsageError(f"a {self.stage.value} study asks nothing more")
+        return make_query(
+            self.plan,
+            self.contract,
+            kind,
+            self.index,
+            members=self.members,
+            model=self.model_digest,
+            normaliser=self.normaliser_digest,
+        )
+
+    def absorb(
+        self, query: Query, total: NDArray[np.unsignedinteger], survivors: int
+    ) -> "StudyProgress":
+        """Return the state after the opened sum `total` of `query` over `survivors` sites.
+
+        `total` is a ring vector of the layout's length. Raises `VerificationError` when the sum
+        cannot be what the query asked (codes of docs/spec/studies.md, section 4), among them
+        ``contributors-mismatch`` and ``sum-implausible``.
+        """
+        sums = decode_sum(total, query.layout)
+        contributors = int(sums[CONTRIBUTORS][0])
+        rows = int(sums[ROWS][0])
+        if contributors != survivors:
+            raise VerificationError(
+                f"the sum is over {contributors} contributors, expected {survivors}",
+                code="contributors-mismatch",
+            )
+        if rows < 0:
+            raise VerificationError(f"the sum is over {rows} rows", code="sum-implausible")
+        following = replace(self, index=self.index + 1)
+        match query.kind:
+            case QueryKind.SUPPORT:
+                return following._after_support(sums, survivors)
+            case QueryKind.STATISTICS:
+                return following._after_statistics(sums, rows, survivors)
+            case QueryKind.NEWTON | QueryKind.AVERAGING:
+                return following._after_training(query, sums, rows, survivors)
+            case QueryKind.EVALUATION:
+                outcome = outcome_from_sums(self.plan, sums, rows=rows, sites=survivors)
+                return replace(following, stage=Stage.COMPLETED, evaluation=outcome)
+
+    def _after_support(
+        self, sums: Mapping[str, NDArray[np.int64]], survivors: int
+    ) -> "StudyProgress":
+        support = tuple(int(count) for count in sums["support"])
+        if min(support) < 0 or max(support) > survivors:
+            raise VerificationError(
+                f"expected a support of 0 to {survivors} sites", code="sum-implausible"
+            )
+        short = [
+            column.name
+            for column, count in zip(design_columns(self.contract), support, strict=True)
+            if count < self.least_support
+        ]
+        if short:
+            return replace(
+                self,
+                stage=Stage.HALTED,
+                support=support,
+                halt_reason=(
+                    f"fewer than {self.least_support} sites support {', '.join(short)}: "
+                    "merge these levels in the contract"
+                ),
+            )
+        return replace(self, stage=Stage.STATISTICS, support=support)
+
+    def _after_statistics(
+        self, sums: Mapping[str, NDArray[np.int64]], rows: int, survivors: int
+    ) -> "StudyProgress":
+        if rows < 1:
+            return replace(self, stage=Stage.HALTED, halt_reason="no site has training rows")
+        if int(sums["squares"].min()) < 0:
+            raise VerificationError("a sum of squares is negative", code="sum-implausible")
+        normaliser = normaliser_from_sums(
+            self.contract,
+            count=rows,
+            sums=[int(value) for value in sums["sums"]],
+            squares=[int(value) for value in sums["squares"]],
+            scale_bits=self.plan.aggregation.statistics_scale_bits,
+            contributors=survivors,
+        )
+        return replace(self, stage=Stage.TRAINING, normaliser=normaliser)
+
+    def _after_training(
+        self, query: Query, sums: Mapping[str, NDArray[np.int64]], rows: int, survivors: int
+    ) -> "StudyProgress":
+        bits = query.layout.segments[0].scale_bits
+        spec = self.plan.model
+        loss: float | None = None
+        settled = False
+        if isinstance(spec, MultilayerPerceptron | TorchModule):
+            model = next_tensors(self.model, sums, bits)
+            step = float(np.max(np.abs(model.flat() - self.model.flat())))
+        else:
+            model, newton = next_coefficients(spec, self.model, sums, bits)
+            step, settled = newton.step, newton.converged
+            loss = newton.loss / rows if rows else None
+        trace = (*self.trace, RoundTrace(rows, survivors, step, loss))
+        done = settled or len(trace) >= max_rounds(spec)
+        return replace(
+            self,
+            model=model,
+            trace=trace,
+            stage=Stage.EVALUATION if done else Stage.TRAINING,
+        )
+
+
+def begin(plan: Plan, contract: Contract, *, members: int, least_support: int) -> StudyProgress:
+    """Return the state before the first sum; `UsageError` when `contract` is not the plan's."""
+    if canonical.digest_of(contract) != plan.contract:
+        raise UsageError("the contract is not the one that the plan binds")
+    return StudyProgress(
+        plan=plan,
+        contract=contract,
+        members=members,
+        least_support=least_support,
+        stage=Stage.SUPPORT,
+        index=0,
+        model=initial_model(plan.model, len(design_columns(contract))),
+    )

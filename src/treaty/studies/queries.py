@@ -1,0 +1,192 @@
+"""Queries: what one secure sum asks of every site, derived from the plan alone.
+
+Every query is a fixed layout of ring integers. Its last two words are the number of rows behind
+a site's contribution and the constant one, so that the sum says over how many rows and
+sites it is. A query's digest is bound into every mask key (docs/spec/studies.md, section 2).
+
+Rings and grids follow from public bounds; a layout whose sum could wrap is refused when the
+query is made. Nothing here depends on data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from treaty.aggregation.quantization import Layout, Segment, check_capacity
+from treaty.contracts.design import design_columns
+from treaty.contracts.normalisation import moment_bounds
+from treaty.contracts.schema import Contract
+from treaty.crypto import canonical
+from treaty.crypto.canonical import Count, DigestField, Name, Record
+from treaty.evaluation.metrics import RESIDUAL_SCALE_BITS
+from treaty.governance.exposure import Artefact
+from treaty.ids import Digest
+from treaty.models.specification import (
+    contribution_bounds,
+    contribution_manifest,
+    family,
+)
+from treaty.studies.plan import Plan, plan_digest
+
+__all__ = [
+    "CONTRIBUTORS",
+    "NO_DIGEST",
+    "ROWS",
+    "Query",
+    "QueryKind",
+    "evaluation_segments",
+    "make_query",
+]
+
+NO_DIGEST = Digest("0" * 64)
+"""Stands where there is no model or normaliser yet."""
+
+ROWS = "rows"
+CONTRIBUTORS = "contributors"
+
+
+class QueryKind(Enum):
+    """What a secure sum is for. The value names the artefact class of the opened sum."""
+
+    SUPPORT = "support-sum"
+    STATISTICS = "statistics-sum"
+    NEWTON = "gradient-hessian-sum"
+    AVERAGING = "model-update-sum"
+    EVALUATION = "evaluation-histogram"
+
+    @property
+    def artefact(self) -> Artefact:
+        """Return the artefact class of the opened sum."""
+        return Artefact(self.value)
+
+
+class _SegmentRecord(Record):
+    name: Name
+    length: Count
+    scale_bits: Count
+    bound: str
+
+
+class _QueryRecord(Record):
+    format: Literal["treaty.query/v1"] = "treaty.query/v1"
+    plan: DigestField
+    kind: QueryKind
+    index: Count
+    model: DigestField
+    normaliser: DigestField
+    ring_bits: Count
+    contributors: Count
+    segments: tuple[_SegmentRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One secure sum: its place in the study, its layout, and what it is computed at."""
+
+    plan: Digest
+    kind: QueryKind
+    index: int
+    model: Digest
+    normaliser: Digest
+    layout: Layout
+    digest: Digest = field(init=False)
+
+    def __post_init__(self) -> None:
+        record = _QueryRecord(
+            plan=self.plan,
+            kind=self.kind,
+            index=self.index,
+            model=self.model,
+            normaliser=self.normaliser,
+            ring_bits=self.layout.ring_bits,
+            contributors=self.layout.contributors,
+            segments=tuple(
+                _SegmentRecord(
+                    name=part.name,
+                    length=part.length,
+                    scale_bits=part.scale_bits,
+                    bound=str(part.bound),
+                )
+                for part in self.layout.segments
+            ),
+        )
+        object.__setattr__(self, "digest", canonical.digest_of(record))
+
+
+def make_query(
+    plan: Plan,
+    contract: Contract,
+    kind: QueryKind,
+    index: int,
+    *,
+    members: int,
+    model: Digest,
+    normaliser: Digest,
+) -> Query:
+    """Return query number `index` of `plan` for at most `members` contributors.
+
+    Raises `PolicyError` (code ``capacity``) when the sum could wrap in its ring.
+    """
+    settings = plan.aggregation
+    persons = settings.max_persons_per_site
+    columns = len(design_columns(contract))
+    ring_bits = 64
+    match kind:
+        case QueryKind.SUPPORT:
+            content: Sequence[Segment] = (Segment("support", columns, 0, 1),)
+            persons = 0
+        case QueryKind.STATISTICS:
+            reach, squares = moment_bounds(contract)
+            bits = settings.statistics_scale_bits
+            content = (
+                Segment("sums", columns, bits, persons * max(reach)),
+                Segment("squares", columns, bits, persons * max(squares)),
+            )
+        case QueryKind.NEWTON | QueryKind.AVERAGING:
+            newton = family(plan.model) == "newton"
+            bits = settings.scale_bits if newton else settings.update_scale_bits
+            ring_bits = 64 if newton else 32
+            bounds = contribution_bounds(
+                plan.model, columns, max_persons=persons, feature_clip=settings.feature_clip
+            )
+            content = tuple(
+                Segment(spec.name, _length(spec.shape), bits, bounds[spec.name])
+                for spec in contribution_manifest(plan.model, columns)
+            )
+        case QueryKind.EVALUATION:
+            content = evaluation_segments(plan)
+    layout = Layout(
+        segments=(*content, Segment(ROWS, 1, 0, persons), Segment(CONTRIBUTORS, 1, 0, 1)),
+        ring_bits=ring_bits,
+        contributors=members,
+    )
+    check_capacity(layout)
+    return Query(plan_digest(plan), kind, index, model, normaliser, layout)
+
+
+def evaluation_segments(plan: Plan) -> tuple[Segment, ...]:
+    """Return the words of the registered evaluation: the federated model's, then each site's own.
+
+    Histograms of the predicted probability by label, correct decisions at the threshold, and the
+    sum of squared residuals.
+    """
+    persons = plan.aggregation.max_persons_per_site
+    bins = plan.evaluation.bins
+    return tuple(
+        segment
+        for model in ("federated", "alone")
+        for segment in (
+            Segment(f"{model}.negative", bins, 0, persons),
+            Segment(f"{model}.positive", bins, 0, persons),
+            Segment(f"{model}.correct", 1, 0, persons),
+            Segment(f"{model}.residual", 1, RESIDUAL_SCALE_BITS, persons),
+        )
+    )
+
+
+def _length(shape: Sequence[int]) -> int:
+    total = 1
+    for extent in shape:
+        total *= extent
+    return total

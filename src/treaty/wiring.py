@@ -1,0 +1,245 @@
+"""Wiring: the one place that names concrete stores, engines, trainers and data sources.
+
+Each party has a directory of its own: keys (mode 0600), store, blobs, secrets, journal, and at a
+site its data, adapter and policy. `open_*` functions put a node together from such a directory.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treaty.aggregation.tensors import NamedTensors
+from treaty.crypto.keys import SigningKey, decode_key_file, encode_key_file
+from treaty.datasets.readers import read_site
+from treaty.datasets.site_files import SiteFiles
+from treaty.errors import FormatError, ResourceError, UsageError
+from treaty.governance.site_policy import SitePolicy, site_policy_from_toml
+from treaty.ids import Digest, MemberId
+from treaty.models.specification import ModelSpecification, TorchModule
+from treaty.models.task import TrainingTask
+from treaty.node.coordinator import Coordinator, CoordinatorKeys
+from treaty.node.participant import Participant, ParticipantKeys
+from treaty.ports import BlobStore, Clock, Engine, Entropy, EventStore, SecretFile, Trainer
+from treaty.stores.files import (
+    make_directory,
+    read_file,
+    read_private_file,
+    write_chunks,
+    write_file,
+    write_new_private_file,
+)
+from treaty.stores.memory import MemorySecrets, MemoryStore
+from treaty.stores.secret_files import SecretDirectory
+from treaty.stores.sqlite import SqliteStore
+from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
+from treaty.trainers.numpy_trainer import NumpyTrainer
+
+__all__ = [
+    "COORDINATOR_ROLES",
+    "MEMBER_ROLES",
+    "LocalTrainer",
+    "Storage",
+    "SystemClock",
+    "SystemEntropy",
+    "create_keys",
+    "load_key",
+    "open_coordinator",
+    "open_participant",
+    "read_bundle",
+    "read_file",
+    "read_policy",
+    "read_private_file",
+    "read_site",
+    "write_bundle",
+    "write_file",
+    "write_new_file",
+    "write_new_private_file",
+]
+
+MEMBER_ROLES = ("approval", "runner", "witness")
+COORDINATOR_ROLES = ("coordinator", "log")
+
+_MAX_BUNDLE_FILE = 1 << 31
+
+
+class LocalTrainer:
+    """The trainer of a site: numpy for what numpy can do, PyTorch where the plan names a module."""
+
+    def __init__(self) -> None:
+        self._numpy = NumpyTrainer()
+
+    def compute(self, task: TrainingTask) -> NamedTensors:
+        """See `treaty.ports.Trainer.compute`."""
+        return self._for(task.specification).compute(task)
+
+    def site_state(self, task: TrainingTask) -> bytes:
+        """See `treaty.ports.Trainer.site_state`."""
+        return self._for(task.specification).site_state(task)
+
+    def predict(
+        self,
+        specification: ModelSpecification,
+        model: NamedTensors,
+        features: NDArray[np.float64],
+        site_state: bytes = b"",
+    ) -> NDArray[np.float64]:
+        """See `treaty.ports.Trainer.predict`."""
+        return self._for(specification).predict(specification, model, features, site_state)
+
+    def alone(self, task: TrainingTask) -> NamedTensors:
+        """See `treaty.ports.Trainer.alone`."""
+        return self._for(task.specification).alone(task)
+
+    def _for(self, specification: ModelSpecification) -> Trainer:
+        if not isinstance(specification, TorchModule):
+            return self._numpy
+        # PyTorch is an extra: everything else works without it.
+        from treaty.trainers.torch_trainer import TorchTrainer
+
+        return TorchTrainer()
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A party's durable state."""
+
+    store: EventStore
+    blobs: BlobStore
+    secrets: SecretFile
+
+    @staticmethod
+    def on_disk(directory: Path) -> "Storage":
+        """Return the state in `directory`, created if missing."""
+        make_directory(directory)
+        store = SqliteStore(directory / "store.db")
+        return Storage(store, store.blobs, SecretDirectory(directory / "secrets"))
+
+    @staticmethod
+    def in_memory() -> "Storage":
+        """Return state that ends with the process (tests and sweeps)."""
+        store = MemoryStore()
+        return Storage(store, store.blobs, MemorySecrets())
+
+
+def create_keys(directory: Path, roles: Iterable[str], entropy: Entropy) -> dict[str, SigningKey]:
+    """Make one key for each role in `directory`/keys, mode 0600. Existing keys are never replaced."""
+    folder = directory / "keys"
+    make_directory(folder)
+    keys = {}
+    for role in roles:
+        key = SigningKey.generate(entropy.bytes(32))
+        write_new_private_file(folder / f"{role}.key", encode_key_file(role, key), label="key")
+        keys[role] = key
+    return keys
+
+
+def load_key(directory: Path, role: str) -> SigningKey:
+    """Return the key of `role` in `directory`/keys. Raises `ResourceError` or `UsageError`."""
+    path = directory / "keys" / f"{role}.key"
+    try:
+        found = decode_key_file(read_private_file(path))
+    except FormatError as error:
+        raise ResourceError(f"{path} is damaged: {error}; restore it from its backup") from error
+    if found.role != role:
+        raise UsageError(f"{path} holds a key for {found.role}, expected {role}")
+    return found.key
+
+
+def read_policy(directory: Path) -> SitePolicy | None:
+    """Return the site's policy, or None where there is none: then nothing is allowed."""
+    path = directory / "policy.toml"
+    if not path.exists():
+        return None
+    return site_policy_from_toml(read_file(path).decode())
+
+
+def open_coordinator(
+    directory: Path,
+    *,
+    name: MemberId,
+    members: Iterable[MemberId],
+    anchor: Digest,
+    engine: Engine,
+    storage: Storage | None = None,
+    clock: Clock | None = None,
+    slots_per_epoch: int | None = None,
+) -> Coordinator:
+    """Return the coordinator whose keys and state lie in `directory`."""
+    state = storage or Storage.on_disk(directory)
+    return Coordinator(
+        name=name,
+        members=members,
+        keys=CoordinatorKeys(load_key(directory, "coordinator"), load_key(directory, "log")),
+        anchor=anchor,
+        store=state.store,
+        blobs=state.blobs,
+        engine=engine,
+        journal=FileJournal(directory / "journal.jsonl"),
+        clock=clock or SystemClock(),
+        slots_per_epoch=slots_per_epoch,
+    )
+
+
+def open_participant(
+    directory: Path,
+    *,
+    name: MemberId,
+    coordinator: MemberId,
+    anchor: Digest,
+    engine: Engine,
+    storage: Storage | None = None,
+    clock: Clock | None = None,
+    entropy: Entropy | None = None,
+) -> Participant:
+    """Return the node of the site whose keys, data, policy and state lie in `directory`."""
+    state = storage or Storage.on_disk(directory)
+    return Participant(
+        name=name,
+        coordinator=coordinator,
+        keys=ParticipantKeys(load_key(directory, "runner"), load_key(directory, "witness")),
+        anchor=anchor,
+        store=state.store,
+        blobs=state.blobs,
+        secrets=state.secrets,
+        engine=engine,
+        journal=FileJournal(directory / "journal.jsonl"),
+        clock=clock or SystemClock(),
+        entropy=entropy or SystemEntropy(),
+        source=SiteFiles(name, directory / "data.csv", directory / "adapter.toml"),
+        trainer=LocalTrainer(),
+        policy=read_policy(directory),
+    )
+
+
+def write_bundle(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write a bundle's files below `directory`, which must be new or empty."""
+    if directory.exists() and any(directory.iterdir()):
+        raise UsageError(f"{directory} is not empty: name a new directory for the bundle")
+    for path, data in sorted(files.items()):
+        target = directory / path
+        make_directory(target.parent, mode=0o755)
+        write_file(target, data)
+
+
+def read_bundle(directory: Path) -> dict[str, bytes]:
+    """Return every file below `directory` by its relative path.
+
+    Raises `UsageError` when there is no such directory, `FormatError` for a link or special file.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory: name an exported bundle")
+    files: dict[str, bytes] = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise FormatError(f"expected plain files in a bundle, found {path.name}")
+        if path.is_file():
+            files[path.relative_to(directory).as_posix()] = read_file(path, _MAX_BUNDLE_FILE)
+    return files
+
+
+def write_new_file(path: Path, data: bytes) -> None:
+    """Create a file that others may read. Raises `ResourceError` if the name exists."""
+    write_chunks(path, (data,), replace=False)
