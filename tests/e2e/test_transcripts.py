@@ -35,7 +35,7 @@ WRONG = {
     "changed line": KEY.replace("one.key\n", "two.key\n", 1).replace(
         "file        one", "file  one"
     ),
-    "another word": KEY + SHOWN.replace("public key  <key>", "public key  <key>0") + "...\n",
+    "another word": KEY + KEY.replace("one.key", "two.key"),
     "too few lines": KEY + SHOWN,
     "too many lines": KEY + SHOWN + "file        one.key\nand more\n",
     "nothing to replace": "$ replace a.txt two three\n-- a.txt --\none\n",

@@ -194,7 +194,6 @@ def sign_charter(
             "give it with --in, beside the statements to merge"
         )
     (charter,) = charters
-    check(charter)
     before = None if previous is None else read_charter(previous)
     _require_previous(charter, before)
     if not statements and not keys:

@@ -1,8 +1,8 @@
 """Contracts, site data and plans on the command line.
 
 Planted and caught: a cell of the site's file in a finding, exit 0 in spite of findings, the
-version rule of contracts left out, recipients read from the matrix without the number of members,
-the plan bound to another charter.
+version rule of contracts left out, the site's name kept from the checks, recipients read from the
+matrix without the number of members, the plan bound to another charter.
 """
 
 import json
@@ -122,6 +122,15 @@ def test_a_fault_in_the_data_is_named_without_its_value(
     assert shown.err == ""
     assert "tell-tale" not in shown.out
     assert "987654321" not in shown.out
+
+
+def test_a_level_that_another_site_declared_is_a_finding(treaty: Command, desk: Path) -> None:
+    """The adapter says which site the file is of."""
+    _swap(desk / "contract.toml", 'meaning = "abnormal"', 'meaning = "abnormal", sites = ["beta"]')
+    shown = treaty("data", "check", *_data_words(desk), "--format", "json")
+    assert shown.code == 2
+    faults = {one["fault"] for one in json.loads(shown.out)["findings"]}
+    assert faults == {"level-not-declared-here"}
 
 
 def test_files_that_do_not_fit_together_are_refused(treaty: Command, desk: Path) -> None:

@@ -3,7 +3,8 @@
 Planted and caught: the seed printed by `key new`, mode 0644, a key file that others can read
 accepted, a key of the wrong role accepted, a key that the charter does not list accepted, a
 statement about another charter merged, a charter that does not hold signed, an existing file
-replaced, `--signed` not verified, exit 0 in spite of problems.
+replaced, `--signed` not verified, any signature of the version before accepted, `--previous` left
+out or another version, sums asked about over one member, exit 0 in spite of problems.
 """
 
 import json
