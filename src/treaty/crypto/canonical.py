@@ -1,21 +1,26 @@
 """Canonical JSON: the only bytes that Treaty hashes or signs, and the only decoder.
 
-Guarantees (docs/spec/formats.md):
+Guarantees (docs/spec/formats.md, section 1):
   * `encode` writes RFC 8785 bytes of a value that holds no floating-point number.
   * `decode` accepts exactly the bytes that `encode` writes for the given type:
     unknown or missing fields, duplicate keys, other spellings of the same value,
-    trailing bytes, oversized input and numbers beyond 2^53 - 1 are a `FormatError`
-    that names the field.
+    trailing bytes, oversized input, floating-point numbers and integers beyond 2^53 - 1 are a
+    `FormatError` that names the field or the fault.
 
 Types are frozen `msgspec.Struct` classes with ``forbid_unknown_fields=True``; derive them
-from `Record`. Keys of mappings are ASCII by the types that use them, so
-sorting by code point equals the UTF-16 order that RFC 8785 asks for.
+from `Record`. What a type cannot rule out by itself is looked for in the value: floats, integers
+without bounds, and keys of mappings beyond U+D7FF, because RFC 8785 sorts by UTF-16 and only
+below that point is it the order of code points.
+
+LIMIT: a field of type `msgspec.Raw` is passed through as it stands. Decode what it holds.
 """
 
+import functools
 import hashlib
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import msgspec
+from msgspec import inspect
 
 from treaty.errors import FormatError, UsageError
 from treaty.ids import Digest
@@ -62,6 +67,17 @@ class Record(msgspec.Struct, metaclass=_RecordMeta, frozen=True, forbid_unknown_
     """Base of every canonical type: frozen, closed, keyword arguments only."""
 
 
+_LAST_KEY = "\ud7ff"
+_CLOSED = (
+    inspect.StrType,
+    inspect.BoolType,
+    inspect.NoneType,
+    inspect.EnumType,
+    inspect.LiteralType,
+    inspect.RawType,
+    inspect.BytesType,
+)
+
 _T = TypeVar("_T")
 _DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {}
 _ENCODER = msgspec.json.Encoder(order="sorted")
@@ -70,15 +86,16 @@ _ENCODER = msgspec.json.Encoder(order="sorted")
 def encode(value: object) -> bytes:
     """Return the RFC 8785 bytes of `value`.
 
-    Raises `UsageError` for floats and for what JSON cannot hold. Bounds of integers are the
-    business of the types; `decode` enforces them.
+    Raises `UsageError` for what has no such form. Bounds that a type declares are enforced by
+    `decode`, not here.
     """
     try:
         data = _ENCODER.encode(value)
+        flaw = _flaw_of(value)
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise UsageError(f"value has no canonical form: {error}") from error
-    if isinstance(value, float) or (not isinstance(value, msgspec.Struct) and _holds_float(value)):
-        raise UsageError("value has no canonical form: it holds a floating-point number")
+    if flaw:
+        raise UsageError(f"value has no canonical form: it holds {flaw}")
     return data
 
 
@@ -98,6 +115,7 @@ def decode(data: bytes, kind: type[_T], *, limit: int = MAX_SIZE_BYTES) -> _T:
         raise FormatError(f"expected {_kind_name(kind)}: {_lower(str(error))}") from error
     try:
         again = _ENCODER.encode(value)
+        flaw = _flaw_of(value)
     except (ValueError, TypeError, RecursionError) as error:
         raise FormatError(f"expected {_kind_name(kind)}: no canonical form") from error
     if again != data:
@@ -105,6 +123,8 @@ def decode(data: bytes, kind: type[_T], *, limit: int = MAX_SIZE_BYTES) -> _T:
             f"expected canonical bytes of {_kind_name(kind)}: duplicate keys, key order, "
             "white space or spelling differ"
         )
+    if flaw:
+        raise FormatError(f"expected canonical bytes of {_kind_name(kind)}: found {flaw}")
     return value
 
 
@@ -126,11 +146,56 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _holds_float(value: object) -> bool:
-    if isinstance(value, float):
-        return True
-    if isinstance(value, dict):
-        return any(_holds_float(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return any(_holds_float(item) for item in value)
-    return False
+def _flaw_of(value: object) -> str:
+    """What in `value` RFC 8785 or this product refuses, or nothing."""
+    match value:
+        case None | str() | bool():
+            return ""
+        case int():
+            return "" if -_MAX_INT <= value <= _MAX_INT else "an integer beyond 2^53 - 1"
+        case float():
+            return "a floating-point number"
+        case msgspec.Struct():
+            # Most types rule every flaw out by themselves; that is decided once a type.
+            if _cannot_hold_flaws(type(value)):
+                return ""
+            items = [getattr(value, name) for name in value.__struct_fields__]
+        case dict():
+            if any(isinstance(key, str) and max(key, default="") > _LAST_KEY for key in value):
+                return "a key of a mapping beyond U+D7FF"
+            items = list(value.values())
+        case list() | tuple() | set() | frozenset():
+            items = list(value)
+        case _:
+            return ""
+    return next(filter(None, map(_flaw_of, items)), "")
+
+
+@functools.cache
+def _cannot_hold_flaws(kind: type[msgspec.Struct]) -> bool:
+    return _is_closed(inspect.type_info(kind), set())
+
+
+def _is_closed(kind: inspect.Type, seen: set[type]) -> bool:
+    """Whether every value of the type `kind` is free of what `_flaw_of` looks for."""
+    match kind:
+        case inspect.IntType():
+            return (kind.ge is not None and kind.ge >= -_MAX_INT) and (
+                kind.le is not None and kind.le <= _MAX_INT
+            )
+        case inspect.StructType():
+            if kind.cls in seen:
+                return True
+            seen.add(kind.cls)
+            return all(_is_closed(field.type, seen) for field in kind.fields)
+        case inspect.DictType():
+            pattern = kind.key_type.pattern if isinstance(kind.key_type, inspect.StrType) else ""
+            return pattern is not None and _is_closed(kind.value_type, seen)
+        case inspect.UnionType():
+            return all(_is_closed(one, seen) for one in kind.types)
+        case inspect.TupleType():
+            return all(_is_closed(one, seen) for one in kind.item_types)
+        case inspect.VarTupleType() | inspect.ListType() | inspect.FrozenSetType():
+            return _is_closed(kind.item_type, seen)
+        case _:
+            return isinstance(kind, _CLOSED)
