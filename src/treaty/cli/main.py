@@ -19,7 +19,7 @@ from typing import Annotated, Protocol, runtime_checkable
 import typer
 import typer.main
 
-from treaty.cli import govern
+from treaty.cli import audit, govern
 from treaty.cli.output import code_of, print_error, wants_json
 from treaty.errors import TreatyError
 
@@ -47,6 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 govern.attach(app)
+audit.attach(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,105 @@
+"""Commands of whoever checks: verify a bundle, read its log, prove an entry.
+
+Declarations only: what a command does is in `bundle_files`, which is imported when it runs.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from treaty.cli.output import Format, FormatOption, aligned, emit
+
+__all__ = ["attach"]
+
+BundleDirectory = Annotated[Path, typer.Argument(help="The directory of the bundle.")]
+AnchorOption = Annotated[
+    str,
+    typer.Option(
+        "--anchor", help="Digest of the founding charter, from a source other than the bundle."
+    ),
+]
+
+_logs = typer.Typer(help="The log inside a bundle.", rich_markup_mode=None)
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    app.command("verify")(verify)
+    app.add_typer(_logs, name="log")
+
+
+def verify(
+    bundle: BundleDirectory,
+    anchor: AnchorOption,
+    min_size: Annotated[
+        int | None, typer.Option("--min-size", help="Refuse a log with fewer entries.")
+    ] = None,
+    max_age: Annotated[
+        str | None,
+        typer.Option("--max-age", help="Refuse a log cosigned longer ago, such as 1h."),
+    ] = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Replay a bundle offline and say what it proves; exit 3 when it does not hold."""
+    from treaty.cli.bundle_files import verdict_on
+
+    verdict = verdict_on(bundle, anchor, min_size=min_size, max_age=max_age)
+    emit(form, verdict.to_record(), verdict.lines())
+
+
+@_logs.command("show")
+def log_show(
+    bundle: BundleDirectory,
+    anchor: AnchorOption,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="Only entries of this kind, such as BallotCast.")
+    ] = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Verify a bundle, then list the entries of its log."""
+    from treaty.cli.bundle_files import verdict_on
+
+    entries = [
+        entry
+        for entry in verdict_on(bundle, anchor).history.entries
+        if kind is None or entry.kind == kind
+    ]
+    emit(
+        form,
+        [
+            {
+                "author": entry.author,
+                "digest": entry.digest,
+                "index": entry.index,
+                "kind": entry.kind,
+            }
+            for entry in entries
+        ],
+        aligned(
+            [(entry.index, entry.kind, entry.author, entry.digest[:16]) for entry in entries],
+            ("entry", "kind", "author", "digest"),
+        ),
+    )
+
+
+@_logs.command("prove")
+def log_prove(
+    bundle: BundleDirectory,
+    anchor: AnchorOption,
+    entry: Annotated[int, typer.Option("--entry", help="Which entry, counted from 0.")],
+    out: Annotated[Path, typer.Option("--out", help="A new file for the tlog-proof.")],
+    content: Annotated[
+        Path | None, typer.Option("--content", help="A new file for the entry itself.")
+    ] = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Verify a bundle, then write the proof that one entry is in its log."""
+    from treaty import wiring
+    from treaty.cli.bundle_files import prove_entry
+
+    data, proof = prove_entry(bundle, anchor, entry)
+    wiring.write_new_file(out, proof)
+    if content is not None:
+        wiring.write_new_file(content, data)
+    emit(form, {"entry": entry, "proof": str(out)}, [f"written {out}"])
