@@ -1,5 +1,42 @@
-"""Treaty: institutions jointly improve a model without sharing raw data, checkably."""
+"""Treaty: institutions jointly improve a model without sharing raw data, checkably.
 
-__all__ = ["__version__"]
+The public names are loaded when they are first used, so that importing the package is cheap.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from treaty.api import Bundle, Consortium, Study, simulate
+    from treaty.models.specification import (
+        LogisticRegression,
+        MultilayerPerceptron,
+    )
+
+__all__ = [
+    "Bundle",
+    "Consortium",
+    "LogisticRegression",
+    "MultilayerPerceptron",
+    "Study",
+    "__version__",
+    "simulate",
+]
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Bundle": "treaty.api",
+    "Consortium": "treaty.api",
+    "Study": "treaty.api",
+    "simulate": "treaty.api",
+    "LogisticRegression": "treaty.models.specification",
+    "MultilayerPerceptron": "treaty.models.specification",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'treaty' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)

@@ -125,13 +125,20 @@ class Storage:
 
 
 def create_keys(directory: Path, roles: Iterable[str], entropy: Entropy) -> dict[str, SigningKey]:
-    """Make one key for each role in `directory`/keys, mode 0600. Existing keys are never replaced."""
+    """Return one key for each role in `directory`/keys, mode 0600, making those that are missing.
+
+    An existing key is never replaced: a set-up that was cut off goes on with what it has.
+    """
     folder = directory / "keys"
     make_directory(folder)
     keys = {}
     for role in roles:
+        path = folder / f"{role}.key"
+        if path.exists():
+            keys[role] = load_key(directory, role)
+            continue
         key = SigningKey.generate(entropy.bytes(32))
-        write_new_private_file(folder / f"{role}.key", encode_key_file(role, key), label="key")
+        write_new_private_file(path, encode_key_file(role, key), label="key")
         keys[role] = key
     return keys
 

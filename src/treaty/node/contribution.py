@@ -38,6 +38,9 @@ __all__ = ["Answer", "LocalStudy"]
 
 Matrix = NDArray[np.float64]
 
+NO_ENTROPY = bytes(32)
+"""For computations that draw nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -109,16 +112,34 @@ class LocalStudy:
 
     def scores(self, progress: StudyProgress, entropy: bytes) -> tuple[Matrix, Matrix]:
         """Return predicted probabilities on the holdout: by the federated model, and alone."""
-        task = self._task(progress, progress.model, entropy)
+        return (
+            self.federated_scores(progress, entropy),
+            self.alone_scores(progress, self.data.holdout, entropy),
+        )
+
+    def federated_scores(self, progress: StudyProgress, entropy: bytes = NO_ENTROPY) -> Matrix:
+        """Return the federated model's probabilities on the holdout, with the own intercept."""
+        state = self.trainer.site_state(self._task(progress, progress.model, entropy))
         held = self._features(progress, self.data.holdout)
-        spec = self.plan.model
-        federated = self.trainer.predict(spec, progress.model, held, self.trainer.site_state(task))
+        return self.trainer.predict(self.plan.model, progress.model, held, state)
+
+    def alone_scores(
+        self, progress: StudyProgress, rows: ConformedData, entropy: bytes = NO_ENTROPY
+    ) -> Matrix:
+        """Return the probabilities of `rows` by this site's own model, trained on its rows only."""
         # Alone means alone: the site's own means and scales too.
         local = replace(progress, normaliser=self._own_normaliser(progress))
         own = self.trainer.alone(self._task(local, progress.model, entropy))
         state = self.trainer.site_state(self._task(local, own, entropy))
-        alone = self.trainer.predict(spec, own, self._features(local, self.data.holdout), state)
-        return federated, alone
+        return self.trainer.predict(self.plan.model, own, self._features(local, rows), state)
+
+    def rows(self, progress: StudyProgress) -> tuple[tuple[Matrix, Matrix], tuple[Matrix, Matrix]]:
+        """Return (features, labels) of training and of holdout, normalised. For the site itself."""
+        training, holdout = self.data.training, self.data.holdout
+        return (
+            (self._features(progress, training), training.label),
+            (self._features(progress, holdout), holdout.label),
+        )
 
     def _own_normaliser(self, progress: StudyProgress) -> Normaliser:
         training = self.data.training

@@ -170,9 +170,9 @@ class Participant:
         """Return how many entries of the log this member holds."""
         return self._log.size
 
-    def local_study(self) -> LocalStudy | None:
-        """Return this site's side of the running study. For the site itself, never for peers."""
-        return self._local
+    def local_study(self, study: Study) -> LocalStudy:
+        """Return this site's own side of `study`. For the site itself, never for peers."""
+        return self._prepared(study)
 
     # --- reacting -----------------------------------------------------------------------------
 

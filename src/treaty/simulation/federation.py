@@ -40,6 +40,7 @@ from treaty.protocol.messages import (
 )
 from treaty.protocol.statements import seal_statement
 from treaty.protocol.study import Study
+from treaty.provenance.bundle import Edition, export
 from treaty.stores.files import make_directory, read_file, write_file, write_private_file
 from treaty.stores.system import SystemEntropy
 from treaty.studies.lint import require_clean
@@ -88,6 +89,7 @@ class Federation:
         self.members = tuple(MemberId(name) for name in sorted(self.charter.members))
         self.network = EmbeddedNetwork((*self.members, COORDINATOR), faults=faults, capture=capture)
         self._in_memory = in_memory
+        self._storages: list[Storage] = []
         self._slots_per_epoch = slots_per_epoch
         self.coordinator = self._open_coordinator()
         self.participants = {name: self._open_participant(name) for name in self.members}
@@ -104,7 +106,7 @@ class Federation:
         titles: Mapping[str, str] | None = None,
         site_figures: bool = False,
         max_colluders: int = 1,
-        post_quantum: bool = False,
+        post_quantum: bool | None = None,
         entropy: Entropy | None = None,
         slots_per_epoch: int = 16,
     ) -> None:
@@ -318,6 +320,19 @@ class Federation:
         self._until(lambda state: model in state.releases, "the release was not accepted")
         self.settle()
 
+    def bundle(self, edition: Edition = "full") -> dict[str, bytes]:
+        """Return the consortium's bundle, as the coordinator exports it."""
+        node = self.coordinator
+        storage = self._storages[0]
+        return export(
+            node.entries,
+            node.checkpoint().encode(),
+            self.anchor,
+            storage.blobs.get,
+            storage.blobs.has,
+            edition,
+        )
+
     def settle(self) -> None:
         """Let frames flow until every member has mirrored and cosigned the whole log."""
 
@@ -339,7 +354,7 @@ class Federation:
 
     def _storage(self, place: Path) -> Storage:
         storage = Storage.in_memory() if self._in_memory else Storage.on_disk(place)
-        self._storages = [*getattr(self, "_storages", []), storage]
+        self._storages.append(storage)
         return storage
 
     def _open_coordinator(self) -> Coordinator:

@@ -1,0 +1,275 @@
+"""The Python interface: a consortium, its studies, and what comes out of them.
+
+```python
+import treaty
+
+consortium = treaty.simulate(sites={"cleveland": "cleveland.csv", ...}, contract="heart.toml")
+study = consortium.train(treaty.LogisticRegression())
+print(study.compare())
+study.report("report.html")
+study.bundle("bundle").verify(study.anchor)
+```
+
+Sums are exact and hidden from everybody but in total; differential privacy is not part of this
+version, and the certificate of no study claims it.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from treaty.aggregation.tensors import NamedTensors
+from treaty.contracts.schema import Contract, parse_contract
+from treaty.datasets.registry import Dataset, packaged_text
+from treaty.errors import ResourceError, UsageError
+from treaty.ids import Digest, MemberId
+from treaty.models.specification import LogisticRegression, ModelSpecification
+from treaty.protocol.consortium import Consortium as State
+from treaty.protocol.messages import ComparisonPublished
+from treaty.protocol.study import Study as StudyState
+from treaty.provenance.bundle import Edition
+from treaty.provenance.verify import Verdict, verify_bundle
+from treaty.reports.summary import report_html
+from treaty.simulation.federation import COORDINATOR, Federation, SiteFilesToWrite
+from treaty.simulation.pooled import compare_with_pooled
+from treaty.stores.files import read_file, write_file
+from treaty.studies.outcome import EvaluationOutcome
+from treaty.studies.plan import AggregationSettings, EvaluationSettings, SplitSettings
+from treaty.wiring import read_bundle, write_bundle
+
+__all__ = ["Bundle", "ComparisonTable", "Consortium", "Study", "from_dataset", "simulate"]
+
+_ADAPTER = """format = "treaty.adapter/v1"
+contract = "{contract}"
+site = "{site}"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An exported bundle on disk."""
+
+    path: Path
+
+    def verify(self, anchor: str) -> Verdict:
+        """Return the verdict on the bundle; raises `FormatError` or `VerificationError`."""
+        return verify_bundle(read_bundle(self.path), Digest(anchor))
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonTable:
+    """Federated against each site alone, and against pooled where a simulation allows it.
+
+    Rows are (name, accuracy, AUC, Brier) in parts per million; `text` draws them.
+    """
+
+    rows: tuple[tuple[str, int, int | None, int], ...]
+
+    def __iter__(self) -> Iterator[tuple[str, int, int | None, int]]:
+        return iter(self.rows)
+
+    def __str__(self) -> str:
+        width = max(len(row[0]) for row in self.rows)
+        lines = [f"{'':<{width}}  accuracy    AUC    Brier"]
+        for name, accuracy, auc, brier in self.rows:
+            area = "     -" if auc is None else f"{auc / 1e6:6.3f}"
+            lines.append(f"{name:<{width}}  {accuracy / 1e6:8.3f}  {area}  {brier / 1e6:6.3f}")
+        return "\n".join(lines)
+
+
+class Study:
+    """A finished study of a consortium."""
+
+    def __init__(self, consortium: "Consortium", identity: Digest) -> None:
+        self._consortium = consortium
+        self.identity = identity
+
+    @property
+    def anchor(self) -> str:
+        """The 64 hexadecimal digits from which everything can be checked."""
+        return self._consortium.anchor
+
+    @property
+    def state(self) -> StudyState:
+        """The study as the log tells it."""
+        return self._consortium.federation.coordinator.state.studies[self.identity]
+
+    @property
+    def model(self) -> NamedTensors:
+        """The final model; raises `UsageError` when the study halted."""
+        if self.state.final_model is None:
+            raise UsageError(f"the study halted: {self.state.halt_code}")
+        return self.state.progress.model
+
+    @property
+    def evaluation(self) -> EvaluationOutcome:
+        """The registered evaluation; raises `UsageError` when the study halted."""
+        outcome = self.state.progress.evaluation
+        if outcome is None:
+            raise UsageError("the study halted before its evaluation")
+        return outcome
+
+    @property
+    def comparison(self) -> ComparisonPublished | None:
+        """The pooled comparison (simulation only), where there is one."""
+        return self._consortium.federation.coordinator.state.comparisons.get(self.identity)
+
+    def compare(self) -> ComparisonTable:
+        """Return federated against alone, per site where the charter shows it, and pooled."""
+        outcome = self.evaluation
+        rows: list[tuple[str, int, int | None, int]] = [
+            (
+                "federated",
+                outcome.federated.accuracy,
+                outcome.federated.auc,
+                outcome.federated.brier,
+            ),
+            ("each site alone", outcome.alone.accuracy, outcome.alone.auc, outcome.alone.brier),
+        ]
+        for name, report in sorted(self.state.reports.items()):
+            for label, figures in (("federated", report.federated), ("alone", report.alone)):
+                rows.append((f"  {name} {label}", figures.accuracy, figures.auc, figures.brier))
+        if self.comparison is not None:
+            pooled = self.comparison.pooled
+            rows.append(("pooled (simulation only)", pooled.accuracy, pooled.auc, pooled.brier))
+        return ComparisonTable(tuple(rows))
+
+    def bundle(self, path: str | Path, *, edition: Edition = "full") -> Bundle:
+        """Export the consortium's bundle to the new directory `path`."""
+        target = Path(path)
+        write_bundle(target, self._consortium.federation.bundle(edition))
+        return Bundle(target)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the self-contained HTML report of a verified bundle to `path`."""
+        files = self._consortium.federation.bundle("full")
+        verdict = verify_bundle(files, Digest(self.anchor))
+        target = Path(path)
+        write_file(target, report_html(verdict, files).encode())
+        return target
+
+
+class Consortium:
+    """A simulated consortium, every party in its own directory."""
+
+    def __init__(self, federation: Federation, contract: Contract) -> None:
+        self.federation = federation
+        self.contract = contract
+
+    @property
+    def anchor(self) -> str:
+        """The SHA-256 of the founding charter: the one trust anchor."""
+        return self.federation.anchor
+
+    def train(
+        self,
+        model: ModelSpecification | None = None,
+        *,
+        name: str = "study",
+        seed: int = 0,
+        support_rows: int = 1,
+        site_figures: bool = False,
+        compare_pooled: bool = False,
+        progress: Callable[[State], None] | None = None,
+    ) -> Study:
+        """Plan, ratify and run one study; return it when it is finished and released.
+
+        `seed` fixes the split; `site_figures` asks for per-site figures, which the charter must
+        allow; `compare_pooled` adds the simulation-only comparison. Raises `PolicyError` when the
+        plan does not pass its lint, `ResourceError` when too few sites answer.
+        """
+        federation = self.federation
+        federation.establish()
+        plan = federation.plan(
+            name,
+            self.contract,
+            model or LogisticRegression(),
+            split=SplitSettings(seed=seed),
+            evaluation=EvaluationSettings(site_figures=site_figures),
+            aggregation=AggregationSettings(support_rows=support_rows),
+        )
+        state = federation.run_study(
+            plan,
+            self.contract,
+            None if progress is None else lambda: progress(federation.coordinator.state),
+        )
+        if state.final_model is not None:
+            if compare_pooled:
+                self._compare(state)
+            federation.release(state)
+        return Study(self, state.identity)
+
+    def _compare(self, study: StudyState) -> None:
+        federation = self.federation
+        if study.identity in federation.coordinator.state.comparisons:
+            return
+        sites = {
+            name: federation.participants[name].local_study(study)
+            for name in study.rounds[-1].members_in
+        }
+        charter = federation.coordinator.state.members.directory.charter
+        body = compare_with_pooled(study, sites, COORDINATOR, charter)
+        federation.coordinator.submit(federation.coordinator.sign(body))
+        identity = study.identity
+        if not federation.run(lambda state: identity in state.comparisons):
+            raise ResourceError("the comparison was not logged: see the coordinator's journal")
+
+    def close(self) -> None:
+        """Close the parties' stores."""
+        self.federation.close()
+
+
+def simulate(
+    sites: Mapping[str, str | Path],
+    contract: str | Path,
+    *,
+    adapters: Mapping[str, str | Path] | None = None,
+    directory: str | Path | None = None,
+    site_figures: bool = False,
+    consortium: str = "simulated.example",
+) -> Consortium:
+    """Return a simulated consortium of `sites` (name -> CSV file) under the contract file.
+
+    `adapters` (name -> TOML file) say how a site's columns reach the contract; without one the
+    file must already be in the contract's terms. `directory` keeps the parties' state, by
+    default a temporary one.
+    """
+    text = read_file(Path(contract)).decode()
+    parsed = parse_contract(text)
+    given = adapters or {}
+    files = {
+        MemberId(name): SiteFilesToWrite(
+            read_file(Path(path)),
+            read_file(Path(given[name]))
+            if name in given
+            else _ADAPTER.format(contract=parsed.name, site=name).encode(),
+        )
+        for name, path in sites.items()
+    }
+    place = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="treaty-"))
+    Federation.found(place, files, consortium=consortium, site_figures=site_figures)
+    return Consortium(Federation(place), parsed)
+
+
+def from_dataset(
+    dataset: Dataset, directory: Path, *, consortium: str, title: str = ""
+) -> Consortium:
+    """Return the simulated consortium of a known data set in `directory`, founded or resumed.
+
+    The charter lets every site's own figures leave, by name: a demonstration shows them.
+    """
+    if not (directory / "anchor.txt").exists():
+        files = {
+            site: SiteFilesToWrite(source.csv_bytes(), _adapter_of(dataset, site))
+            for site, source in dataset.sites.items()
+        }
+        Federation.found(directory, files, consortium=consortium, title=title, site_figures=True)
+    return Consortium(Federation(directory), dataset.contract)
+
+
+def _adapter_of(dataset: Dataset, site: MemberId) -> bytes:
+    stem = f"{dataset.name}-{site}" if dataset.name == "heart" else dataset.name
+    lines = packaged_text("adapters", stem).splitlines()
+    named = [f'site = "{site}"' if line.startswith("site = ") else line for line in lines]
+    return ("\n".join(named) + "\n").encode()
