@@ -1,4 +1,4 @@
-"""Coordinator: sequences statements into the log and drives studies, trusted for availability alone.
+"""Coordinator: sequences statements and drives studies, trusted for availability alone.
 
 The order is the law: fold, append, publish. A statement enters the log only if the fold accepts it;
 entries and their checkpoint are one durable transaction; feeds leave afterwards. What to do
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
-from treaty.errors import FormatError, PeerError, PolicyError, ResourceError, VerificationError
+from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError
 from treaty.ids import Digest, MemberId
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.rounds import RoundDriver
@@ -88,7 +88,7 @@ class _Pending:
 
 
 class Coordinator:
-    """The consortium's coordinator over its ports. `members` are the engine's names of the sites."""
+    """The consortium's coordinator. `members` are the engine's names of the sites."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class Coordinator:
         self._sizes[sender] = post.size
         if post.cosignature and post.size == self._log.size and self._state.membership:
             name, line = self._log.check_cosignature(
-                self._note, post.cosignature, self._state.charter, sender
+                post.cosignature, self._state.members, sender
             )
             self._cosignatures[name] = line
         for statement in post.statements:
@@ -268,7 +268,7 @@ class Coordinator:
         if not batch.entries:
             return False
         log = self._log.extended(batch.entries)
-        note = log.note(batch.state.charter, self._keys.log)
+        note = log.note(batch.state.members, self._keys.log)
         self._store.commit(
             Batch(
                 appends=((LOG_STREAM, self._log.size, tuple(batch.entries)),),
@@ -378,7 +378,7 @@ class Coordinator:
         """Say whether enough members have confirmed that this log is the longest they know."""
         if not self._recovered_size:
             return True
-        quorum = self._state.charter.parameters().witness_quorum
+        quorum = self._state.members.effective.parameters().witness_quorum
         return len(self._sizes) >= quorum
 
     def _recover(self) -> None:
@@ -393,7 +393,7 @@ class Coordinator:
         self._log = self._log.extended(tray.entries)
         self._recovered_size = self._log.size
         if self._note:
-            self._log.check_note(self._note, self._state.charter)
+            self._log.check_note(self._note, self._state.members)
 
 
 def _named_blobs(body: Body) -> frozenset[str]:

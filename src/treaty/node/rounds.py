@@ -159,7 +159,7 @@ class RoundDriver:
                 pass
 
     def replayed(self, state: Consortium, verified: Verified[Body]) -> None:
-        """Let the machines see a statement of the stored log; what it carries out is not ordered."""
+        """Let the machines see a stored statement; what it carries out is not ordered again."""
         self.logged(state, verified, self._blobs.get)
         self._orders = [order for order in self._orders if order[0] != verified.predicate]
 

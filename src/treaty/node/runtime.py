@@ -69,6 +69,7 @@ def run(
                 progress()
         if moved:
             continue
-        if not any([node.on_quiet() for node in nodes]):
+        # A list: time passes for every party, also after one has moved.
+        if not any([node.on_quiet() for node in nodes]):  # noqa: C419
             return until()
     return True

@@ -1,0 +1,97 @@
+"""Admission: may this site take part in a study, and with which rows?
+
+Guarantees:
+  * No policy loaded means nothing is allowed; the matrix is the charter's, narrowed by the site's.
+  * Rows are read only for a study that the log has opened. Causes of a refusal stay in the journal.
+"""
+
+from treaty.errors import PolicyError, UsageError
+from treaty.governance.exposure import ExposureMatrix
+from treaty.governance.site_policy import SitePolicy, StudyRequest, effective_matrix, permit_study
+from treaty.ids import Digest
+from treaty.models.specification import max_rounds
+from treaty.node.contribution import LocalStudy
+from treaty.ports import Batch, DataSource, EventStore, Journal, Trainer
+from treaty.protocol.consortium import Consortium
+from treaty.protocol.study import Study
+
+__all__ = ["Admission"]
+
+APPROVED_KEY = "approved/"
+
+
+class Admission:
+    """A site's own policy over its data, and its side of the study under way."""
+
+    def __init__(
+        self,
+        *,
+        store: EventStore,
+        journal: Journal,
+        source: DataSource,
+        trainer: Trainer,
+        policy: SitePolicy | None,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._source = source
+        self._trainer = trainer
+        self._policy = policy
+        self._local: LocalStudy | None = None
+        self._refused: set[Digest] = set()
+
+    @property
+    def local(self) -> LocalStudy | None:
+        """Return this site's side of the study that it prepared last, if any."""
+        return self._local
+
+    def matrix(self, state: Consortium) -> ExposureMatrix:
+        """Return what may leave this site now."""
+        history = state.members.history
+        return effective_matrix(history.current, self._policy, matrix=history.matrix())
+
+    def permits(self, state: Consortium, study: Study) -> bool:
+        """Say whether this site takes part: its policy, and its officer where that asks for one."""
+        if study.identity in self._refused:
+            return False
+        try:
+            local = self.prepared(study)
+            at_once = permit_study(
+                state.charter,
+                self._policy,
+                StudyRequest(
+                    study=study.plan.study,
+                    plan_digest=study.identity,
+                    purpose=study.plan.purpose,
+                    model_kind=str(type(study.plan.model).__struct_config__.tag),
+                    rounds=max_rounds(study.plan.model) + 3,
+                    rows=local.data.training.rows + local.data.holdout.rows,
+                    data_use=study.plan.data_use,
+                ),
+            )
+        except (PolicyError, UsageError) as refusal:
+            self._journal.note(f"study-refused.{getattr(refusal, 'code', 'data')}", str(refusal))
+            self._refused.add(study.identity)
+            return False
+        if at_once or self._store.get(APPROVED_KEY + study.identity) is not None:
+            return True
+        self._journal.note("study-waits", f"plan {study.identity} waits for the officer's approval")
+        self._refused.add(study.identity)
+        return False
+
+    def approve(self, plan: Digest) -> None:
+        """Record the officer's approval of a plan that the policy does not approve by itself."""
+        self._store.commit(
+            Batch(puts=((APPROVED_KEY + plan, b"approved"),), label="participant-approve")
+        )
+        self._refused.discard(plan)
+
+    def prepared(self, study: Study) -> LocalStudy:
+        """Return this site's side of `study`, its rows read and divided as the plan says."""
+        if self._local is None or self._local.plan != study.plan:
+            split = study.plan.split
+            data = self._source.load(
+                study.contract, holdout_permille=split.holdout_permille, seed=split.seed
+            )
+            self._local = LocalStudy(study.plan, data, self._trainer)
+        return self._local

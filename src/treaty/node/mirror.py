@@ -1,0 +1,171 @@
+"""Mirror: a member's own copy of the log, verified before it is believed, durable before it acts.
+
+Invariants (docs/spec/protocol.md, section 3):
+  * New entries are accepted only if they lead from this member's own tree to a checkpoint that the
+    log key signed; otherwise the mirror keeps what it has and cosigns nothing (``split-view``).
+  * What is cosigned is what is stored: no cosignature while entries wait for their transaction.
+
+Left to its callers: who may send a feed, and what the entries ask of this member.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from treaty.crypto.canonical import sha256
+from treaty.crypto.keys import SigningKey
+from treaty.errors import VerificationError
+from treaty.ids import Digest, MemberId
+from treaty.node.log_keeper import LogKeeper
+from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore
+from treaty.protocol.consortium import Consortium
+from treaty.protocol.frames import Feed
+from treaty.protocol.messages import TimeStated
+
+__all__ = ["CHECKPOINT_KEY", "LOG_STREAM", "Accepted", "Mirror"]
+
+LOG_STREAM = "log"
+CHECKPOINT_KEY = "checkpoint"
+
+CLOCK_TOLERANCE_MS = 24 * 3600 * 1000
+"""How far the log's clock may be from this member's before it refuses the entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A feed that was checked: the state and log after its new entries, which `take` adopts."""
+
+    state: Consortium
+    log: LogKeeper = field(repr=False)
+    note: str
+    entries: tuple[bytes, ...] = field(repr=False)
+    blobs: Mapping[Digest, bytes] = field(repr=False)
+
+
+class Mirror:
+    """The log as this member has verified it, over its store."""
+
+    def __init__(
+        self, *, anchor: Digest, store: EventStore, blobs: BlobStore, engine: Engine, clock: Clock
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._engine = engine
+        self._clock = clock
+        self._state = Consortium(anchor)
+        self._log = LogKeeper()
+        self._note = ""
+        self._unwritten: list[bytes] = []
+        self._fresh: dict[Digest, bytes] = {}
+        self._recover()
+
+    @property
+    def state(self) -> Consortium:
+        """Return the folded log."""
+        return self._state
+
+    @property
+    def size(self) -> int:
+        """Return how many entries of the log this member holds."""
+        return self._log.size
+
+    def check(self, feed: Feed) -> Accepted | None:
+        """Return what `feed` adds, all verified, or None when it adds nothing; changes nothing.
+
+        `feed` begins at or before the end of this log. Raises `VerificationError` with code
+        ``split-view`` or ``clock-skew``, and what the fold raises.
+        """
+        known = self._log.size - feed.first
+        if known:
+            mine = self._store.read(LOG_STREAM, feed.first, min(known, len(feed.entries)))
+            if tuple(mine) != feed.entries[:known]:
+                raise VerificationError(
+                    f"entry {feed.first} or later differs from this member's copy: keep both as "
+                    "evidence of a fork and call the other members",
+                    code="split-view",
+                )
+        entries = feed.entries[known:]
+        if not entries:
+            return None
+        state = self._state
+        documents = self._finder(feed.blobs)
+        for entry in entries:
+            state, verified = state.apply(entry, documents)
+            body = verified.predicate
+            if (
+                isinstance(body, TimeStated)
+                and abs(body.at - self._clock.now()) > CLOCK_TOLERANCE_MS
+            ):
+                raise VerificationError(
+                    f"the log's clock says {body.at}, this member's {self._clock.now()}",
+                    code="clock-skew",
+                )
+        log = self._log.extended(entries)
+        log.check_note(feed.checkpoint, state.charter)
+        return Accepted(state, log, feed.checkpoint, entries, feed.blobs)
+
+    def take(self, accepted: Accepted) -> None:
+        """Adopt what was checked. It becomes durable with the next `write`."""
+        self._state, self._log, self._note = accepted.state, accepted.log, accepted.note
+        self._unwritten = list(accepted.entries)
+        self._fresh = dict(accepted.blobs)
+
+    def keep(self, data: bytes) -> Digest:
+        """Hold `data` for the statements of this turn, and return its digest."""
+        digest = sha256(data)
+        self._fresh[digest] = data
+        return digest
+
+    def document(self, digest: Digest) -> bytes:
+        """Return a blob of this turn, of the store, or of the engine; `ResourceError` if none."""
+        return self._finder(self._fresh)(digest)
+
+    def write(
+        self,
+        puts: Iterable[tuple[str, bytes]],
+        blobs: Iterable[bytes],
+        label: str,
+        *,
+        besides: str | None = None,
+    ) -> None:
+        """One durable transaction: the new entries with their documents, and whatever else is due.
+
+        `besides` is the digest of a masked vector, which is not among the documents.
+        """
+        puts, blobs = tuple(puts), tuple(blobs)
+        if not self._unwritten and not puts and not blobs:
+            return
+        appends: tuple[tuple[str, int, tuple[bytes, ...]], ...] = ()
+        if self._unwritten:
+            start = self._log.size - len(self._unwritten)
+            appends = ((LOG_STREAM, start, tuple(self._unwritten)),)
+            puts = (*puts, (CHECKPOINT_KEY, self._note.encode()))
+            kept = (data for digest, data in self._fresh.items() if digest != besides)
+            blobs = (*blobs, *kept)
+        self._store.commit(Batch(appends=appends, puts=puts, blobs=blobs, label=label))
+        self._unwritten = []
+
+    def cosignature(self, key: SigningKey, member: MemberId) -> str:
+        """Return this member's cosignature line of the newest checkpoint; empty if not durable."""
+        if not self._note or self._unwritten:
+            return ""
+        return self._log.cosign(self._note, key, member, self._clock.now())
+
+    def _finder(self, attached: Mapping[Digest, bytes]) -> Callable[[Digest], bytes]:
+        def find(digest: Digest) -> bytes:
+            if digest in attached:
+                return attached[digest]
+            if self._blobs.has(digest):
+                return self._blobs.get(digest)
+            return self._engine.fetch(digest)
+
+        return find
+
+    def _recover(self) -> None:
+        entries = self._store.read(LOG_STREAM)
+        state = self._state
+        find = self._finder({})
+        for entry in entries:
+            state, _ = state.apply(entry, find)
+        self._state = state
+        self._log = self._log.extended(entries)
+        self._note = (self._store.get(CHECKPOINT_KEY) or b"").decode()

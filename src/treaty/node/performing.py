@@ -1,0 +1,367 @@
+"""Performing: a member's part in epochs and rounds, as the folded log asks for it.
+
+The machines of `treaty.protocol` decide; this module derives from the log which event is due,
+computes inputs, and performs what the machines order: persist, then send.
+
+Invariants (docs/spec/secagg.md):
+  * A masked input leaves only if the gate lets its class of sum be opened over so many members.
+  * The vector before masking is stored with the slot, so that a repeated slot masks the same one.
+  * What went wrong with the rows stays in the journal; the log sees one closed code.
+"""
+
+from collections.abc import Callable, Iterable
+
+from treaty.aggregation.masking import mask_input
+from treaty.aggregation.quantization import ring_vector
+from treaty.crypto.canonical import sha256
+from treaty.errors import PeerError, PolicyError, ResourceError, TreatyError, UsageError
+from treaty.ids import Digest, MemberId
+from treaty.node.admission import Admission
+from treaty.node.mirror import Mirror
+from treaty.ports import Entropy, EventStore, Journal, SecretFile
+from treaty.protocol.gate import check_sum
+from treaty.protocol.secagg_effects import (
+    Effect,
+    EraseSecret,
+    NeedInput,
+    Persist,
+    Persisted,
+    Send,
+    StoreSecret,
+)
+from treaty.protocol.secagg_epoch import MemberEpoch
+from treaty.protocol.secagg_lifecycle import (
+    EPOCH_KEY,
+    SLOT_KEY,
+    ConfirmationLogged,
+    DealingSealed,
+    Declined,
+    EpochEnded,
+    Expected,
+    InputLogged,
+    InputReady,
+    RosterFixed,
+    RoundEnded,
+    SlotPhase,
+    SurvivorsAnnounced,
+)
+from treaty.protocol.secagg_lifecycle import EpochPhase as MemberPhase
+from treaty.protocol.secagg_member import MemberSlot, lock_key
+from treaty.protocol.secagg_messages import DeclineCode
+from treaty.protocol.secure_round import EpochPhase, RoundRecord
+from treaty.protocol.statements import Predicate
+from treaty.protocol.study import Study
+
+__all__ = ["Performer", "Sender"]
+
+LAST_EPOCH_KEY = "secagg/last-epoch"
+PREMASK_KEY = "premask"
+
+Sender = Callable[[Predicate, tuple[tuple[Digest, bytes], ...]], None]
+"""Puts a statement with its blobs into the next post, or refuses (`PolicyError`)."""
+
+
+class Performer:
+    """One member's open epoch and slot, if any."""
+
+    def __init__(
+        self,
+        *,
+        name: MemberId,
+        mirror: Mirror,
+        admission: Admission,
+        store: EventStore,
+        secrets: SecretFile,
+        entropy: Entropy,
+        journal: Journal,
+        send: Sender,
+    ) -> None:
+        self._name = name
+        self._mirror = mirror
+        self._admission = admission
+        self._store = store
+        self._secrets = secrets
+        self._entropy = entropy
+        self._journal = journal
+        self._send = send
+        self._epoch: MemberEpoch | None = None
+        self._slot: MemberSlot | None = None
+        self._refused: set[Digest] = set()
+        self._premask: bytes | None = None
+        self._recover()
+
+    @property
+    def masked(self) -> str | None:
+        """Return the digest of the masked vector of the open slot, if any."""
+        if self._slot is None or self._slot.state.input is None:
+            return None
+        return self._slot.state.input.blob
+
+    def repeat(self) -> None:
+        """Do again what may have been lost before it was sent."""
+        if self._epoch is not None:
+            self._perform(self._epoch.repeat())
+        if self._slot is not None and self._slot.phase is not SlotPhase.ANSWERED:
+            self._perform(self._slot.repeat())
+        if self._slot is not None and self._slot.phase is SlotPhase.ANSWERED:
+            self._perform(self._slot.repeat())
+
+    def follow_epoch(self, study: Study | None) -> None:
+        """Do what the study's epoch asks of this member now; end an epoch that is over."""
+        record = None if study is None else study.epoch
+        if self._epoch is not None and (
+            record is None
+            or record.phase is EpochPhase.CLOSED
+            or record.number != self._epoch.number
+        ):
+            if self._epoch.phase is not MemberPhase.CLOSED:
+                self._drive_epoch(EpochEnded())
+            self._epoch = self._slot = None
+        if study is None or record is None or record.phase is EpochPhase.CLOSED:
+            return
+        if self._name not in study.group.members:
+            return
+        if self._epoch is None:
+            if record.phase is not EpochPhase.KEYS or self._name in record.keys:
+                return
+            if not self._admission.permits(self._mirror.state, study):
+                return
+            epoch, effects = MemberEpoch.begin(
+                study.group,
+                self._name,
+                record.opened,
+                plan=study.identity,
+                last_epoch=self._last_epoch(),
+                seed=self._entropy.bytes(32),
+            )
+            self._epoch = epoch
+            self._perform(effects)
+        if (
+            self._epoch.phase is MemberPhase.KEYS_SENT
+            and record.roster is not None
+            and self._epoch.epoch_hash is None
+        ):
+            self._drive_epoch(
+                RosterFixed(
+                    record.roster,
+                    tuple(record.keys.values()),
+                    self._secrets.read(self._epoch.secret_name),
+                )
+            )
+        if self._epoch.phase is MemberPhase.DEALT and record.sealed is not None:
+            columns = {
+                dealer: self._mirror.document(
+                    Digest(record.shares[MemberId(dealer)].predicate.columns[self._name])
+                )
+                for dealer in record.sealed.predicate.dealers
+                if dealer != self._name
+            }
+            self._drive_epoch(
+                DealingSealed(
+                    record.sealed,
+                    {str(name): one for name, one in record.shares.items()},
+                    columns,
+                    self._secrets.read(self._epoch.secret_name),
+                )
+            )
+
+    def _drive_epoch(self, event: RosterFixed | DealingSealed | EpochEnded | Persisted) -> None:
+        if self._epoch is None:
+            raise UsageError("no epoch is open at this member")
+        self._epoch, effects = self._epoch.step(event)
+        self._perform(effects)
+
+    def follow_round(self, study: Study) -> None:
+        """Do what the study's round asks of this member now; end a slot that is over."""
+        record = study.round
+        slot = self._slot
+        if slot is not None and (record is None or record.context != slot.context):
+            if slot.phase not in (SlotPhase.CLOSED,):
+                self._drive_slot(RoundEnded())
+            self._slot = None
+        if record is None or self._epoch is None or self._name not in record.participants:
+            return
+        if self._slot is None:
+            if self._name in record.inputs or self._name in record.declined or record.sealed:
+                return
+            if record.context in self._refused:
+                return
+            self._open_slot(study, record)
+        if self._slot is not None and record.sealed is not None:
+            self._answer(record)
+
+    def _open_slot(self, study: Study, record: RoundRecord) -> None:
+        if self._epoch is None:
+            return
+        opened = record.opened
+        query = study.progress.expected_query()
+        expected = Expected(
+            plan=study.identity,
+            query=query.digest,
+            code=Digest(study.plan.code),
+            model=query.model,
+            length=query.layout.length,
+            ring_bits=query.layout.ring_bits,
+            round=study.progress.index,
+            previous=study.last_result,
+        )
+        used = [
+            past.opened.predicate.slot
+            for past in study.rounds
+            if past.opened.predicate.epoch_hash == opened.predicate.epoch_hash
+            and self._name in past.inputs
+        ]
+        try:
+            secret = self._secrets.read(self._epoch.slot_secret_name(opened.predicate.slot))
+            self._slot, effects = MemberSlot.begin(
+                self._epoch,
+                opened,
+                expected,
+                secret=secret,
+                lock=self._store.get(lock_key(study.identity, query.digest, query.model)),
+                floor=max(used, default=-1),
+            )
+        except (PeerError, PolicyError, ResourceError):
+            self._refused.add(record.context)
+            raise
+        try:
+            check_sum(
+                self._admission.matrix(self._mirror.state),
+                query.kind.artefact,
+                members=study.group.min_survivors,
+            )
+            need = effects[0]
+            event = self._input(study, need)
+        except TreatyError as refusal:
+            if isinstance(refusal, ResourceError):
+                raise
+            # The cause may say something about the rows: it stays here.
+            self._journal.note(
+                f"declined.{getattr(refusal, 'code', type(refusal).__name__)}", str(refusal)
+            )
+            self._refused.add(record.context)
+            self._drive_slot(Declined(DeclineCode.SITE_DECLINED))
+            return
+        self._drive_slot(event)
+
+    def _input(self, study: Study, need: NeedInput) -> InputReady:
+        """Compute, quantise and mask this site's contribution; nothing has left yet."""
+        query = study.progress.expected_query()
+        held = self._store.get(PREMASK_KEY)
+        if need.vector is not None and held is not None and sha256(held) == need.vector:
+            vector = ring_vector(held, need.ring_bits, need.length).copy()
+        else:
+            local = self._admission.prepared(study)
+            vector = local.answer(query, study.progress, self._entropy.bytes(32)).vector
+        held = vector.tobytes()
+        self._premask = held
+        digest = sha256(held)
+        root = mask_input(vector, need.plan, need.ring_bits)
+        return InputReady(digest, root, self._mirror.keep(vector.tobytes()))
+
+    def _answer(self, record: RoundRecord) -> None:
+        slot = self._slot
+        if slot is None or record.sealed is None:
+            return
+        if slot.phase is SlotPhase.INPUT_SENT:
+            for header in record.inputs.values():
+                self._drive_slot(InputLogged(header))
+            self._drive_slot(SurvivorsAnnounced(record.sealed, self._slot_secret()))
+        slot = self._slot
+        if slot is not None and slot.phase is SlotPhase.CONFIRMED:
+            for confirmed in record.confirmed.values():
+                if self._slot is not None and self._slot.phase is SlotPhase.CONFIRMED:
+                    self._drive_slot(ConfirmationLogged(confirmed, self._slot_secret()))
+
+    def _slot_secret(self) -> bytes | None:
+        if self._epoch is None or self._slot is None:
+            return None
+        return self._secrets.read(self._epoch.slot_secret_name(self._slot.slot))
+
+    def _drive_slot(
+        self,
+        event: InputReady
+        | Declined
+        | InputLogged
+        | SurvivorsAnnounced
+        | ConfirmationLogged
+        | RoundEnded
+        | Persisted,
+    ) -> None:
+        if self._slot is None:
+            raise UsageError("no round is open at this member")
+        self._slot, effects = self._slot.step(event)
+        self._epoch = self._slot.epoch
+        self._perform(effects)
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case StoreSecret():
+                    self._secrets.write(effect.name, effect.data)
+                case EraseSecret():
+                    self._secrets.erase(effect.name)
+                case Persist():
+                    self._persist(effect)
+                case Send():
+                    self._send(
+                        effect.predicate,
+                        tuple((one, self._mirror.document(one)) for one in effect.blobs),
+                    )
+                case NeedInput():
+                    raise UsageError("inputs are computed where the round is opened")
+
+    def _persist(self, effect: Persist) -> None:
+        puts = list(effect.records)
+        if self._premask is not None:
+            puts.append((PREMASK_KEY, self._premask))
+            self._premask = None
+        if self._epoch is not None:
+            puts.append((LAST_EPOCH_KEY, str(self._epoch.number).encode()))
+        masked = tuple(self._mirror.document(one) for one in self._masked_blobs())
+        self._mirror.write(
+            puts,
+            (*effect.blobs, *masked),
+            f"participant-{_label(effect.token)}",
+            besides=self.masked,
+        )
+        for data in effect.blobs:
+            self._mirror.keep(data)
+        if self._slot is not None and any(key == SLOT_KEY for key, _ in effect.records):
+            self._drive_slot(Persisted(effect.token))
+        else:
+            self._drive_epoch(Persisted(effect.token))
+
+    def _masked_blobs(self) -> tuple[Digest, ...]:
+        slot = self._slot
+        if slot is None or slot.phase is not SlotPhase.INPUT_PERSISTING or slot.state.input is None:
+            return ()
+        return (Digest(slot.state.input.blob),)
+
+    def _last_epoch(self) -> int:
+        stored = self._store.get(LAST_EPOCH_KEY)
+        study = self._mirror.state.running
+        # The log remembers epochs that a restored store forgot.
+        logged = 0 if study is None or study.epoch is None else study.epoch.number - 1
+        return max(logged, int(stored) if stored else 0)
+
+    def _recover(self) -> None:
+        study = self._mirror.state.running
+        if study is None:
+            return
+        stored = self._store.get(EPOCH_KEY)
+        if stored is None:
+            return
+        try:
+            self._epoch = MemberEpoch.restore(study.group, self._name, stored)
+            slot = self._store.get(SLOT_KEY)
+            if slot is not None and self._epoch.epoch_hash is not None:
+                self._slot = MemberSlot.restore(self._epoch, slot)
+        except (PeerError, PolicyError) as refusal:
+            self._journal.note("stored-epoch-closed", str(refusal))
+
+
+def _label(token: str) -> str:
+    """Return a persist point's name from a machine's token."""
+    kept = "".join(char if char.isalnum() else "-" for char in token.lower())
+    return "-".join(part for part in kept.split("-") if part and not part.isdigit())[:48]
