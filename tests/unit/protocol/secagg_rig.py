@@ -127,11 +127,18 @@ class Node:
                         self.disk.blobs[canonical.sha256(blob)] = blob
                     out += self.persisted(effect.token)
                 case Send():
+                    self.check_written(effect.predicate)
                     out.append(effect.predicate)
                 case NeedInput():
                     raise AssertionError("an order for input has its own path")
         self.sent += [one for one in out if one not in self.sent]
         return out
+
+    def check_written(self, statement: Predicate) -> None:
+        """Check the write-ahead rule: what leaves is on the disk, except a decline."""
+        if not isinstance(statement, messages.InputDeclined):
+            data = canonical.encode(statement)
+            assert any(data in record for record in self.disk.records.values()), statement
 
     def persisted(self, token: str) -> list[Predicate]:
         """Tell the machine that its order is durable."""

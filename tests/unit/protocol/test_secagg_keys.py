@@ -49,10 +49,21 @@ def test_the_masks_of_an_input_are_those_of_the_specification(hybrid: bool) -> N
     ask = turn.opened.predicate
     context = hashlib.sha256(
         enc(
-            "cesa/1", "round", bytes.fromhex(ask.charter), bytes.fromhex(ask.epoch_hash), ask.slot,
-            ask.round, ask.attempt, enc(*ask.participants), bytes.fromhex(ask.plan),
-            bytes.fromhex(ask.query), bytes.fromhex(ask.code), bytes.fromhex(ask.model),
-            ask.length, ask.ring_bits, bytes.fromhex(ask.previous),
+            "cesa/1",
+            "round",
+            bytes.fromhex(ask.charter),
+            bytes.fromhex(ask.epoch_hash),
+            ask.slot,
+            ask.round,
+            ask.attempt,
+            enc(*ask.participants),
+            bytes.fromhex(ask.plan),
+            bytes.fromhex(ask.query),
+            bytes.fromhex(ask.code),
+            bytes.fromhex(ask.model),
+            ask.length,
+            ask.ring_bits,
+            bytes.fromhex(ask.previous),
         )
     ).digest()
     assert context_of(federation.group.charter, ask) == context.hex()
@@ -84,9 +95,18 @@ def test_both_ends_of_a_pair_derive_one_key_and_opposite_signs() -> None:
 
 
 CONTEXT_FIELDS = {
-    "epoch_hash": tag("x"), "slot": 1, "round": 1, "attempt": 1,
-    "participants": ("m01", "m02", "m03"), "plan": tag("x"), "query": tag("x"), "code": tag("x"),
-    "model": tag("x"), "length": 6, "ring_bits": 32, "previous": tag("x"),
+    "epoch_hash": tag("x"),
+    "slot": 1,
+    "round": 1,
+    "attempt": 1,
+    "participants": ("m01", "m02", "m03"),
+    "plan": tag("x"),
+    "query": tag("x"),
+    "code": tag("x"),
+    "model": tag("x"),
+    "length": 6,
+    "ring_bits": 32,
+    "previous": tag("x"),
 }
 
 
@@ -105,7 +125,9 @@ def test_the_survivors_digest_binds_context_members_and_roots() -> None:
     group = group_of(4)
     one = Survivor(member="m01", header=tag("h"), root=tag("r"))
     base = survivors_digest(tag("c"), [one], group)
-    assert survivors_digest(tag("c"), [msgspec.structs.replace(one, header=tag("i"))], group) == base
+    assert (
+        survivors_digest(tag("c"), [msgspec.structs.replace(one, header=tag("i"))], group) == base
+    )
     others = {
         survivors_digest(tag("d"), [one], group),
         survivors_digest(tag("c"), [msgspec.structs.replace(one, root=tag("s"))], group),
@@ -120,7 +142,9 @@ def test_derived_keys_have_256_live_bits_and_never_repeat() -> None:
     values: list[int] = []
     for epoch in range(8):
         for index in range(1, 6):
-            seed = EpochSeed(hashlib.sha256(b"%d %d" % (epoch, index)).digest(), tag("c"), epoch, index)
+            seed = EpochSeed(
+                hashlib.sha256(b"%d %d" % (epoch, index)).digest(), tag("c"), epoch, index
+            )
             for slot in range(16):
                 values += [
                     seed.self_seed(slot),

@@ -37,6 +37,7 @@ from treaty.protocol import secagg_messages as messages
 from treaty.protocol.secagg_coordinator import RoundPhase
 from treaty.protocol.secagg_effects import EraseSecret
 from treaty.protocol.secagg_enrolment import EnrolmentPhase
+from treaty.protocol.secagg_keys import survivors_digest
 from treaty.protocol.secagg_lifecycle import DealingSealed
 from treaty.protocol.secagg_member import Declined, InputLogged, SurvivorsAnnounced
 from treaty.protocol.secagg_opening import check_result, recover
@@ -47,8 +48,13 @@ def checked(federation: Federation, turn: Round, result: messages.RoundResult) -
     assert turn.sealed is not None
     hub = federation.hub
     return check_result(
-        hub.group, turn.opened.predicate, hub.peers, hub.ready, hub.dealers,
-        turn.sealed.predicate, result,
+        hub.group,
+        turn.opened.predicate,
+        hub.peers,
+        hub.ready,
+        hub.dealers,
+        turn.sealed.predicate,
+        result,
     )
 
 
@@ -99,8 +105,17 @@ def test_every_slot_has_other_masks_and_the_sum_holds_in_each() -> None:
 
 @pytest.mark.parametrize(
     ("size", "colluders", "threshold", "fast"),
-    [(3, 1, 3, 3), (4, 1, 3, 3), (5, 1, 4, 4), (10, 1, 6, 8), (10, 3, 7, 8), (20, 6, 14, 17),
-     (25, 8, 17, 21), (100, 33, 67, 83), (100, 10, 56, 78)],
+    [
+        (3, 1, 3, 3),
+        (4, 1, 3, 3),
+        (5, 1, 4, 4),
+        (10, 1, 6, 8),
+        (10, 3, 7, 8),
+        (20, 6, 14, 17),
+        (25, 8, 17, 21),
+        (100, 33, 67, 83),
+        (100, 10, 56, 78),
+    ],
 )
 def test_the_fast_path_needs_as_many_survivors_as_the_argument_says(
     size: int, colluders: int, threshold: int, fast: int
@@ -252,6 +267,21 @@ def test_a_result_that_does_not_follow_from_the_log_is_refused(name: str) -> Non
     assert refusal.value.code == code
 
 
+def test_a_result_over_too_few_survivors_is_refused() -> None:
+    """Also when everything else about it is consistent."""
+    federation = ready(dealt(group_of(4)))
+    turn = send_inputs(open_round(federation, expected_of()))
+    finish(turn)
+    _, result, _ = unmasked(turn)
+    assert turn.sealed is not None
+    two = turn.sealed.predicate.survivors[:2]
+    turn.sealed = changed(turn.sealed, survivors=two)
+    digest = survivors_digest(turn.hub.context, two, federation.group)
+    with pytest.raises(VerificationError) as refusal:
+        checked(federation, turn, msgspec.structs.replace(result, survivors=digest))
+    assert refusal.value.code == "too-few-survivors"
+
+
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_a_published_seed_that_was_not_committed_to_is_refused(hybrid: bool) -> None:
     federation = ready(dealt(group_of(4, hybrid=hybrid)))
@@ -319,8 +349,12 @@ def test_a_false_complaint_costs_its_author_its_place() -> None:
     federation = ready(dealt(group_of(5)))
     node = federation.nodes["m01"]
     complaint = messages.ShareComplaint(
-        charter=federation.group.charter, author="m01",
-        epoch_hash=str(federation.hub.epoch_hash), dealer="m02", slot=0, key="0" * 64,
+        charter=federation.group.charter,
+        author="m01",
+        epoch_hash=str(federation.hub.epoch_hash),
+        dealer="m02",
+        slot=0,
+        key="0" * 64,
     )
     feed_ready(federation, complaint)
     assert federation.hub.excluded == {"m01", "m02"}
@@ -400,8 +434,11 @@ def test_what_the_coordinator_should_not_log_is_refused() -> None:
         assert refusal.value.code == code
     fresh, _ = fresh.step(coordinator.RevealLogged(answer))
     with pytest.raises(VerificationError) as refusal:
-        fresh.step(coordinator.RevealLogged(changed(answer, self_shares={
-            **answer.predicate.self_shares, "m01": "1" * 64})))
+        fresh.step(
+            coordinator.RevealLogged(
+                changed(answer, self_shares={**answer.predicate.self_shares, "m01": "1" * 64})
+            )
+        )
     assert refusal.value.code == "second-reveal"
 
 
