@@ -61,7 +61,10 @@ campaign: $(READY)  ## the campaigns in full, hours
 	@TREATY_CAMPAIGN=full $(BIN)/python -m pytest --no-header --timeout 0 tests/campaign
 
 bench: $(READY)  ## the benchmarks, one after another
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@status=0; for run in "learning --data heart" "learning --data ist --quick" rounds \
+	    store_commit privacy_sampler; do \
+	    echo "== $$run"; $(BIN)/python -m benchmarks.$$run || status=1; \
+	  done; exit $$status
 
 accept: export TREATY_REQUIRE := data,vectors,torch
 accept: torch check  ## everything, and nothing may skip

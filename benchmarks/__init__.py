@@ -1,0 +1,1 @@
+"""Benchmarks: what is claimed in figures, measured. See README.md in this folder."""

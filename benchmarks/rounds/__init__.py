@@ -1,0 +1,1 @@
+"""Rounds: how fast a protected round is, beside frameworks whose rounds are not protected."""
