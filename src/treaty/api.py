@@ -18,10 +18,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from treaty.aggregation.tensors import NamedTensors
-from treaty.contracts.schema import Contract, parse_contract
-from treaty.datasets.registry import Dataset, packaged_text
+from treaty.contracts.schema import Contract, Number, parse_contract
 from treaty.errors import ResourceError, UsageError
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import LogisticRegression, ModelSpecification
@@ -33,17 +33,14 @@ from treaty.provenance.verify import Verdict, verify_bundle
 from treaty.reports.summary import report_html
 from treaty.simulation.federation import COORDINATOR, Federation, SiteFilesToWrite
 from treaty.simulation.pooled import compare_with_pooled
-from treaty.stores.files import read_file, write_file
 from treaty.studies.outcome import EvaluationOutcome
 from treaty.studies.plan import AggregationSettings, EvaluationSettings, SplitSettings
-from treaty.wiring import read_bundle, write_bundle
+from treaty.wiring import dataset_adapter, read_bundle, read_file, write_bundle, write_file
+
+if TYPE_CHECKING:
+    from treaty.wiring import Dataset
 
 __all__ = ["Bundle", "ComparisonTable", "Consortium", "Study", "from_dataset", "simulate"]
-
-_ADAPTER = """format = "treaty.adapter/v1"
-contract = "{contract}"
-site = "{site}"
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +240,7 @@ def simulate(
             read_file(Path(path)),
             read_file(Path(given[name]))
             if name in given
-            else _ADAPTER.format(contract=parsed.name, site=name).encode(),
+            else _plain_adapter(parsed, name),
         )
         for name, path in sites.items()
     }
@@ -253,7 +250,7 @@ def simulate(
 
 
 def from_dataset(
-    dataset: Dataset, directory: Path, *, consortium: str, title: str = ""
+    dataset: "Dataset", directory: Path, *, consortium: str, title: str = ""
 ) -> Consortium:
     """Return the simulated consortium of a known data set in `directory`, founded or resumed.
 
@@ -261,15 +258,19 @@ def from_dataset(
     """
     if not (directory / "anchor.txt").exists():
         files = {
-            site: SiteFilesToWrite(source.csv_bytes(), _adapter_of(dataset, site))
+            site: SiteFilesToWrite(source.csv_bytes(), dataset_adapter(dataset, site))
             for site, source in dataset.sites.items()
         }
         Federation.found(directory, files, consortium=consortium, title=title, site_figures=True)
     return Consortium(Federation(directory), dataset.contract)
 
 
-def _adapter_of(dataset: Dataset, site: MemberId) -> bytes:
-    stem = f"{dataset.name}-{site}" if dataset.name == "heart" else dataset.name
-    lines = packaged_text("adapters", stem).splitlines()
-    named = [f'site = "{site}"' if line.startswith("site = ") else line for line in lines]
-    return ("\n".join(named) + "\n").encode()
+def _plain_adapter(contract: Contract, site: str) -> bytes:
+    """Return the adapter of a file that is in the contract's own columns, codes and units."""
+    units = [
+        f'{feature.name} = "{feature.unit}"'
+        for feature in contract.features
+        if isinstance(feature, Number)
+    ]
+    head = ['format = "treaty.adapter/v1"', f'contract = "{contract.name}"', f'site = "{site}"']
+    return ("\n".join([*head, "[units]", *units]) + "\n").encode()

@@ -12,7 +12,7 @@ whose signatures and digests the callers check (docs/spec/storage.md).
 This module does no input or output.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -182,6 +182,9 @@ class SecretFile(Protocol):
 
         The bytes of an older value are zeroed on the disk, as in `erase`.
         """
+
+    def write_all(self, items: Mapping[str, bytes]) -> None:
+        """Store several secrets together: all of them durably, or none; as `write` for each."""
 
     def read(self, name: str) -> bytes:
         """Return the secret. Raises `ResourceError` if missing, damaged or readable by others."""

@@ -112,3 +112,29 @@ def test_secrets_open_to_others_are_refused(tmp_path: Path) -> None:
     directory.chmod(0o755)
     with pytest.raises(ResourceError, match="mode 0755, expected 0700: run chmod 700"):
         SecretDirectory(directory)
+
+
+def test_secrets_written_together_are_read_and_erased_one_by_one(secrets: SecretFile) -> None:
+    secrets.write("slot-1", b"older")
+    secrets.write_all({"slot-1": SECRET, "slot-2": b"second", "slot-3": b""})
+    assert secrets.names() == ("slot-1", "slot-2", "slot-3")
+    assert (secrets.read("slot-1"), secrets.read("slot-3")) == (SECRET, b"")
+    secrets.erase("slot-1")
+    secrets.write("slot-2", b"replaced")
+    assert secrets.read("slot-2") == b"replaced"
+    assert secrets.names() == ("slot-2", "slot-3")
+    with pytest.raises(ResourceError):
+        secrets.read("slot-1")
+
+
+def test_a_pack_leaves_nothing_of_an_erased_secret_and_survives_a_restart(tmp_path: Path) -> None:
+    first = SecretDirectory(tmp_path / "s")
+    first.write_all({"a": b"secret-a" * 4, "b": b"secret-b" * 4})
+    first.erase("a")
+    again = SecretDirectory(tmp_path / "s")
+    assert again.names() == ("b",)
+    assert again.read("b") == b"secret-b" * 4
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "s").iterdir())
+    assert b"secret-a" not in kept
+    again.erase("b")
+    assert list((tmp_path / "s").iterdir()) == []

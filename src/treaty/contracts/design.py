@@ -6,6 +6,7 @@ indicator for every kept level but the reference, in the contract's order.
 """
 
 import math
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -38,6 +39,7 @@ class Column:
         return self.level is not None
 
 
+@functools.lru_cache(maxsize=64)
 def design_columns(contract: Contract) -> tuple[Column, ...]:
     """Return the design columns in order: ``age``, ``cp=2``, ``cp=3`` and so on."""
     columns: list[Column] = []

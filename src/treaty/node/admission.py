@@ -13,6 +13,7 @@ from treaty.models.specification import max_rounds
 from treaty.node.contribution import LocalStudy
 from treaty.ports import Batch, DataSource, EventStore, Journal, Trainer
 from treaty.protocol.consortium import Consortium
+from treaty.protocol.membership import Membership
 from treaty.protocol.study import Study
 
 __all__ = ["Admission"]
@@ -39,6 +40,7 @@ class Admission:
         self._policy = policy
         self._local: LocalStudy | None = None
         self._refused: set[Digest] = set()
+        self._narrowed: tuple[Membership, ExposureMatrix] | None = None
 
     @property
     def local(self) -> LocalStudy | None:
@@ -47,8 +49,11 @@ class Admission:
 
     def matrix(self, state: Consortium) -> ExposureMatrix:
         """Return what may leave this site now."""
-        history = state.members.history
-        return effective_matrix(history.current, self._policy, matrix=history.matrix())
+        members = state.members
+        if self._narrowed is None or self._narrowed[0] is not members:
+            matrix = effective_matrix(members.charter, self._policy, matrix=members.matrix)
+            self._narrowed = (members, matrix)
+        return self._narrowed[1]
 
     def permits(self, state: Consortium, study: Study) -> bool:
         """Say whether this site takes part: its policy, and its officer where that asks for one."""

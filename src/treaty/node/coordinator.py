@@ -21,7 +21,7 @@ from treaty.ids import Digest, MemberId
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.rounds import RoundDriver
 from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore, Journal
-from treaty.protocol.consortium import Consortium
+from treaty.protocol.consortium import DOCUMENTED, Consortium
 from treaty.protocol.frames import Feed, Post, decode_post, encode_frame
 from treaty.protocol.messages import (
     BallotCast,
@@ -68,8 +68,8 @@ MEMBER_STATEMENTS = (
 )
 """What a member may put into the log; everything else is the coordinator's own."""
 
-ATTACH_LIMIT_BYTES = 4 << 20
-"""Blobs up to this size ride in a feed; larger ones are offered by digest."""
+FEED_LIMIT_BYTES = 4 << 20
+"""Entries and blobs of one feed; what does not fit follows, or is offered by digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,7 @@ class Coordinator:
         self._state = Consortium(anchor)
         self._log = LogKeeper()
         self._entries: list[bytes] = []
+        self._bodies: list[Body] = []
         self._cosignatures: dict[str, str] = {}
         self._driver = RoundDriver(self._blobs, journal, slots_per_epoch)
         self._note = ""
@@ -171,9 +172,7 @@ class Coordinator:
             )
         self._sizes[sender] = post.size
         if post.cosignature and post.size == self._log.size and self._state.membership:
-            name, line = self._log.check_cosignature(
-                post.cosignature, self._state.members, sender
-            )
+            name, line = self._log.check_cosignature(post.cosignature, self._state.members, sender)
             self._cosignatures[name] = line
         for statement in post.statements:
             self._pending.append(_Pending(statement, self._fetched(post, statement), sender))
@@ -248,13 +247,16 @@ class Coordinator:
             if isinstance(body, MaskedInput):
                 self._driver.check_input(body, item.blobs)
             find = self._documents(item.blobs, batch)
+            if isinstance(body, ProposalOpened) and body.action in DOCUMENTED:
+                # A bundle holds what was voted on, so it must exist before the vote.
+                find(Digest(body.subject))
             state, verified = batch.state.apply(item.statement, find)
             self._driver.logged(state, verified, find)
         except (PeerError, PolicyError, ResourceError) as refusal:
             code = getattr(refusal, "code", "unreadable")
             self.journal.note(f"statement-refused.{code}", f"{item.sender}: {refusal}")
             return
-        batch.add(state, item.statement, self._kept(verified, item.blobs))
+        batch.add(state, verified, self._kept(verified, item.blobs))
 
     def _append_own(self, batch: "_Tray", predicate: Predicate, blobs: tuple[bytes, ...]) -> None:
         statement = self.sign(predicate)
@@ -262,7 +264,7 @@ class Coordinator:
         find = self._documents(attached, batch)
         state, verified = batch.state.apply(statement, find)
         self._driver.logged(state, verified, find)
-        batch.add(state, statement, attached)
+        batch.add(state, verified, attached)
 
     def _commit(self, batch: "_Tray", label: str) -> bool:
         if not batch.entries:
@@ -279,6 +281,7 @@ class Coordinator:
         )
         self._log, self._note, self._state = log, note, batch.state
         self._entries.extend(batch.entries)
+        self._bodies.extend(batch.bodies)
         self._cosignatures = {}
         self._asked = False
         for member in self._active():
@@ -296,19 +299,23 @@ class Coordinator:
     def _feed(self, member: MemberId) -> None:
         """Send `member` the entries it lacks, with the blobs that they bring it."""
         first = self._sizes.get(member, 0)
-        entries: list[bytes] = []
+        end, note, total = first, self._note, 0
         blobs: dict[Digest, bytes] = {}
-        total = 0
-        for entry in self._entries[first:]:
-            entries.append(entry)
-            for digest in self._brought(entry, member):
+        for entry, body in zip(self._entries[first:], self._bodies[first:], strict=True):
+            if total + len(entry) > FEED_LIMIT_BYTES:
+                # A long way to catch up: in pieces, each under a checkpoint of its own size.
+                prefix = LogKeeper().extended(self._entries[:end])
+                note = prefix.note(self._state.members, self._keys.log)
+                break
+            end, total = end + 1, total + len(entry)
+            for digest in self._brought(body, member):
                 data = self._blobs.get(digest)
-                if len(data) > ATTACH_LIMIT_BYTES or total + len(data) > ATTACH_LIMIT_BYTES:
+                if total + len(data) > FEED_LIMIT_BYTES:
                     self.engine.offer(digest, data)
                 else:
                     blobs[digest] = data
                     total += len(data)
-        frame = encode_frame(Feed(first, tuple(entries), self._note, blobs))
+        frame = encode_frame(Feed(first, tuple(self._entries[first:end]), note, blobs))
         self._send(member, frame)
 
     def _ask_sizes(self) -> bool:
@@ -325,9 +332,8 @@ class Coordinator:
         except ResourceError as error:
             self.journal.note("unreachable", f"{member}: {error}")
 
-    def _brought(self, entry: bytes, member: MemberId) -> tuple[Digest, ...]:
-        """Return the digests of the blobs that `entry` brings to `member`."""
-        body = peek(entry)[1]
+    def _brought(self, body: Body, member: MemberId) -> tuple[Digest, ...]:
+        """Return the digests of the blobs that an entry brings to `member`."""
         named: tuple[str, ...]
         match body:
             case CharterPublished():
@@ -386,10 +392,10 @@ class Coordinator:
         tray = _Tray(self._state)
         for entry in self._store.read(LOG_STREAM):
             state, verified = tray.state.apply(entry, self._documents({}, tray))
-            tray.add(state, entry, {})
+            tray.add(state, verified, {})
             self._driver.replayed(state, verified)
         self._state = tray.state
-        self._entries = tray.entries
+        self._entries, self._bodies = tray.entries, tray.bodies
         self._log = self._log.extended(tray.entries)
         self._recovered_size = self._log.size
         if self._note:
@@ -418,10 +424,14 @@ class _Tray:
     def __init__(self, state: Consortium) -> None:
         self.state = state
         self.entries: list[bytes] = []
+        self.bodies: list[Body] = []
         self.blobs: dict[Digest, bytes] = {}
 
-    def add(self, state: Consortium, entry: bytes, blobs: Mapping[Digest, bytes]) -> None:
+    def add(
+        self, state: Consortium, verified: Verified[Body], blobs: Mapping[Digest, bytes]
+    ) -> None:
         """Take one folded entry."""
         self.state = state
-        self.entries.append(entry)
+        self.entries.append(verified.envelope)
+        self.bodies.append(verified.predicate)
         self.blobs.update(blobs)

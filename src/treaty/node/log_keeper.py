@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from treaty.crypto.keys import SigningKey
 from treaty.errors import VerificationError
-from treaty.governance.charter import Charter, witness_name
+from treaty.governance.charter import witness_name
 from treaty.ids import MemberId
-from treaty.protocol.membership import log_verifier, witness_verifiers
+from treaty.protocol.membership import Membership
 from treaty.tlog.checkpoint import Checkpoint, add_cosignatures, cosign, open_checkpoint, sign
 from treaty.tlog.merkle import CompactRange, leaf_hash
 from treaty.tlog.notes import (
@@ -47,17 +47,17 @@ class LogKeeper:
             tree.append(leaf_hash(entry))
         return LogKeeper(tree)
 
-    def note(self, charter: Charter, key: SigningKey) -> str:
+    def note(self, members: Membership, key: SigningKey) -> str:
         """Return the checkpoint note of this tree, signed with the log key."""
-        return sign(self._checkpoint(charter), Signer(charter.log.origin, key)).decode()
+        return sign(self._checkpoint(members), Signer(members.log.name, key)).decode()
 
-    def check_note(self, note: str, charter: Charter) -> None:
+    def check_note(self, note: str, members: Membership) -> None:
         """Raise `VerificationError` unless `note` is the log's checkpoint of exactly this tree.
 
         Code ``split-view`` when the log signed another tree of this size or another size.
         """
-        signed = open_checkpoint(note.encode(), log_verifier(charter))
-        if signed.checkpoint != self._checkpoint(charter):
+        signed = open_checkpoint(note.encode(), members.log)
+        if signed.checkpoint != self._checkpoint(members):
             raise VerificationError(
                 f"the log signed size {signed.checkpoint.size}, root "
                 f"{signed.checkpoint.root.hex()[:16]}; this member's own tree has size "
@@ -73,26 +73,26 @@ class LogKeeper:
         return str(cosign(checkpoint, Cosigner(witness_name(member), key), now_ms // 1000))
 
     def check_cosignature(
-        self, note: str, line: str, charter: Charter, member: MemberId
+        self, line: str, members: Membership, member: MemberId
     ) -> tuple[str, str]:
         """Return the cosigner's name and its line, verified under the newest checkpoint."""
         parsed = parse_signature_line(line.removesuffix("\n").encode(), strict=True)
-        verifier = witness_verifiers(charter).get(member)
+        verifier = members.witnesses.get(member)
         if verifier is None:
             raise VerificationError(f"{member} is no witness now", code="unknown-key")
         if (parsed.name, parsed.key_id) != (verifier.name, verifier.key_id):
             raise VerificationError(
                 f"the cosignature of {member} names another key", code="unknown-key"
             )
-        verifier.verify(self._checkpoint(charter).body(), parsed.signature)
+        verifier.verify(self._checkpoint(members).body(), parsed.signature)
         return parsed.name, line
 
     def cosigned(self, note: str, lines: Iterable[str]) -> str:
         """Return `note` with the cosignature `lines`, in canonical order."""
         return add_cosignatures(note.encode(), [_line(line) for line in lines]).decode()
 
-    def _checkpoint(self, charter: Charter) -> Checkpoint:
-        return Checkpoint(charter.log.origin, self.size, self.root)
+    def _checkpoint(self, members: Membership) -> Checkpoint:
+        return Checkpoint(members.log.name, self.size, self.root)
 
 
 def _line(text: str) -> SignatureLine:

@@ -100,7 +100,7 @@ class Mirror:
                     code="clock-skew",
                 )
         log = self._log.extended(entries)
-        log.check_note(feed.checkpoint, state.charter)
+        log.check_note(feed.checkpoint, state.members)
         return Accepted(state, log, feed.checkpoint, entries, feed.blobs)
 
     def take(self, accepted: Accepted) -> None:

@@ -221,7 +221,7 @@ class Participant:
 
     def _send(self, predicate: Predicate, blobs: tuple[tuple[Digest, bytes], ...]) -> None:
         """Put a statement into the next post, if the gate lets every field of it leave."""
-        members = len(self.state.members.history.effective().active_members())
+        members = len(self.state.members.effective.active_members())
         check_statement(self._admission.matrix(self.state), predicate, members=members)
         self._outgoing.append((seal_statement(predicate, self._keys.runner), dict(blobs)))
 

@@ -295,10 +295,15 @@ class Performer:
         self._perform(effects)
 
     def _perform(self, effects: Iterable[Effect]) -> None:
+        effects = tuple(effects)
+        # Secrets that are ordered together, an epoch's slots, are one durable write.
+        secrets = {one.name: one.data for one in effects if isinstance(one, StoreSecret)}
+        if secrets:
+            self._secrets.write_all(secrets)
         for effect in effects:
             match effect:
                 case StoreSecret():
-                    self._secrets.write(effect.name, effect.data)
+                    continue
                 case EraseSecret():
                     self._secrets.erase(effect.name)
                 case Persist():

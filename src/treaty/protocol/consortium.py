@@ -44,7 +44,7 @@ from treaty.protocol.study import Study, StudyEvent, open_study
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import parse_plan
 
-__all__ = ["PROPOSABLE", "Consortium", "Documents", "ProposalRecord"]
+__all__ = ["DOCUMENTED", "PROPOSABLE", "Consortium", "Documents", "ProposalRecord"]
 
 Documents = Callable[[Digest], bytes]
 """Returns the bytes with a digest, or raises `ResourceError` when they are not at hand."""
@@ -59,6 +59,9 @@ PROPOSABLE = frozenset(
     }
 )
 """Actions that are decided by proposal and ballots; the others carry their own signatures."""
+
+DOCUMENTED = frozenset({Action.CONTRACT_ADOPT.value, Action.STUDY_APPROVE.value})
+"""Proposals whose subject is the digest of a document that every bundle holds."""
 
 _EPOCH = Timestamp(0)
 
@@ -122,9 +125,10 @@ class Consortium:
         Raises `FormatError`, `VerificationError` or `PolicyError` with a code; the state is
         unchanged.
         """
-        if self.membership is None or _is_charter(entry):
+        parsed = peek(entry)
+        if self.membership is None or isinstance(parsed[1], CharterPublished):
             return self._on_charter(entry, documents)
-        verified = open_statement(entry, self.membership.directory)
+        verified = open_statement(entry, self.membership.directory, parsed)
         following = self._dispatch(verified, documents)
         return replace(following, size=self.size + 1), verified
 
@@ -374,7 +378,3 @@ class Consortium:
 
     def _with_study(self, study: Study) -> "Consortium":
         return replace(self, studies=MappingProxyType({**self.studies, study.identity: study}))
-
-
-def _is_charter(entry: bytes) -> bool:
-    return isinstance(peek(entry)[1], CharterPublished)

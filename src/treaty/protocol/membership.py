@@ -12,11 +12,13 @@ Invariants (docs/spec/governance.md, sections 1 and 3):
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from treaty.crypto import canonical, envelope
 from treaty.errors import VerificationError
 from treaty.governance.amendment import CharterHistory, found
 from treaty.governance.charter import Charter, charter_digest, parse_charter, witness_name
+from treaty.governance.exposure import ExposureMatrix
 from treaty.governance.roles import KeyKind
 from treaty.ids import Digest, MemberId, Timestamp
 from treaty.protocol.messages import CharterPublished
@@ -28,10 +30,18 @@ __all__ = ["Membership", "directory_of", "log_verifier", "open_charter", "witnes
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """The charter's history and the directory of keys that follows from it."""
+    """The charter's history and what follows from it, derived once for each change.
+
+    `effective` is the charter with decided suspensions and grants written in, `matrix` its exposure
+    rows, `log` and `witnesses` the keys under which checkpoints are read.
+    """
 
     history: CharterHistory
     directory: Directory
+    effective: Charter
+    matrix: ExposureMatrix
+    log: Verifier
+    witnesses: Mapping[MemberId, Verifier]
 
     @property
     def charter(self) -> Charter:
@@ -99,7 +109,15 @@ def directory_of(history: CharterHistory) -> Directory:
 
 
 def _membership(history: CharterHistory) -> Membership:
-    return Membership(history, directory_of(history))
+    effective = history.effective()
+    return Membership(
+        history,
+        directory_of(history),
+        effective,
+        history.matrix(),
+        log_verifier(effective),
+        MappingProxyType(dict(witness_verifiers(effective))),
+    )
 
 
 def log_verifier(charter: Charter) -> Verifier:

@@ -134,21 +134,40 @@ class EpochRecord:
             case EpochKeys():
                 self._names(body.epoch, body.opened)
                 self._move(body, EpochPhase.KEYS)
-                return replace(self, keys=_once(self.keys, of_kind(verified, EpochKeys)))
+                keys = _once(self.keys, of_kind(verified, EpochKeys))
+                slots = self.opened.predicate.slots
+                self._shape(
+                    len(body.round_keys) == len(body.commitments) == slots
+                    and (body.kem is not None) == self.group.hybrid,
+                    f"{slots} round keys and commitments of {body.author}",
+                )
+                return replace(self, keys=keys)
             case EpochRoster():
                 return self._on_roster(body, of_kind(verified, EpochRoster))
             case EpochShares():
                 self._move(body, EpochPhase.DEALING)
                 self._of_roster(body.epoch_hash)
                 self._among(body.author, self._listed())
-                return replace(self, shares=_once(self.shares, of_kind(verified, EpochShares)))
+                shares = _once(self.shares, of_kind(verified, EpochShares))
+                self._shape(
+                    set(body.columns) == self._listed() - {body.author},
+                    f"one column of {body.author} for every other member of the roster",
+                )
+                return replace(self, shares=shares)
             case EpochSealed():
                 return self._on_sealed(body, of_kind(verified, EpochSealed))
             case EpochReady():
                 self._move(body, EpochPhase.OPENING)
                 self._of_roster(body.epoch_hash)
                 self._among(body.author, self._dealers())
-                return replace(self, ready=_once(self.ready, of_kind(verified, EpochReady)))
+                ready = _once(self.ready, of_kind(verified, EpochReady))
+                pairs = self.opened.predicate.slots if self.group.hybrid else 0
+                self._shape(
+                    len(body.pair_commitments) == pairs
+                    and (body.wraps is not None) == self.group.hybrid,
+                    f"{pairs} pair commitments of {body.author}",
+                )
+                return replace(self, ready=ready)
             case ShareComplaint():
                 self._move(body, EpochPhase.OPENING)
                 self._of_roster(body.epoch_hash)
@@ -222,6 +241,11 @@ class EpochRecord:
     def _among(self, author: str, members: frozenset[MemberId] | frozenset[str]) -> None:
         if author not in members:
             raise VerificationError(f"{author} is not in this epoch", code="not-in-epoch")
+
+    def _shape(self, fits: bool, expected: str) -> None:
+        # Prevents a round that nobody can check, and content beside the purpose.
+        if not fits:
+            raise VerificationError(f"expected {expected}", code="malformed")
 
     def _enough(self, count: int, what: str) -> None:
         if count < self.group.min_survivors:

@@ -107,7 +107,7 @@ def export(
 
 def derived_files(history: History, tree: MerkleTree, checkpoint: bytes) -> dict[str, bytes]:
     """Return the files that follow from the replayed log: the verifier compares them."""
-    files = {"policy": policy_of(history.state.members.history.effective()).encode()}
+    files = {"policy": policy_of(history.state.members.effective).encode()}
     study = final_study(history)
     if study is None or study.final_model is None or study.progress.normaliser is None:
         return files

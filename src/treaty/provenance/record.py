@@ -14,8 +14,8 @@ from treaty.aggregation.quantization import ring_vector
 from treaty.crypto.canonical import sha256
 from treaty.errors import FormatError, PolicyError, ResourceError, VerificationError
 from treaty.ids import Digest, MemberId
-from treaty.protocol.consortium import Consortium
-from treaty.protocol.gate import check_statement
+from treaty.protocol.consortium import DOCUMENTED, Consortium
+from treaty.protocol.gate import check_statement, check_sum
 from treaty.protocol.messages import CharterPublished, ProposalOpened, StudyOpened
 from treaty.protocol.secagg_messages import MaskedInput, RoundResult
 from treaty.protocol.secagg_opening import check_result
@@ -115,9 +115,9 @@ def _follow(
     match body:
         case CharterPublished():
             worker.needed.add(Digest(body.charter))
-        case ProposalOpened():
-            if worker.has(Digest(body.subject)):
-                worker.documents(Digest(body.subject))
+        case ProposalOpened() if body.action in DOCUMENTED:
+            # Always, not only when it is at hand: a file that may be absent could be taken away.
+            worker.documents(Digest(body.subject))
         case StudyOpened():
             worker.documents(Digest(body.plan))
         case MaskedInput():
@@ -126,6 +126,7 @@ def _follow(
             study = before.running
             if study is None:
                 raise VerificationError("a result without a study", code="out-of-order")
+            _check_sum_exposure(after, study)
             _recompute(worker, study, body)
         case _:
             pass
@@ -135,8 +136,19 @@ def _check_exposure(state: Consortium, verified: Verified[Body]) -> None:
     """Raise `PolicyError` unless the charter lets every field of a member's statement be shown."""
     if verified.author == state.charter.coordinator.name:
         return
-    members = len(state.members.history.effective().active_members())
-    check_statement(state.members.history.matrix(), verified.predicate, members=members)
+    members = len(state.members.effective.active_members())
+    check_statement(state.members.matrix, verified.predicate, members=members)
+
+
+def _check_sum_exposure(state: Consortium, study: Study) -> None:
+    """Raise `PolicyError` unless the charter lets a sum over so few members be shown.
+
+    Lint asks the same with the least number of members that an epoch begins with; a suspension in
+    the middle of a study can lower that number below what the charter's row accepts.
+    """
+    survivors = 0 if study.round is None else len(study.round.members_in)
+    artefact = study.progress.expected_query().kind.artefact
+    check_sum(state.members.matrix, artefact, members=survivors)
 
 
 def _recompute(worker: _Replay, study: Study, result: RoundResult) -> None:

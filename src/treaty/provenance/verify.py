@@ -200,7 +200,7 @@ def _blobs(files: Mapping[str, bytes]) -> dict[Digest, bytes]:
 
 
 def _checkpoint(note: bytes, history: History, tree: MerkleTree) -> SignedCheckpoint:
-    charter = history.state.members.history.effective()
+    charter = history.state.members.effective
     policy = policy_of(charter)
     signed = open_checkpoint(note, log_verifier(charter), policy.witness_keys, strict=True)
     if signed.checkpoint.root != tree.root() or signed.checkpoint.size != tree.size:
@@ -242,7 +242,7 @@ def _freshness(
         raise VerificationError(
             f"the log has {manifest.size} entries, expected at least {min_size}", code="too-short"
         )
-    cosigned_s = policy_of(history.state.members.history.effective()).quorum_time_s(signed)
+    cosigned_s = policy_of(history.state.members.effective).quorum_time_s(signed)
     if max_age_ms is None or now is None or cosigned_s is None:
         return Guarantee(
             name="freshness",
@@ -276,7 +276,7 @@ def _record(
     study = final_study(history)
     model = None if study is None else study.final_model
     released = model is not None and model in state.releases
-    parameters = state.members.history.effective().parameters()
+    parameters = state.members.effective.parameters()
     return VerdictRecord(
         edition=manifest.edition,
         simulation=state.charter.simulation,

@@ -4,7 +4,7 @@ They keep every promise of the ports except durability, and serve unit tests and
 the simulator. What they hold is gone with the process.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from treaty.crypto.canonical import sha256
 from treaty.errors import ResourceError, UsageError
@@ -139,6 +139,13 @@ class MemorySecrets:
         """See `treaty.ports.SecretFile.write`."""
         check_secret_name(name)
         self._secrets[name] = data
+
+    def write_all(self, items: Mapping[str, bytes]) -> None:
+        """See `treaty.ports.SecretFile.write_all`."""
+        for name in items:
+            check_secret_name(name)
+        for name, data in items.items():
+            self.write(name, data)
 
     def read(self, name: str) -> bytes:
         """See `treaty.ports.SecretFile.read`."""

@@ -1,11 +1,15 @@
-"""Secret files: slot seeds and key shares, one small file each, erased after use.
+"""Secret files: slot seeds and key shares, in small files, erased after use.
+
+Secrets that are written together (`write_all`: an epoch's slots) share one file, a *pack*; each has
+its own region, which is overwritten when that secret is erased.
 
 Guarantees: mode 0600 in a directory of mode 0700, outside the database, so that
 neither its write-ahead log nor its backups ever hold a secret. A value ends with
 its SHA-256: a file that was torn, or half erased when the machine stopped, reads
 as damaged and never as a key made of zeros. Erasing overwrites with zeros, makes
-that durable, and only then removes the name. An older value that is replaced,
-or left by an interrupted write, is erased the same way.
+that durable, and only then removes the name; if the loss of power brings the name back,
+it names zeros. An older value that is replaced, or left by an interrupted write, is
+erased the same way.
 
 LIMIT: on solid-state disks, copy-on-write file systems and snapshots the zeros
 may go to other cells than the secret. Put the directory on an encrypted or
@@ -13,10 +17,12 @@ memory-backed file system, and keep it out of backups (docs/spec/storage.md).
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from treaty.crypto import canonical
 from treaty.crypto.canonical import sha256
-from treaty.errors import ResourceError, UsageError
+from treaty.errors import FormatError, ResourceError, UsageError
 from treaty.stores.files import (
     fill_file,
     make_directory,
@@ -33,7 +39,9 @@ _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
 _LIMIT_BYTES = 64 << 20
 _INCOMING = ".incoming"
 _OUTDATED = ".outdated"
+_PACK = ".pack"
 _DIGEST_BYTES = 32
+_HEADER_LENGTH_BYTES = 4
 
 
 def check_secret_name(name: str) -> None:
@@ -65,15 +73,20 @@ class SecretDirectory:
                 raise ResourceError(
                     f"{directory} has mode {mode:04o}, expected 0700: run chmod 700 {directory}"
                 )
-            leftovers = [path for path in directory.iterdir() if path.name.startswith(".")]
-        for leftover in leftovers:
-            self._retire(leftover)
+            hidden = [path for path in directory.iterdir() if path.name.startswith(".")]
+        self._packed: dict[str, tuple[Path, int, int]] = {}
+        for path in hidden:
+            if path.name.startswith(_PACK):
+                self._open_pack(path)
+            else:
+                self._retire(path)
 
     def write(self, name: str, data: bytes) -> None:
         """See `treaty.ports.SecretFile.write`. Persist point ``secret-write``."""
         check_secret_name(name)
         if len(data) > _LIMIT_BYTES:
             raise UsageError(f"secret of {len(data)} bytes, expected at most {_LIMIT_BYTES}")
+        self._erase_packed(name)
         path = self._directory / name
         incoming = self._directory / f"{_INCOMING}-{name}"
         outdated = self._directory / f"{_OUTDATED}-{name}"
@@ -92,13 +105,46 @@ class SecretDirectory:
                 self._wipe(incoming)
                 self._retire(outdated)
 
+    def write_all(self, items: Mapping[str, bytes]) -> None:
+        """See `treaty.ports.SecretFile.write_all`. Persist point ``secret-write``."""
+        for name in items:
+            check_secret_name(name)
+        size = sum(map(len, items.values()))
+        if size > _LIMIT_BYTES:
+            raise UsageError(f"secrets of {size} bytes, expected at most {_LIMIT_BYTES}")
+        if not items:
+            return
+        records = [data + bytes.fromhex(sha256(data)) for data in items.values()]
+        lengths = dict(zip(items, map(len, records), strict=True))
+        header = canonical.encode([[name, length] for name, length in lengths.items()])
+        tag = sha256(header)[:16]
+        path = self._directory / f"{_PACK}-{tag}"
+        incoming = self._directory / f"{_INCOMING}-{tag}"
+        length = len(header).to_bytes(_HEADER_LENGTH_BYTES, "big")
+        with persist_point("secret-write"):
+            for name in items:
+                self.erase_now(name)
+            try:
+                fill_file(incoming, (length, header, *records))
+                with os_errors(path, "write"):
+                    os.replace(incoming, path)
+                    sync_directory(self._directory)
+            finally:
+                self._wipe(incoming)
+        self._index(path, lengths, _HEADER_LENGTH_BYTES + len(header))
+
     def read(self, name: str) -> bytes:
         """See `treaty.ports.SecretFile.read`."""
         check_secret_name(name)
         path = self._directory / name
-        if not path.exists():
+        if name in self._packed:
+            pack, start, length = self._packed[name]
+            whole = read_private_file(pack, _LIMIT_BYTES + (1 << 20))
+            stored = whole[start : start + length]
+        elif path.exists():
+            stored = read_private_file(path, _LIMIT_BYTES + _DIGEST_BYTES)
+        else:
             raise missing_secret(name)
-        stored = read_private_file(path, _LIMIT_BYTES + _DIGEST_BYTES)
         data, check = stored[:-_DIGEST_BYTES], stored[-_DIGEST_BYTES:]
         if len(stored) < _DIGEST_BYTES or bytes.fromhex(sha256(data)) != check:
             raise ResourceError(
@@ -109,14 +155,64 @@ class SecretDirectory:
     def erase(self, name: str) -> None:
         """See `treaty.ports.SecretFile.erase`. Persist point ``secret-erase``."""
         check_secret_name(name)
+        if name not in self._packed and not (self._directory / name).exists():
+            return
         with persist_point("secret-erase"):
-            self._wipe(self._directory / name)
+            self.erase_now(name)
+
+    def erase_now(self, name: str) -> None:
+        """Erase without being a persist point of its own."""
+        self._erase_packed(name)
+        self._wipe(self._directory / name)
 
     def names(self) -> tuple[str, ...]:
         """See `treaty.ports.SecretFile.names`."""
         with os_errors(self._directory, "list"):
             found = [path.name for path in self._directory.iterdir()]
-        return tuple(sorted(name for name in found if not name.startswith(".")))
+        alone = {name for name in found if not name.startswith(".")}
+        return tuple(sorted(alone | set(self._packed)))
+
+    def _open_pack(self, path: Path) -> None:
+        """Index a pack of an earlier life; regions that are all zeros are erased already."""
+        whole = read_private_file(path, _LIMIT_BYTES + (1 << 20))
+        size = int.from_bytes(whole[:_HEADER_LENGTH_BYTES], "big")
+        body = whole[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + size]
+        try:
+            header = canonical.decode(body, list[tuple[str, int]])
+        except FormatError as error:
+            raise ResourceError(
+                f"{path} is damaged: remove it and let its epoch end ({error})"
+            ) from error
+        self._index(path, dict(header), _HEADER_LENGTH_BYTES + size)
+        for name, (pack, start, length) in list(self._packed.items()):
+            if pack == path and not any(whole[start : start + length]):
+                del self._packed[name]
+        self._drop_empty(path)
+
+    def _index(self, path: Path, lengths: Mapping[str, int], start: int) -> None:
+        for name, length in lengths.items():
+            self._packed[name] = (path, start, length)
+            start += length
+
+    def _erase_packed(self, name: str) -> None:
+        """Overwrite one region of a pack, durably; remove the pack with its last secret."""
+        if name not in self._packed:
+            return
+        path, start, length = self._packed[name]
+        with os_errors(path, "erase"):
+            handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                os.pwrite(handle, bytes(length), start)
+                os.fdatasync(handle)
+            finally:
+                os.close(handle)
+        del self._packed[name]
+        self._drop_empty(path)
+
+    def _drop_empty(self, path: Path) -> None:
+        if all(pack != path for pack, _, _ in self._packed.values()):
+            with os_errors(path, "erase"):
+                path.unlink(missing_ok=True)
 
     def _retire(self, leftover: Path) -> None:
         """Wipe a leftover; a second name of a living value is only removed."""
@@ -130,7 +226,7 @@ class SecretDirectory:
         self._wipe(leftover)
 
     def _wipe(self, path: Path) -> None:
-        """Overwrite with zeros, fsync, remove, fsync the directory; repeatable at any point."""
+        """Overwrite with zeros, make that durable, remove; repeatable at any point."""
         with os_errors(path, "erase"):
             try:
                 handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
@@ -138,8 +234,7 @@ class SecretDirectory:
                 return
             try:
                 write_all(handle, bytes(os.fstat(handle).st_size))
-                os.fsync(handle)
+                os.fdatasync(handle)
             finally:
                 os.close(handle)
             os.unlink(path)
-            sync_directory(self._directory)

@@ -12,7 +12,7 @@ Invariants:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 
 import numpy as np
@@ -82,6 +82,7 @@ class StudyProgress:
     trace: tuple[RoundTrace, ...] = ()
     evaluation: EvaluationOutcome | None = None
     halt_reason: str | None = None
+    _known: list[Query] = field(default_factory=list, repr=False, compare=False)
 
     def __eq__(self, other: object) -> bool:
         """Compare the normalisers by digest: their arrays have no single truth value."""
@@ -90,7 +91,11 @@ class StudyProgress:
         return self._identity() == other._identity()
 
     def _identity(self) -> tuple[object, ...]:
-        rest = (getattr(self, one.name) for one in fields(self) if one.name != "normaliser")
+        rest = (
+            getattr(self, one.name)
+            for one in fields(self)
+            if one.compare and one.name != "normaliser"
+        )
         return (self.normaliser_digest, *rest)
 
     @property
@@ -112,6 +117,8 @@ class StudyProgress:
 
     def expected_query(self) -> Query:
         """Return the query that the next round must ask; `UsageError` when there is none."""
+        if self._known:
+            return self._known[0]
         kinds = {
             Stage.SUPPORT: QueryKind.SUPPORT,
             Stage.STATISTICS: QueryKind.STATISTICS,
@@ -123,7 +130,7 @@ class StudyProgress:
         kind = kinds.get(self.stage)
         if kind is None:
             raise UsageError(f"a {self.stage.value} study asks nothing more")
-        return make_query(
+        query = make_query(
             self.plan,
             self.contract,
             kind,
@@ -132,6 +139,9 @@ class StudyProgress:
             model=self.model_digest,
             normaliser=self.normaliser_digest,
         )
+        # A pure function of this frozen state, asked for many times: remembered, never changed.
+        self._known.append(query)
+        return query
 
     def absorb(
         self, query: Query, total: NDArray[np.unsignedinteger], survivors: int
@@ -152,7 +162,7 @@ class StudyProgress:
             )
         if rows < 0:
             raise VerificationError(f"the sum is over {rows} rows", code="sum-implausible")
-        following = replace(self, index=self.index + 1)
+        following = replace(self, index=self.index + 1, _known=[])
         match query.kind:
             case QueryKind.SUPPORT:
                 return following._after_support(sums, survivors)
