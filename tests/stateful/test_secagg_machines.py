@@ -9,9 +9,8 @@ members the log again, restart them from their disk, and let deadlines pass. Inv
   I6 a slot that was answered or closed has no secret file;
   I7 what a restarted member sends again, it has sent before, byte for byte.
 
-Planted faults that these tests caught: the answer sent before it is stored; a slot counter that
-a restart forgets; shares of both kinds in an answer; secrets
-kept after the answer.
+Planted faults that these tests caught: the answer sent before it is stored; shares of both kinds
+in an answer; secrets kept after the answer.
 """
 
 from collections.abc import Iterable

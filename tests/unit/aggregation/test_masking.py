@@ -3,8 +3,8 @@
 The reference makes each counter block itself, in ECB mode, one word at a time.
 
 Planted faults that these tests caught: big-endian words; a chunk whose stream starts over; a seek
-in words instead of blocks; the sign ignored; the buffer of a short last chunk used whole; a
-root over one chunk without the leaf prefix; the split of an uneven tree in the middle.
+in words instead of blocks; the sign ignored; a root over one
+chunk without the leaf prefix; the split of an uneven tree in the middle.
 """
 
 import hashlib

@@ -2,7 +2,7 @@
 
 Planted faults that these tests caught: ties away from zero; a NaN passing the bound; the bound
 compared after rounding it up to a float; one contributor too few in the capacity; capacity
-without the unit of rounding; two's complement read as unsigned; the value in the message.
+without the unit of rounding; two's complement read as unsigned.
 """
 
 from fractions import Fraction
@@ -44,6 +44,12 @@ def test_a_value_becomes_the_nearest_grid_point_ties_to_even(
     assert [int(word) for word in ring_values] == [value % 2**bits for value in expected]
     assert decode_sum(ring_values, layout)["x"].tolist() == expected
     assert (encode_grid(np.array(expected), layout) == ring_values).all()
+
+
+def test_ties_go_to_the_even_integer() -> None:
+    layout = one(6, 1, 8)
+    words = encode(np.array([0.25, 0.75, 1.25, -0.25, -0.75, -1.25]), layout)
+    assert decode_sum(words, layout)["x"].tolist() == [0, 2, 2, 0, -2, -2]
 
 
 @given(st.data())

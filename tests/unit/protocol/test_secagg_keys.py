@@ -1,7 +1,7 @@
 """The key schedule against a second implementation, and the entropy of what it derives.
 
 The reference uses hmac and hashlib alone. Planted faults that these tests caught: a field left out
-of the context; a label shared by two keys; an integer of other width; the pair key without
+of the context; a label shared by two values; an integer of other width; the pair key without
 the order of indexes; one seed for two slots.
 """
 
@@ -82,6 +82,16 @@ def test_the_masks_of_an_input_are_those_of_the_specification(hybrid: bool) -> N
         key = kdf(root, "pair", context, min(2, index), max(2, index))
         expected.append((key, 1 if index > 2 else -1))
     assert list(need.plan) == expected
+
+
+def test_published_keys_and_commitments_are_those_of_the_specification() -> None:
+    charter = bytes.fromhex(tag("c"))
+    seed = EpochSeed(bytes(range(32)), tag("c"), 7, 3)
+    z, u = seed.self_seed(5).to_bytes(32, "big"), seed.round_seed(5).to_bytes(32, "big")
+    label = enc("cesa/1", "com", charter, 7, 3, 5, z)
+    assert seed.commitment(5) == hashlib.sha256(label).hexdigest()
+    private = X25519PrivateKey.from_private_bytes(kdf(u, "rsk", charter, 7, 3, 5))
+    assert seed.agreement_key(5).public == private.public_key().public_bytes_raw()
 
 
 def test_both_ends_of_a_pair_derive_one_key_and_opposite_signs() -> None:

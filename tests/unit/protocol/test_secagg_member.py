@@ -3,7 +3,7 @@
 After each refusal the machine is as it was: states are values, and the disk is compared.
 
 Planted faults that these tests caught: each numbered check of `MemberSlot.begin`, `_on_survivors`,
-`MemberEpoch.begin`, `_on_roster` and `_on_sealed` taken out, one at a time; `Send` ordered with
+`MemberEpoch.begin`, `check_roster` and `_on_sealed` taken out, one at a time; `Send` ordered with
 `Persist`; the lock forgotten on answering; the own header believed from the log alone; a second
 set answered after a confirmation; the slot's secret kept after the answer; a share of the
 wrong kind; the survivors' digest without the roots.
