@@ -1,10 +1,11 @@
 """Whole epochs and rounds against plain integers, with losses, liars and complaints.
 
 Planted faults that these tests caught: the sign of a pair mask by the wrong order; a dropped
-member's masks not cancelled; shares of the wrong kind for a dropped member; one answer too many asked for; a
-seed published without comparing it; a liar not named; a complaint believed without its key;
-the post-quantum key left out of the pair key; the wrong transport direction for the lower member;
-`fast_survivors` off by one; a decline that is not counted; a survivor left out; a blamed dealer kept.
+member's masks not cancelled; shares of the wrong kind for a dropped member; one answer too many
+asked for; a seed published without comparing it; a liar not named; a complaint believed without
+its key; the post-quantum key left out of the pair key; the wrong transport direction for the
+lower member; `fast_survivors` off by one; a decline that is not counted; a survivor left out; a
+blamed dealer kept.
 """
 
 import msgspec
