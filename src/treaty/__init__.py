@@ -6,6 +6,8 @@ The public names are loaded when they are first used, so that importing the pack
 import importlib
 from typing import TYPE_CHECKING
 
+from treaty.version import VERSION
+
 if TYPE_CHECKING:
     from treaty.api import Bundle, Consortium, Study, simulate
     from treaty.models.specification import (
@@ -23,7 +25,7 @@ __all__ = [
     "simulate",
 ]
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "Bundle": "treaty.api",

@@ -238,9 +238,7 @@ def simulate(
     files = {
         MemberId(name): SiteFilesToWrite(
             read_file(Path(path)),
-            read_file(Path(given[name]))
-            if name in given
-            else _plain_adapter(parsed, name),
+            read_file(Path(given[name])) if name in given else _plain_adapter(parsed, name),
         )
         for name, path in sites.items()
     }

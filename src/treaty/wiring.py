@@ -7,6 +7,7 @@ site its data, adapter and policy. `open_*` functions put a node together from s
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +38,22 @@ from treaty.stores.sqlite import SqliteStore
 from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
 from treaty.trainers.numpy_trainer import NumpyTrainer
 
+if TYPE_CHECKING:
+    from treaty.datasets.registry import Dataset
+
 __all__ = [
     "COORDINATOR_ROLES",
     "MEMBER_ROLES",
+    "Dataset",
     "LocalTrainer",
     "Storage",
     "SystemClock",
     "SystemEntropy",
     "create_keys",
+    "dataset_adapter",
+    "load_dataset",
     "load_key",
+    "make_directory",
     "open_coordinator",
     "open_participant",
     "read_bundle",
@@ -250,3 +258,24 @@ def read_bundle(directory: Path) -> dict[str, bytes]:
 def write_new_file(path: Path, data: bytes) -> None:
     """Create a file that others may read. Raises `ResourceError` if the name exists."""
     write_chunks(path, (data,), replace=False)
+
+
+def load_dataset(name: str, *, cache: Path | None = None, substitute: bool = False) -> "Dataset":
+    """Return the known data set `name`; with `substitute`, the bundled one where it cannot be had.
+
+    Raises `UsageError` for another name, `ResourceError` when its files are nowhere or wrong.
+    """
+    # At first need: it can download, and a site agent should not carry what that takes.
+    from treaty.datasets.registry import load, load_or_substitute
+
+    return (load_or_substitute if substitute else load)(name, cache=cache)
+
+
+def dataset_adapter(dataset: "Dataset", site: MemberId) -> bytes:
+    """Return the adapter by which `site` of a known data set reads its file, as TOML."""
+    from treaty.datasets.registry import packaged_text
+
+    stem = f"{dataset.name}-{site}" if dataset.name == "heart" else dataset.name
+    lines = packaged_text("adapters", stem).splitlines()
+    named = [f'site = "{site}"' if line.startswith("site = ") else line for line in lines]
+    return ("\n".join(named) + "\n").encode()

@@ -1,11 +1,13 @@
 """What the sources may be called, how long they may be, and what they may not mention.
 
 Planted and caught: a module `utils.py`, a module of 501 lines, a module without a docstring, one
-without `__all__`, a name added to an `__all__`, a home directory in a page, a host in the lock.
+without `__all__`, a name added to an `__all__`, a home directory in a page, a host in the lock,
+another version in one of the two places.
 """
 
 import ast
 import re
+import tomllib
 
 import pytest
 
@@ -18,6 +20,7 @@ from tests.architecture.sources import (
     public_names,
     tracked_files,
 )
+from treaty.version import VERSION
 
 MODULES = dict(modules())
 BANNED_MODULES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
@@ -83,6 +86,12 @@ def test_every_locked_package_has_a_hash_and_no_index_is_named() -> None:
     for block in blocks:
         assert re.match(r"[a-z0-9._-]+==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", block), block[:60]
     assert "://" not in text and "--index" not in text and "--find-links" not in text
+
+
+def test_the_version_is_the_same_in_both_places() -> None:
+    """Plans bind the version that the code states; the package index shows the other."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["version"] == VERSION
 
 
 def test_the_package_declares_the_locked_requirements() -> None:

@@ -30,11 +30,13 @@ for module in pkgutil.iter_modules(treaty.node.__path__):
 """
 
 REPORT = """
-import json, resource, sys
+import json, sys
 print()
+with open("/proc/self/status") as status:
+    [peak] = [line.split()[1] for line in status if line.startswith("VmHWM:")]
 print(json.dumps({
     "modules": sorted({name.partition(".")[0] for name in sys.modules}),
-    "resident_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    "resident_kib": int(peak),
 }))
 """
 
@@ -42,7 +44,11 @@ SITE_AGENT_KIB = 60 * 1024
 
 
 def _after(program: str) -> tuple[set[str], int]:
-    """The top-level modules loaded and the peak memory after running `program`."""
+    """The top-level modules loaded and the peak memory after running `program`.
+
+    The peak is that of the child's own address space: `ru_maxrss` begins with what its parent
+    held at the fork.
+    """
     run = subprocess.run(
         [sys.executable, "-c", program + REPORT], capture_output=True, text=True, check=False
     )

@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from treaty.api import Consortium, Study, from_dataset
-from treaty.datasets.registry import Dataset, load, load_or_substitute
 from treaty.errors import ResourceError, UsageError
 from treaty.models.specification import (
     LogisticRegression,
@@ -28,9 +27,11 @@ from treaty.protocol.messages import Figures
 from treaty.protocol.secure_round import RoundPhase
 from treaty.provenance.verify import verify_bundle
 from treaty.reports.summary import report_html
-from treaty.stores.files import make_directory, write_file
 from treaty.studies.outcome import FigureRecord
-from treaty.wiring import read_bundle, write_bundle
+from treaty.wiring import load_dataset, make_directory, read_bundle, write_bundle, write_file
+
+if TYPE_CHECKING:
+    from treaty.wiring import Dataset
 
 __all__ = ["MODELS", "DemoProgress", "DemoResult", "choose_data", "run_demo"]
 
@@ -59,23 +60,23 @@ class DemoProgress:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What came out. `record` is the content of result.json; `verdict` what the verifier printed."""
+    """What came out: `record` is result.json, `verdict` what the verifier printed."""
 
     study: Study
-    dataset: Dataset
+    dataset: "Dataset"
     record: dict[str, object]
     verdict: tuple[str, ...]
     verified: bool
     learned: tuple[tuple[str, str, str], ...]
 
 
-def choose_data(name: str, cache: Path | None) -> Dataset:
-    """Return the data set that `--data` names: ``auto`` is heart from disk, download or substitute."""
+def choose_data(name: str, cache: Path | None) -> "Dataset":
+    """Return what `--data` names; ``auto`` is heart from disk, by download, or a substitute."""
     match name:
         case "auto":
-            return load_or_substitute("heart", cache=cache)
+            return load_dataset("heart", cache=cache, substitute=True)
         case "heart" | "ist" | "breast-cancer":
-            return load(name, cache=cache)
+            return load_dataset(name, cache=cache)
         case _:
             raise UsageError(f"expected auto, heart, ist or breast-cancer, got {name!r}")
 
@@ -163,7 +164,7 @@ def _verify_apart(bundle: Path, anchor: str) -> tuple[bool, tuple[str, ...]]:
 
 
 def _record(
-    study: Study, dataset: Dataset, verified: bool, study_seconds: float, seconds: float
+    study: Study, dataset: "Dataset", verified: bool, study_seconds: float, seconds: float
 ) -> dict[str, object]:
     outcome, comparison = study.evaluation, study.comparison
     state = study.state

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 
-import treaty
 from treaty.contracts.schema import Contract, contract_bytes, contract_digest
 from treaty.crypto import envelope
 from treaty.crypto.canonical import sha256
@@ -45,6 +44,7 @@ from treaty.stores.files import make_directory, read_file, write_file, write_pri
 from treaty.stores.system import SystemEntropy
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import Plan, plan_bytes, plan_digest
+from treaty.version import VERSION
 from treaty.wiring import (
     COORDINATOR_ROLES,
     MEMBER_ROLES,
@@ -170,7 +170,7 @@ class Federation:
     def run(
         self, until: Callable[[Consortium], bool], progress: Callable[[], None] | None = None
     ) -> bool:
-        """Let frames flow until the coordinator's folded log satisfies `until`; say whether it did."""
+        """Let frames flow until the coordinator's state satisfies `until`; say whether it did."""
         return run(self.nodes(), until=lambda: until(self.coordinator.state), progress=progress)
 
     def establish(self) -> None:
@@ -186,7 +186,9 @@ class Federation:
                 for role in COORDINATOR_ROLES
             ]
             data = charter_bytes(self.charter)
-            body = CharterPublished(charter=sha256(data), author=self.members[0], version=1)
+            body = CharterPublished(
+                charter=sha256(data), author=self.charter.coordinator.name, version=1
+            )
             self.coordinator.submit(seal_statement(body, *signers), {sha256(data): data})
         for node in self.participants.values():
             node.start()
@@ -263,7 +265,7 @@ class Federation:
             "purpose": "research",
             "charter": charter_digest(self.charter),
             "contract": contract_digest(contract),
-            "code": sha256(f"treaty {treaty.__version__}".encode()),
+            "code": sha256(f"treaty {VERSION}".encode()),
             "model": model,
             "data_use": tuple(term.code for term in self.charter.data_use.terms),
         }
