@@ -241,7 +241,8 @@ def _page(stored: dict[str, Any]) -> str:
             lines.append(
                 f"| {row['system']} | {row['sites']} | {counts['signatures']:.1f} "
                 f"| {counts['verifications']:.1f} | {counts['commits']:.1f} "
-                f"| {counts['syncs']:.1f} | {row['processor_ms']:.1f} | {row['bound']:.1f} | {row['rate'] / row['bound']:.0%} |"
+                f"| {counts['syncs']:.1f} | {row['processor_ms']:.1f} "
+                f"| {row['bound']:.1f} | {row['rate'] / row['bound']:.0%} |"
             )
     lines += ["", "| gate | asked | found | holds |", "|---|---|---|---|"]
     lines += [
