@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from treaty.api import Consortium, Study, from_dataset
 from treaty.errors import ResourceError, UsageError
 from treaty.models.specification import (
@@ -25,7 +27,7 @@ from treaty.models.specification import (
 from treaty.protocol.consortium import Consortium as State
 from treaty.protocol.messages import Figures
 from treaty.protocol.secure_round import RoundPhase
-from treaty.provenance.verify import verify_bundle
+from treaty.provenance.verify import VerdictRecord, said_lines, verify_bundle
 from treaty.reports.summary import report_html
 from treaty.studies.outcome import FigureRecord
 from treaty.wiring import load_dataset, make_directory, read_bundle, write_bundle, write_file
@@ -124,7 +126,12 @@ def run_demo(
     staging = out / "bundle.partial"
     _remove(staging)
     write_bundle(staging, files)
-    verified, verdict = _verify_apart(staging, study.anchor)
+    verified, verdict = _verify_apart(
+        staging,
+        study.anchor,
+        study.state.final_model,
+        consortium.federation.coordinator.size,
+    )
     own = verify_bundle(read_bundle(staging), study.state.history.anchor)
     write_file(out / "report.html", report_html(own, files).encode())
     record = _record(study, dataset, verified, trained - ready, time.monotonic() - started)
@@ -155,12 +162,24 @@ def _progress(state: State) -> DemoProgress:
     )
 
 
-def _verify_apart(bundle: Path, anchor: str) -> tuple[bool, tuple[str, ...]]:
-    """Run the verifier as a process of its own, as an auditor would."""
-    command = [sys.executable, "-m", "treaty.cli.main", "verify", str(bundle), "--anchor", anchor]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    lines = tuple(line for line in (done.stdout + done.stderr).splitlines() if line.strip())
-    return done.returncode == 0, lines
+def _verify_apart(bundle: Path, anchor: str, model: str, size: int) -> tuple[bool, tuple[str, ...]]:
+    """Run the verifier as a process of its own, as an auditor would; return its verdict.
+
+    It holds only if the process says so of this model and this log: an exit code alone would also
+    be that of a process that checked nothing.
+    """
+    command = [sys.executable, "-m", "treaty", "verify", str(bundle), "--anchor", anchor]
+    done = subprocess.run(
+        [*command, "--format", "json"], capture_output=True, text=True, timeout=600, check=False
+    )
+    if done.returncode != 0:
+        return False, tuple((done.stdout + done.stderr).splitlines())
+    try:
+        said = msgspec.json.decode(done.stdout.encode(), type=VerdictRecord)
+    except msgspec.MsgspecError:
+        return False, ("the verifier printed no verdict",)
+    holds = (said.verdict, said.model, said.size, said.anchor) == ("holds", model, size, anchor)
+    return holds, said_lines(said)
 
 
 def _record(

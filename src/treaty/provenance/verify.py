@@ -34,7 +34,7 @@ from treaty.tlog.checkpoint import SignedCheckpoint, open_checkpoint, parse_unve
 from treaty.tlog.merkle import MerkleTree, leaf_hash
 from treaty.tlog.tiles import parse_entry_bundle, resources, tiles_of_size
 
-__all__ = ["Guarantee", "Status", "Verdict", "VerdictRecord", "verify_bundle"]
+__all__ = ["Guarantee", "Status", "Verdict", "VerdictRecord", "said_lines", "verify_bundle"]
 
 MAX_ENTRIES = 10_000_000
 
@@ -88,18 +88,22 @@ class Verdict:
 
     def lines(self) -> tuple[str, ...]:
         """Return the verdict for people, a line each."""
-        record = self.record
-        head = (
-            f"holds: proved to size {record.size}, {record.cosignatures} cosignatures "
-            f"(quorum {record.quorum}), charter version {record.charter_version}, "
-            f"edition {record.edition}"
-        )
-        simulated = ("simulation: the charter says so; no real site ran this",)
-        return (
-            head,
-            *(simulated if record.simulation else ()),
-            *(f"{one.status.value:<12} {one.name}: {one.statement}" for one in record.guarantees),
-        )
+        return said_lines(self.record)
+
+
+def said_lines(record: VerdictRecord) -> tuple[str, ...]:
+    """Return a verdict's record for people, a line each."""
+    head = (
+        f"holds: proved to size {record.size}, {record.cosignatures} cosignatures "
+        f"(quorum {record.quorum}), charter version {record.charter_version}, "
+        f"edition {record.edition}"
+    )
+    simulated = ("simulation: the charter says so; no real site ran this",)
+    return (
+        head,
+        *(simulated if record.simulation else ()),
+        *(f"{one.status.value:<12} {one.name}: {one.statement}" for one in record.guarantees),
+    )
 
 
 def verify_bundle(
