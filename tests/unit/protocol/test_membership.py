@@ -152,6 +152,8 @@ def test_a_new_key_proves_possession_and_an_old_one_still_opens_the_amendment() 
     with refused("no-possession"):
         opened(FOUNDED, second, VOTERS)
     changed = opened(FOUNDED, second, (*VOTERS, fresh))
+    mixed = (approval(NAMES[0]), *VOTERS[:2], fresh)
+    assert opened(FOUNDED, second, mixed).directory == changed.directory
     assert fresh.public.keyid in changed.directory.keys
     assert approval(NAMES[0]).public.keyid not in changed.directory.keys
 

@@ -2,7 +2,7 @@
 
 Planted and caught: no check of fields without a class; no comparison of subjects; no check of the
 charter; no check of the kind of key; no check of the author; no check of suspension; no limit of
-size when sealing and when reading; two signatures accepted; a repeated predicate type accepted.
+size when sealing; two signatures accepted; a repeated predicate type accepted.
 """
 
 from collections.abc import Callable
