@@ -47,14 +47,11 @@ def witness_quorum(members: int, max_colluders: int) -> int:
     """Return floor((N + max(c, f)) / 2) + 1 cosignatures, f = `max_faulty`.
 
     Two sets of that many share more than max(c, f) witnesses, hence an honest one. Raises
-    `UsageError` when more members may collude than let anybody form a quorum without them.
+    `UsageError` unless 0 <= c < N.
     """
     if not 0 <= max_colluders < members:
         raise UsageError(f"colluders {max_colluders} must be between 0 and {members - 1}")
-    quorum = (members + max(max_colluders, max_faulty(members))) // 2 + 1
-    if quorum > members:
-        raise UsageError(f"{members} members cannot form a quorum of {quorum}")
-    return quorum
+    return (members + max(max_colluders, max_faulty(members))) // 2 + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,13 +112,12 @@ def parse_entry_bundle(data: bytes, width: int) -> tuple[bytes, ...]:
     while position < len(data) and len(entries) < width:
         start = position + _LENGTH_BYTES
         position = start + int.from_bytes(data[position:start], "big")
-        if start > len(data) or position > len(data):
-            raise FormatError(f"expected entry {len(entries)} of the bundle, found it cut short")
         entries.append(data[start:position])
+    # An entry that is cut short leaves the position behind the end.
     if len(entries) != width or position != len(data):
         raise FormatError(
-            f"expected {width} entries and nothing behind them in the bundle, got {len(entries)} "
-            f"and {len(data) - position} bytes"
+            f"expected {width} entries in {position} bytes of the bundle, got {len(entries)} in "
+            f"{len(data)} bytes"
         )
     return tuple(entries)
 

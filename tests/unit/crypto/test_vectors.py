@@ -1,6 +1,7 @@
 """The frozen answers of tests/vectors/v1/crypto.json, and that they can be made again.
 
-Planted and caught: the domain renamed, the key file's fields renamed, integers of 4 bytes.
+Planted and caught: the domain renamed, another version of the key file, integers of 4 bytes, the
+stream from block 1.
 """
 
 import importlib.util

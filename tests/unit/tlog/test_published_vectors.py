@@ -4,7 +4,7 @@ Sources: transparency-dev/merkle testdata (RFC 6962 proofs, good and bad), trans
 testdata (a whole tiled log), and the note in the documentation of golang.org/x/mod/sumdb/note.
 
 Planted faults, each seen to fail here: a consistency proof from size 0 accepted; the border of a
-consistency proof off by one; the length of a proof not checked; partial tiles without width.
+consistency proof off by one; the length of a proof not checked; lengths of entries in one byte.
 """
 
 import base64
@@ -31,8 +31,22 @@ from treaty.tlog.tiles import parse_entry_bundle, resources
 pytestmark = pytest.mark.vectors
 
 LOG_ENTRIES = (
-    "one two three four five six seven eit nain ten ileven twelf threeten fourten fivten"
-).split()
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eit",
+    "nain",
+    "ten",
+    "ileven",
+    "twelf",
+    "threeten",
+    "fourten",
+    "fivten",
+)
 LOG_PRIVATE = (
     "PRIVATE+KEY+example.com/log/testdata+33d7b496+AeymY/SZAX0jZcJ8enZ5FY1Dz+wTML2yWSkK+9DSF3eg"
 )
