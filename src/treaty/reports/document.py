@@ -313,6 +313,8 @@ class Verification:
 class ReportData:
     """A whole report. `halted` has the code of a study that stopped before its end.
 
+    Without a study `plan_digest` is absent, and so is everything that a study would fill.
+
     `max_colluders`, `min_survivors` and `witness_quorum` are the charter's constants;
     `noised` says that every sum over training rows carried calibrated noise.
     """
@@ -335,7 +337,7 @@ class ReportData:
     noised: bool
     verification: Verification
     guarantees: tuple[Guarantee, ...]
-    plan_digest: str
+    plan_digest: str | None
     bundle_edition: str
     log_size: int
     log_root: str

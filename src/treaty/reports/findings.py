@@ -61,6 +61,8 @@ def headline(data: ReportData) -> str:
     """Return the one sentence that opens the report."""
     if data.halted is not None:
         return "The study stopped before its end."
+    if data.plan_digest is None:
+        return "No study has been run."
     if data.evaluation is None:
         return "The study has no evaluation yet."
     match data.evaluation.verdict:
@@ -84,7 +86,7 @@ def limits(data: ReportData) -> tuple[Limit, ...]:
         found.append(
             Limit(
                 "This was a simulation",
-                "All parties ran on one machine with known random numbers, so whoever ran it saw "
+                "All parties ran on one machine, so whoever ran it saw "
                 "everything. The steps are those of a real study; the secrecy is not.",
             )
         )

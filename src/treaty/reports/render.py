@@ -78,6 +78,7 @@ def render_report(data: ReportData) -> str:
             limits=limits(data),
             comparison=_comparison_rows(data),
             charts=_charts(data),
+            columns=_excerpt(data.columns, most),
             rounds=_excerpt(data.rounds, most),
             timeline=_excerpt(data.timeline, most),
             refusals=_excerpt(data.refusals, most),

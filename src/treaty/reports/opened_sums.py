@@ -1,0 +1,36 @@
+"""The opened sums of a study, in order, with what each was for.
+
+The order is that of the study's program, which the replay enforced: support, statistics, training
+rounds, evaluation. So the kind of a sum follows from its place.
+"""
+
+from dataclasses import dataclass
+
+from treaty.models.specification import family
+from treaty.protocol.secure_round import RoundPhase, RoundRecord
+from treaty.protocol.study import Study
+from treaty.studies.queries import QueryKind
+
+__all__ = ["OpenedSum", "opened_sums"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSum:
+    """One secure sum that was opened; `training` counts training rounds from 0."""
+
+    record: RoundRecord
+    kind: QueryKind
+    training: int | None = None
+
+
+def opened_sums(study: Study) -> tuple[OpenedSum, ...]:
+    """Return the opened sums of `study` in order of the log."""
+    records = [one for one in study.rounds if one.phase is RoundPhase.PUBLISHED]
+    fitted = QueryKind.NEWTON if family(study.plan.model) == "newton" else QueryKind.AVERAGING
+    rounds = len(study.progress.trace)
+    kinds = [QueryKind.SUPPORT, QueryKind.STATISTICS, *[fitted] * rounds, QueryKind.EVALUATION]
+    # A study that stopped early has fewer records than its program has kinds.
+    return tuple(
+        OpenedSum(record, kind, place - 2 if kind is fitted else None)
+        for place, (record, kind) in enumerate(zip(records, kinds, strict=False))
+    )
