@@ -1,9 +1,9 @@
 """Notes and checkpoints: lenient live, without a free byte in a bundle.
 
-Planted and caught: unknown keys skipped in strict mode, non-canonical base64 accepted in strict
-mode, a failing known key ignored, a key counted twice, the cosignature's time not signed, the
-origin not compared with the key's name, extension lines accepted, the log's own line not asked
-for.
+Planted and caught: unknown keys skipped in strict mode, non-canonical base64 and any order of lines
+accepted in strict mode, a failing known key ignored, the last instead of the newest time, the
+cosignature's time not signed, the origin not compared with the key's name, extension lines
+accepted, the log's own line not asked for.
 """
 
 import random
