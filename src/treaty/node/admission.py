@@ -5,7 +5,7 @@ Guarantees:
   * Rows are read only for a study that the log has opened. Causes of a refusal stay in the journal.
 """
 
-from treaty.errors import PolicyError, UsageError
+from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.governance.exposure import ExposureMatrix
 from treaty.governance.site_policy import SitePolicy, StudyRequest, effective_matrix, permit_study
 from treaty.ids import Digest
@@ -74,9 +74,10 @@ class Admission:
                     data_use=study.plan.data_use,
                 ),
             )
-        except (PolicyError, UsageError) as refusal:
-            self._journal.note(f"study-refused.{getattr(refusal, 'code', 'data')}", str(refusal))
-            self._refused.add(study.identity)
+        except PolicyError as refusal:
+            self._journal.note(f"study-refused.{refusal.code}", str(refusal))
+            if refusal.code != "data":
+                self._refused.add(study.identity)
             return False
         if at_once or self._store.get(APPROVED_KEY + study.identity) is not None:
             return True
@@ -92,11 +93,18 @@ class Admission:
         self._refused.discard(plan)
 
     def prepared(self, study: Study) -> LocalStudy:
-        """Return this site's side of `study`, its rows read and divided as the plan says."""
+        """Return this site's side of `study`, its rows read and divided as the plan says.
+
+        Raises `PolicyError` (code ``data``) when the rows cannot be read or do not conform.
+        """
         if self._local is None or self._local.plan != study.plan:
             split = study.plan.split
-            data = self._source.load(
-                study.contract, holdout_permille=split.holdout_permille, seed=split.seed
-            )
+            try:
+                data = self._source.load(
+                    study.contract, holdout_permille=split.holdout_permille, seed=split.seed
+                )
+            except (ResourceError, UsageError) as error:
+                # Rows that cannot be read keep this site out of a study; they do not stop it.
+                raise PolicyError(str(error), code="data") from error
             self._local = LocalStudy(study.plan, data, self._trainer)
         return self._local

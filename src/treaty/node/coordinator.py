@@ -44,6 +44,7 @@ from treaty.protocol.secagg_messages import (
     SurvivorsConfirmed,
 )
 from treaty.protocol.statements import Body, Predicate, Verified, peek, seal_statement
+from treaty.tlog.checkpoint import open_checkpoint
 
 __all__ = ["LOG_STREAM", "Coordinator", "CoordinatorKeys"]
 
@@ -124,9 +125,11 @@ class Coordinator:
         self._driver = RoundDriver(self._blobs, journal, slots_per_epoch)
         self._note = ""
         self._asked = False
+        self._asked_sizes = False
         # Engines forget keys in time; a new life of this process must not repeat old ones.
         self._sent = int(clock.now()) * 1000
         self._recovered_size = 0
+        self._outdated = False
         self._recover()
 
     @property
@@ -164,18 +167,25 @@ class Coordinator:
                 f"a post of {post.member} came from {sender}", code="wrong-author"
             )
         if post.size > self._log.size:
+            self._outdated = self._outdated or self._shows_more(post)
             # Prevents a fork: a member holds entries that this store has lost.
             raise VerificationError(
                 f"{sender} holds {post.size} entries, this log {self._log.size}: the store was "
                 "restored from a backup, rebuild it from a member's mirror before signing again",
                 code="restored-backup",
             )
+        try:
+            fetched = [self._fetched(post, statement) for statement in post.statements]
+        except ResourceError as error:
+            # A large input did not arrive. The size is not noted, so the member is asked again.
+            self.journal.note("input-missing", f"{sender}: {error}")
+            return
         self._sizes[sender] = post.size
         if post.cosignature and post.size == self._log.size and self._state.membership:
             name, line = self._log.check_cosignature(post.cosignature, self._state.members, sender)
             self._cosignatures[name] = line
-        for statement in post.statements:
-            self._pending.append(_Pending(statement, self._fetched(post, statement), sender))
+        for statement, blobs in zip(post.statements, fetched, strict=True):
+            self._pending.append(_Pending(statement, blobs, sender))
 
     def flush(self) -> bool:
         """Sequence what waits and what follows from it; say whether anything moved."""
@@ -321,7 +331,7 @@ class Coordinator:
     def _ask_sizes(self) -> bool:
         for member in self._members:
             self._send(member, encode_frame(Feed(self._log.size, (), "", {})))
-        asked, self._asked = self._asked, True
+        asked, self._asked_sizes = self._asked_sizes, True
         return not asked
 
     def _send(self, member: MemberId, frame: bytes) -> None:
@@ -380,8 +390,26 @@ class Coordinator:
 
     # --- starting -----------------------------------------------------------------------------
 
+    def _shows_more(self, post: Post) -> bool:
+        """Say whether a post proves, by the log key's own signature, that entries were lost here.
+
+        A number alone proves nothing: one member could stop everybody with it.
+        """
+        if self._state.membership is None:
+            return False
+        for data in post.blobs.values():
+            try:
+                shown = open_checkpoint(data, self._state.members.log)
+            except PeerError:
+                continue
+            if shown.checkpoint.size > self._log.size:
+                return True
+        return False
+
     def _is_current(self) -> bool:
         """Say whether enough members have confirmed that this log is the longest they know."""
+        if self._outdated:
+            return False
         if not self._recovered_size:
             return True
         quorum = self._state.members.effective.parameters().witness_quorum

@@ -103,6 +103,15 @@ class Mirror:
         log.check_note(feed.checkpoint, state.members)
         return Accepted(state, log, feed.checkpoint, entries, feed.blobs)
 
+    def evidence(self, feed: Feed) -> bytes:
+        """Return the newest checkpoint if `feed` shows that the coordinator has lost entries of it.
+
+        It bears the log key's signature, so that the coordinator need not believe a number.
+        """
+        if feed.first + len(feed.entries) >= self._log.size or self._unwritten:
+            return b""
+        return self._note.encode()
+
     def take(self, accepted: Accepted) -> None:
         """Adopt what was checked. It becomes durable with the next `write`."""
         self._state, self._log, self._note = accepted.state, accepted.log, accepted.note

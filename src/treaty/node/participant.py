@@ -17,6 +17,8 @@ Invariants (docs/spec/protocol.md, section 3):
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from treaty.crypto import canonical
+from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
 from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError
 from treaty.governance.site_policy import SitePolicy
@@ -37,9 +39,8 @@ from treaty.ports import (
     Trainer,
 )
 from treaty.protocol.consortium import Consortium
-from treaty.protocol.frames import Post, decode_feed, encode_frame
+from treaty.protocol.frames import Feed, Post, decode_feed, encode_frame
 from treaty.protocol.gate import check_statement
-from treaty.protocol.membership import Membership
 from treaty.protocol.messages import Figures, SiteReported
 from treaty.protocol.statements import Predicate, seal_statement
 from treaty.protocol.study import Study
@@ -48,6 +49,7 @@ from treaty.studies.progress import Stage
 __all__ = ["Participant", "ParticipantKeys"]
 
 ATTACH_LIMIT_BYTES = 4 << 20
+REPORT_KEY = "report/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,10 @@ class Participant:
         self._clock = clock
         self._entropy = entropy
         self._on_change = on_change
+        self._store = store
         self._reported: set[Digest] = set()
         self._outgoing: list[tuple[bytes, dict[Digest, bytes]]] = []
+        self._submitted: dict[Digest, tuple[bytes, dict[Digest, bytes]]] = {}
         self._mirror = Mirror(anchor=anchor, store=store, blobs=blobs, engine=engine, clock=clock)
         self._admission = Admission(
             store=store, journal=journal, source=source, trainer=trainer, policy=policy
@@ -132,13 +136,21 @@ class Participant:
         feed = decode_feed(frame)
         if feed.first > self._mirror.size or not feed.entries:
             # A gap, or a question for our size: say where we are.
+            self._repeat(feed)
+            return
+        try:
+            accepted = self._mirror.check(feed)
+        except ResourceError as error:
+            # A document did not arrive: nothing has changed, and the coordinator sends it again.
+            self.journal.note("document-missing", str(error))
             self._post()
             return
-        accepted = self._mirror.check(feed)
         if accepted is None:
-            self._post()
+            self._repeat(feed)
             return
         self._mirror.take(accepted)
+        for entry in accepted.entries:
+            self._submitted.pop(sha256(entry), None)
         self._duties()
         self._mirror.write((), (), "participant-mirror", besides=self._performer.masked)
         self._post()
@@ -161,7 +173,11 @@ class Participant:
         self._post()
 
     def submit(self, statement: bytes, blobs: Mapping[Digest, bytes] | None = None) -> None:
-        """Send a statement that an officer of this member signed, with its documents."""
+        """Send a statement that an officer of this member signed, with its documents.
+
+        It is sent again until it stands in the log, as long as this process lives.
+        """
+        self._submitted[sha256(statement)] = (statement, dict(blobs or {}))
         self._outgoing.append((statement, dict(blobs or {})))
         self._post()
 
@@ -187,48 +203,75 @@ class Participant:
 
     def _report_duty(self) -> None:
         """Send this site's own figures where plan, charter and site policy all say so."""
-        local = self._admission.local
         for study in self.state.studies.values():
             if (
                 not study.plan.evaluation.site_figures
                 or study.progress.stage is not Stage.COMPLETED
                 or self.name in study.reports
                 or study.identity in self._reported
-                or self.name not in study.group.members
-                or local is None
+                # A site that sent no histogram takes no part: its policy may have said so.
+                or self.name not in study.rounds[-1].members_in
             ):
                 continue
             self._reported.add(study.identity)
-            figures = local.figures(study.progress, self._entropy.bytes(32))
-            if figures is None:
-                continue
-            federated, alone = (
-                Figures(accuracy=one.accuracy, auc=one.auc, brier=one.brier) for one in figures
-            )
-            self._send(
-                SiteReported(
-                    charter=study.group.charter,
-                    author=self.name,
-                    plan=study.identity,
-                    model=study.progress.model_digest,
-                    federated=federated,
-                    alone=alone,
-                ),
-                (),
-            )
+            report = self._report(study)
+            if report is not None:
+                self._send(report, ())
+
+    def _report(self, study: Study) -> SiteReported | None:
+        """Return this site's one report on `study`: computed once, then kept."""
+        key = REPORT_KEY + study.identity
+        kept = self._store.get(key)
+        if kept is not None:
+            return canonical.decode(kept, SiteReported)
+        figures = self.local_study(study).figures(study.progress, self._entropy.bytes(32))
+        if figures is None:
+            return None
+        federated, alone = (
+            Figures(accuracy=one.accuracy, auc=one.auc, brier=one.brier) for one in figures
+        )
+        report = SiteReported(
+            charter=study.group.charter,
+            author=self.name,
+            plan=study.identity,
+            model=study.progress.model_digest,
+            federated=federated,
+            alone=alone,
+        )
+        self._check_exposure(report)
+        # Training alone may draw entropy: another report would be a second look at the holdout.
+        self._mirror.write(
+            ((key, canonical.encode(report)),),
+            (),
+            "participant-report",
+            besides=self._performer.masked,
+        )
+        return report
 
     # --- sending ------------------------------------------------------------------------------
 
     def _send(self, predicate: Predicate, blobs: tuple[tuple[Digest, bytes], ...]) -> None:
         """Put a statement into the next post, if the gate lets every field of it leave."""
-        members = len(self.state.members.effective.active_members())
-        check_statement(self._admission.matrix(self.state), predicate, members=members)
+        self._check_exposure(predicate)
         self._outgoing.append((seal_statement(predicate, self._keys.runner), dict(blobs)))
 
-    def _post(self) -> None:
+    def _check_exposure(self, predicate: Predicate) -> None:
+        members = len(self.state.members.effective.active_members())
+        check_statement(self._admission.matrix(self.state), predicate, members=members)
+
+    def _repeat(self, feed: Feed) -> None:
+        """Answer a feed that brought nothing: what was sent before may be lost."""
+        self._performer.repeat()
+        self._reported.clear()
+        if self.state.membership is not None:
+            self._duties()
+        self._outgoing.extend(self._submitted.values())
+        self._post(self._mirror.evidence(feed))
+
+    def _post(self, evidence: bytes = b"") -> None:
         """Send what is due, with this member's size and cosignature of the newest checkpoint."""
         outgoing, self._outgoing = self._outgoing, []
-        attached: dict[Digest, bytes] = {}
+        attached: dict[Digest, bytes] = {sha256(evidence): evidence} if evidence else {}
         for _, blobs in outgoing:
             for digest, data in blobs.items():
                 if len(data) > ATTACH_LIMIT_BYTES:

@@ -47,14 +47,14 @@ from treaty.protocol.secagg_lifecycle import (
 )
 from treaty.protocol.secagg_lifecycle import EpochPhase as MemberPhase
 from treaty.protocol.secagg_member import MemberSlot, lock_key
-from treaty.protocol.secagg_messages import DeclineCode
+from treaty.protocol.secagg_messages import DeclineCode, InputDeclined
 from treaty.protocol.secure_round import EpochPhase, RoundRecord
 from treaty.protocol.statements import Predicate
 from treaty.protocol.study import Study
 
 __all__ = ["Performer", "Sender"]
 
-LAST_EPOCH_KEY = "secagg/last-epoch"
+LAST_EPOCH_KEY = "secagg/last-epoch/"
 PREMASK_KEY = "premask"
 
 Sender = Callable[[Predicate, tuple[tuple[Digest, bytes], ...]], None]
@@ -87,6 +87,7 @@ class Performer:
         self._epoch: MemberEpoch | None = None
         self._slot: MemberSlot | None = None
         self._refused: set[Digest] = set()
+        self._lost: set[str] = set()
         self._premask: bytes | None = None
         self._recover()
 
@@ -112,7 +113,7 @@ class Performer:
         if self._epoch is not None and (
             record is None
             or record.phase is EpochPhase.CLOSED
-            or record.number != self._epoch.number
+            or record.opened.digest != self._epoch.state.opened
         ):
             if self._epoch.phase is not MemberPhase.CLOSED:
                 self._drive_epoch(EpochEnded())
@@ -131,37 +132,48 @@ class Performer:
                 self._name,
                 record.opened,
                 plan=study.identity,
-                last_epoch=self._last_epoch(),
+                last_epoch=self._last_epoch(study),
                 seed=self._entropy.bytes(32),
             )
             self._epoch = epoch
             self._perform(effects)
+        # What the log shows of this member is not done twice: its store may be an older copy.
         if (
             self._epoch.phase is MemberPhase.KEYS_SENT
             and record.roster is not None
             and self._epoch.epoch_hash is None
+            and self._name not in record.shares
         ):
-            self._drive_epoch(
-                RosterFixed(
-                    record.roster,
-                    tuple(record.keys.values()),
-                    self._secrets.read(self._epoch.secret_name),
-                )
-            )
-        if self._epoch.phase is MemberPhase.DEALT and record.sealed is not None:
-            columns = {
-                dealer: self._mirror.document(
-                    Digest(record.shares[MemberId(dealer)].predicate.columns[self._name])
-                )
-                for dealer in record.sealed.predicate.dealers
-                if dealer != self._name
-            }
+            secret = self._secret(self._epoch.secret_name)
+            if secret is None:
+                return
+            self._drive_epoch(RosterFixed(record.roster, tuple(record.keys.values()), secret))
+        if (
+            self._epoch.phase is MemberPhase.DEALT
+            and record.sealed is not None
+            and self._name not in record.ready
+        ):
+            secret = self._secret(self._epoch.secret_name)
+            if secret is None:
+                return
+            try:
+                columns = {
+                    dealer: self._mirror.document(
+                        Digest(record.shares[MemberId(dealer)].predicate.columns[self._name])
+                    )
+                    for dealer in record.sealed.predicate.dealers
+                    if dealer != self._name
+                }
+            except ResourceError as error:
+                # Nothing is lost yet: they are looked for again whenever a feed comes.
+                self._journal.note("column-missing", str(error))
+                return
             self._drive_epoch(
                 DealingSealed(
                     record.sealed,
                     {str(name): one for name, one in record.shares.items()},
                     columns,
-                    self._secrets.read(self._epoch.secret_name),
+                    secret,
                 )
             )
 
@@ -211,8 +223,21 @@ class Performer:
             if past.opened.predicate.epoch_hash == opened.predicate.epoch_hash
             and self._name in past.inputs
         ]
+        secret = self._secret(self._epoch.slot_secret_name(opened.predicate.slot))
+        if secret is None:
+            # Without its masks this member sits the round out, and says so to keep nobody waiting.
+            self._refused.add(record.context)
+            self._send(
+                InputDeclined(
+                    charter=study.group.charter,
+                    author=self._name,
+                    context=record.context,
+                    code=DeclineCode.SITE_DECLINED,
+                ),
+                (),
+            )
+            return
         try:
-            secret = self._secrets.read(self._epoch.slot_secret_name(opened.predicate.slot))
             self._slot, effects = MemberSlot.begin(
                 self._epoch,
                 opened,
@@ -221,7 +246,7 @@ class Performer:
                 lock=self._store.get(lock_key(study.identity, query.digest, query.model)),
                 floor=max(used, default=-1),
             )
-        except (PeerError, PolicyError, ResourceError):
+        except (PeerError, PolicyError):
             self._refused.add(record.context)
             raise
         try:
@@ -263,20 +288,30 @@ class Performer:
         slot = self._slot
         if slot is None or record.sealed is None:
             return
+        secret = None
+        if slot.phase in (SlotPhase.INPUT_SENT, SlotPhase.CONFIRMED):
+            secret = self._secret(slot.epoch.slot_secret_name(slot.slot))
+            if secret is None:
+                return
         if slot.phase is SlotPhase.INPUT_SENT:
             for header in record.inputs.values():
                 self._drive_slot(InputLogged(header))
-            self._drive_slot(SurvivorsAnnounced(record.sealed, self._slot_secret()))
+            self._drive_slot(SurvivorsAnnounced(record.sealed, secret))
         slot = self._slot
         if slot is not None and slot.phase is SlotPhase.CONFIRMED:
             for confirmed in record.confirmed.values():
                 if self._slot is not None and self._slot.phase is SlotPhase.CONFIRMED:
-                    self._drive_slot(ConfirmationLogged(confirmed, self._slot_secret()))
+                    self._drive_slot(ConfirmationLogged(confirmed, secret))
 
-    def _slot_secret(self) -> bytes | None:
-        if self._epoch is None or self._slot is None:
+    def _secret(self, name: str) -> bytes | None:
+        """Return a secret of the open epoch, or None where it is lost: the member sits out."""
+        try:
+            return self._secrets.read(name)
+        except ResourceError as error:
+            if name not in self._lost:
+                self._lost.add(name)
+                self._journal.note("secret-lost", f"{error}; this member takes part again later")
             return None
-        return self._secrets.read(self._epoch.slot_secret_name(self._slot.slot))
 
     def _drive_slot(
         self,
@@ -322,7 +357,8 @@ class Performer:
             puts.append((PREMASK_KEY, self._premask))
             self._premask = None
         if self._epoch is not None:
-            puts.append((LAST_EPOCH_KEY, str(self._epoch.number).encode()))
+            key = LAST_EPOCH_KEY + self._epoch.state.plan
+            puts.append((key, str(self._epoch.number).encode()))
         masked = tuple(self._mirror.document(one) for one in self._masked_blobs())
         self._mirror.write(
             puts,
@@ -343,11 +379,11 @@ class Performer:
             return ()
         return (Digest(slot.state.input.blob),)
 
-    def _last_epoch(self) -> int:
-        stored = self._store.get(LAST_EPOCH_KEY)
-        study = self._mirror.state.running
+    def _last_epoch(self, study: Study) -> int:
+        # Epochs count within a study, so what was seen is kept for each study.
+        stored = self._store.get(LAST_EPOCH_KEY + study.identity)
         # The log remembers epochs that a restored store forgot.
-        logged = 0 if study is None or study.epoch is None else study.epoch.number - 1
+        logged = 0 if study.epoch is None else study.epoch.number - 1
         return max(logged, int(stored) if stored else 0)
 
     def _recover(self) -> None:

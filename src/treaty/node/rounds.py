@@ -62,6 +62,7 @@ from treaty.protocol.secagg_messages import (
     MaskedInput,
     Reveal,
     RoundAbandoned,
+    RoundCode,
     RoundOpened,
     RoundResult,
     ShareComplaint,
@@ -95,6 +96,7 @@ class RoundDriver:
         self._round: CoordinatorRound | None = None
         self._orders: list[Order] = []
         self._need: NeedSum | None = None
+        self._bound: frozenset[str] | None = None
         self._failed_epochs = 0
 
     # --- statements ---------------------------------------------------------------------------
@@ -140,6 +142,7 @@ class RoundDriver:
                 opened = of_kind(verified, RoundOpened)
                 self._in_epoch(RoundLogged(opened))
                 self._round = CoordinatorRound.begin(self._open_epoch(), opened.predicate)
+                self._bound = None if state.running is None else _bound_set(state.running)
             case MaskedInput():
                 self._in_round(InputArrived(of_kind(verified, MaskedInput)))
             case InputDeclined():
@@ -286,8 +289,13 @@ class RoundDriver:
             round=study.progress.index,
             previous=study.last_result,
         )
+        able, bound = frozenset(epoch.able), _bound_set(study)
+        # A question that members have answered is asked of the same members or not at all.
+        barred = able if bound is not None and not bound <= able else able - (bound or able)
         try:
-            opened = epoch.next_round(expected, attempt=study.attempts)
+            opened = epoch.next_round(
+                expected, attempt=study.attempts, exclude=frozenset(map(str, barred))
+            )
         except PolicyError as refusal:
             self._journal.note("epoch-failed", str(refusal))
             self._failed_epochs += 1
@@ -363,6 +371,14 @@ class RoundDriver:
         self._round, effects = self._round.step(event)
         for effect in effects:
             match effect:
+                case Publish(predicate=SurvivorsSealed() as sealed) if not self._may_seal(sealed):
+                    abandoned = RoundAbandoned(
+                        charter=sealed.charter,
+                        author=sealed.author,
+                        context=sealed.context,
+                        code=RoundCode.TOO_FEW_INPUTS,
+                    )
+                    self._order(abandoned)
                 case Publish():
                     self._order(effect.predicate, blobs)
                 case NeedSum():
@@ -370,6 +386,10 @@ class RoundDriver:
                 case Blame():
                     names = ", ".join(sorted(effect.members))
                     self._journal.note("blame", f"{names}: {effect.reason}")
+
+    def _may_seal(self, sealed: SurvivorsSealed) -> bool:
+        """Say whether `sealed` names the members that are bound to this question, if any are."""
+        return self._bound is None or self._bound == {one.member for one in sealed.survivors}
 
     def _sum(self, need: NeedSum, find: Find) -> None:
         vectors = [ring_vector(find(blob), need.ring_bits, need.length) for blob in need.blobs]
@@ -395,6 +415,17 @@ class RoundDriver:
                 f"{body.dealer} dealt no share to {body.author}", code="not-in-roster"
             )
         return find(Digest(column))
+
+
+def _bound_set(study: Study) -> frozenset[str] | None:
+    """Return the survivors to which members have bound themselves for the present question."""
+    if study.progress.finished:
+        return None
+    query = study.progress.expected_query().digest
+    for past in study.rounds:
+        if past.opened.predicate.query == query and (past.confirmed or past.reveals):
+            return frozenset(past.members_in)
+    return None
 
 
 def _base(state: Consortium) -> dict[str, str]:
