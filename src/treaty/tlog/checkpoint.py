@@ -35,6 +35,7 @@ __all__ = [
     "add_cosignatures",
     "cosign",
     "open_checkpoint",
+    "parse_decimal",
     "parse_unverified",
     "sign",
     "strip_cosignatures",

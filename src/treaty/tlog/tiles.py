@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 TILE_WIDTH: Final = 256
-TILE_HEIGHT: Final = 8
+_TILE_HEIGHT: Final = 8
 MAX_ENTRY_BYTES: Final = 65_535
 _LENGTH_BYTES: Final = 2
 
@@ -71,9 +71,9 @@ def tiles_of_size(size: int, old_size: int = 0) -> Iterator[Tile]:
     if not 0 <= old_size <= size:
         raise UsageError(f"old size {old_size} must be between 0 and {size}")
     level = 0
-    while size >> (TILE_HEIGHT * level):
-        hashes = size >> (TILE_HEIGHT * level)
-        known = old_size >> (TILE_HEIGHT * level)
+    while size >> (_TILE_HEIGHT * level):
+        hashes = size >> (_TILE_HEIGHT * level)
+        known = old_size >> (_TILE_HEIGHT * level)
         if hashes > known:
             for index in range(known // TILE_WIDTH, -(-hashes // TILE_WIDTH)):
                 width = min(TILE_WIDTH, hashes - index * TILE_WIDTH)
@@ -87,7 +87,7 @@ def tile_bytes(tree: MerkleTree, tile: Tile) -> bytes:
     """Return the hashes of `tile` in `tree`, 32 bytes each."""
     if tile.level is None:
         raise UsageError("an entry bundle holds entries, not hashes")
-    level = tile.level * TILE_HEIGHT
+    level = tile.level * _TILE_HEIGHT
     first = tile.index * TILE_WIDTH
     return b"".join(tree.node(level, first + offset) for offset in range(tile.width))
 
