@@ -1,8 +1,7 @@
 """Parsers of what peers send: a value, or `FormatError`, whatever the bytes are.
 
-Random bytes, random JSON in the right frame, and damaged genuine messages. Planted and caught: a
-decoder that lets `UnicodeDecodeError` through; a frame whose header length is trusted; a predicate
-decoded without its type; a plan read without its limits.
+Random bytes, random JSON in the right frame, and damaged genuine messages. Planted and caught:
+a decoder that lets errors of encoding through; a frame whose lengths are not compared.
 """
 
 import random

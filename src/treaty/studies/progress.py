@@ -82,7 +82,7 @@ class StudyProgress:
     trace: tuple[RoundTrace, ...] = ()
     evaluation: EvaluationOutcome | None = None
     halt_reason: str | None = None
-    _known: list[Query] = field(default_factory=list, repr=False, compare=False)
+    _known: list[Query] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __eq__(self, other: object) -> bool:
         """Compare the normalisers by digest: their arrays have no single truth value."""
@@ -162,7 +162,7 @@ class StudyProgress:
             )
         if rows < 0:
             raise VerificationError(f"the sum is over {rows} rows", code="sum-implausible")
-        following = replace(self, index=self.index + 1, _known=[])
+        following = replace(self, index=self.index + 1)
         match query.kind:
             case QueryKind.SUPPORT:
                 return following._after_support(sums, survivors)

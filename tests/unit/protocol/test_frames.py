@@ -1,7 +1,7 @@
 """Frames: what goes over the wire comes back the same, and nothing else comes back.
 
 Planted and caught: no check of a blob's digest; no check of the total length; the same blob twice
-accepted; the size limit lifted; parts read in another order than written.
+accepted; the size limit lifted.
 """
 
 import msgspec

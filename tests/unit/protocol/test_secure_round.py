@@ -1,11 +1,12 @@
 """Epochs and rounds: what everyone may check, refused by code.
 
-Planted and caught: a roster of too few, out of order, or of keys not logged; a statement of an
-earlier epoch taken; a dealer that dealt nothing; a member ready that did not deal; an observer's
-keys; slots used again or beyond the epoch; participants repeated to make a quorum; an input of
-another length; survivors that omit, add, repeat or reorder inputs; another context; two answers; an
-answer of a member that is not in the sum, with both shares, with shares of a stranger, before the
-confirmations; a result after too few answers, of other seeds, for another set.
+Planted and caught: keys, columns and commitments of another number; a roster of too few, out of
+order, or of keys not logged; a statement of an earlier epoch taken; a dealer that dealt nothing; a
+member ready that did not deal; an observer's keys; slots used again or beyond the epoch;
+participants repeated to make a quorum; an input of another length; survivors that omit, add, repeat
+or reorder inputs; another context; two answers; an answer of a member that is not in the sum, with
+both shares, with shares of a stranger, before the confirmations; a result after too few answers, of
+other seeds, for another set.
 """
 
 import msgspec
@@ -171,6 +172,35 @@ def test_keys_are_sent_once_and_for_this_epoch() -> None:
         world.offer(entry)
     with world.refuses("equivocation"):
         world.send_keys(A, transport=digest("another"))
+
+
+def test_keys_shares_and_readiness_have_the_epochs_shape() -> None:
+    world = running()
+    world.begin_epoch()
+    fifteen = [digest(f"{place}") for place in range(15)]
+    shapes: list[dict[str, object]] = [
+        {"round_keys": fifteen},
+        {"commitments": fifteen},
+        {"kem": "00" * 1184},
+    ]
+    for changes in shapes:
+        with world.refuses("malformed"):
+            world.send_keys(A, **changes)
+    for name in world.names:
+        world.send_keys(name)
+    world.fix_roster()
+    whole = {peer: digest(peer) for peer in (B, C, D)}
+    for columns in ({}, {B: digest("b"), C: digest("c")}, whole | {A: digest("a")}):
+        with world.refuses("malformed"):
+            world.say(EpochShares, A, epoch_hash=world.epoch_hash, columns=columns)
+    for name in world.names:
+        world.deal(name)
+    world.say(EpochSealed, epoch_hash=world.epoch_hash, dealers=world.names)
+    for pairs, wraps in (((digest("pair"),), None), ((), digest("wraps"))):
+        with world.refuses("malformed"):
+            world.say(
+                EpochReady, A, epoch_hash=world.epoch_hash, pair_commitments=pairs, wraps=wraps
+            )
 
 
 def test_a_roster_is_logged_keys_in_the_charters_order() -> None:
@@ -505,8 +535,8 @@ def keys_of(world: World, author: str) -> Verified[EpochKeys]:
         opened=epoch_of(world).opened.digest,
         transport=digest("t"),
         kem=None,
-        round_keys=(),
-        commitments=(),
+        round_keys=(digest("k"),) * 16,
+        commitments=(digest("c"),) * 16,
     )
     data = seal_statement(body, runner(author))
     return of_kind(open_statement(data, world.state.members.directory), EpochKeys)

@@ -1,8 +1,7 @@
 """Plans: what a person may write, and one byte string for it.
 
-Planted and caught: unknown fields passed over; the bound digests taken from the text; a limit of
-one field lifted; titles with characters that hide or reorder text; deeply nested text ending in
-another error than ours.
+Planted and caught: the bound digests taken from the text; a limit of one field lifted; titles with
+characters that hide or reorder text; deeply nested text ending in another error than ours.
 """
 
 import msgspec

@@ -6,6 +6,7 @@ step counted one round late; training stopped one round early; the wrong scale o
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -283,6 +284,16 @@ def test_states_that_differ_in_the_normaliser_alone_differ() -> None:
     assert one == absorb(ready, total_of(ready, parts))
     assert one != other
     assert one != "progress"
+
+
+def test_a_state_made_from_another_asks_its_own_query() -> None:
+    """What a state remembers is not handed on to states made from it, in either direction."""
+    progress = training()
+    changed = replace(progress, normaliser=None)
+    assert changed.expected_query().normaliser == NO_DIGEST
+    assert progress.expected_query().normaliser == progress.normaliser_digest
+    assert replace(progress, members=3).expected_query().layout.contributors == 3
+    assert progress.expected_query().layout.contributors == 4
 
 
 def test_the_query_follows_from_plan_and_sums_alone() -> None:
