@@ -17,6 +17,7 @@ c is at least 1: members receive the model, so each can subtract its own share f
 from dataclasses import dataclass
 
 from treaty.errors import PolicyError
+from treaty.tlog.policy import witness_quorum
 
 __all__ = ["LEAST_MEMBERS", "MOST_MEMBERS", "DerivedParameters"]
 
@@ -93,7 +94,7 @@ class DerivedParameters:
     @property
     def witness_quorum(self) -> int:
         """Return the number of witness cosignatures that fix a checkpoint."""
-        return (self.members + max(self.max_colluders, self.tolerated_faults)) // 2 + 1
+        return witness_quorum(self.members, self.max_colluders)
 
     @property
     def tolerated_losses(self) -> int:

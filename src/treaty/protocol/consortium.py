@@ -288,7 +288,8 @@ class Consortium:
         contract = contract_from_bytes(documents(Digest(plan.contract)))
         # Members vote on digests: whether the plan is safe is decided here, by everyone.
         require_clean(plan, contract, self.charter)
-        study = open_study(plan, contract, self.members.history)
+        last_epoch = max((past.epochs for past in self.studies.values()), default=0)
+        study = open_study(plan, contract, self.members.history, last_epoch)
         state = self._with_proposal(record.proposal.identity, replace(record, used=True))
         return state._with_study(study)
 

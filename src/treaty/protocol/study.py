@@ -254,6 +254,11 @@ class Study:
             raise VerificationError(f"{body.author} has reported already", code="replayed")
         if body.author not in self.group.members:
             raise VerificationError(f"{body.author} is not in the study", code="not-a-member")
+        if body.author not in self.rounds[-1].members_in:
+            # A site that sent no histogram took no part in the evaluation it reports on.
+            raise VerificationError(
+                f"{body.author} took no part in the evaluation", code="not-in-round"
+            )
         reports = MappingProxyType({**self.reports, MemberId(body.author): body})
         return replace(self, reports=reports)
 
@@ -323,8 +328,11 @@ def group_of(history: CharterHistory) -> Group:
     return replace(Group.of(history.effective()), charter=history.digest)
 
 
-def open_study(plan: Plan, contract: Contract, history: CharterHistory) -> Study:
-    """Return the study of a ratified `plan`; `PolicyError` when no safe thresholds exist."""
+def open_study(plan: Plan, contract: Contract, history: CharterHistory, epochs: int = 0) -> Study:
+    """Return the study of a ratified `plan`; `PolicyError` when no safe thresholds exist.
+
+    `epochs` is the number of the consortium's last epoch: numbers rise across studies.
+    """
     group = group_of(history)
     progress = begin(
         plan,
@@ -332,4 +340,4 @@ def open_study(plan: Plan, contract: Contract, history: CharterHistory) -> Study
         members=len(group.members),
         least_support=history.current.least_support,
     )
-    return Study(plan_digest(plan), plan, contract, history, group, progress)
+    return Study(plan_digest(plan), plan, contract, history, group, progress, epochs=epochs)
