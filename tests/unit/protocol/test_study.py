@@ -371,3 +371,27 @@ def test_a_refused_sum_leaves_the_round_open_for_the_right_one() -> None:
     with pytest.raises(VerificationError):
         world.result(wrong)
     world.result(world.total())
+
+
+def test_a_site_reports_only_on_an_evaluation_that_it_took_part_in() -> None:
+    world = World(edit=showing)
+    asking = EvaluationSettings(site_figures=True)
+    world.start(small_plan(world.state.charter, world.contract, evaluation=asking))
+    world.open_epoch()
+    while not world.study.progress.finished:
+        world.run_round((A, B, C))
+    with world.refuses("not-in-round"):
+        report(world, D)
+    report(world, A)
+
+
+def test_epochs_are_numbered_across_studies() -> None:
+    """A member refuses an epoch whose number it has seen, whatever the study."""
+    world = running()
+    world.say(StudyHalted, plan=world.study.identity, code=HaltCode.NOT_CONVERGED)
+    world.start(small_plan(world.state.charter, world.contract, study="second"))
+    with world.refuses("altered-parameters"):
+        world.begin_epoch(epoch=1)
+    world.open_epoch()
+    assert world.study.epoch is not None
+    assert world.study.epoch.number == 2
