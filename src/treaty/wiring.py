@@ -4,8 +4,10 @@ Each party has a directory of its own: keys (mode 0600), store, blobs, secrets, 
 site its data, adapter and policy. `open_*` functions put a node together from such a directory.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treaty.aggregation.tensors import NamedTensors
+from treaty.crypto.canonical import digest_of, sha256
 from treaty.crypto.keys import SigningKey, decode_key_file, encode_key_file
 from treaty.datasets.readers import read_site
 from treaty.datasets.site_files import SiteFiles
@@ -22,6 +25,7 @@ from treaty.ids import Digest, MemberId
 from treaty.models.specification import ModelSpecification, TorchModule
 from treaty.models.task import TrainingTask
 from treaty.node.coordinator import Coordinator, CoordinatorKeys
+from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
 from treaty.node.participant import Participant, ParticipantKeys
 from treaty.ports import BlobStore, Clock, Engine, Entropy, EventStore, SecretFile, Trainer
 from treaty.stores.files import (
@@ -47,8 +51,10 @@ __all__ = [
     "Dataset",
     "LocalTrainer",
     "Storage",
+    "StoredLog",
     "SystemClock",
     "SystemEntropy",
+    "code_digest",
     "create_keys",
     "dataset_adapter",
     "load_dataset",
@@ -61,6 +67,7 @@ __all__ = [
     "read_policy",
     "read_private_file",
     "read_site",
+    "stored_log",
     "write_bundle",
     "write_file",
     "write_new_file",
@@ -132,6 +139,37 @@ class Storage:
         return Storage(store, store.blobs, MemorySecrets())
 
 
+@dataclass(frozen=True, slots=True)
+class StoredLog:
+    """A party's log as its store holds it: entries, newest checkpoint, and blobs by digest."""
+
+    entries: tuple[bytes, ...] = field(repr=False)
+    checkpoint: str
+    find: Callable[[Digest], bytes] = field(repr=False)
+    has: Callable[[Digest], bool] = field(repr=False)
+
+
+@contextmanager
+def stored_log(directory: Path) -> Iterator[StoredLog]:
+    """Open the log of the party in `directory` for reading; nothing on the disk changes.
+
+    Raises `UsageError` where no party keeps its state, `ResourceError` when it cannot be read.
+    """
+    path = directory / "store.db"
+    if not path.is_file():
+        raise UsageError(f"{directory} holds no party's state: name a consortium's directory")
+    store = SqliteStore(path, read_only=True)
+    try:
+        yield StoredLog(
+            tuple(store.read(LOG_STREAM)),
+            (store.get(CHECKPOINT_KEY) or b"").decode(),
+            store.blobs.get,
+            store.blobs.has,
+        )
+    finally:
+        store.close()
+
+
 def create_keys(directory: Path, roles: Iterable[str], entropy: Entropy) -> dict[str, SigningKey]:
     """Return one key for each role in `directory`/keys, mode 0600, making those that are missing.
 
@@ -161,6 +199,20 @@ def load_key(directory: Path, role: str) -> SigningKey:
     if found.role != role:
         raise UsageError(f"{path} holds a key for {found.role}, expected {role}")
     return found.key
+
+
+@functools.cache
+def code_digest() -> Digest:
+    """Return the digest of the installed package: what a plan binds as its code.
+
+    SHA-256 over the canonical list of every source file's path and SHA-256.
+    """
+    root = Path(__file__).parent
+    files = {
+        path.relative_to(root).as_posix(): sha256(read_file(path))
+        for path in sorted(root.rglob("*.py"))
+    }
+    return digest_of(files)
 
 
 def read_policy(directory: Path) -> SitePolicy | None:
@@ -226,6 +278,7 @@ def open_participant(
         source=SiteFiles(name, directory / "data.csv", directory / "adapter.toml"),
         trainer=LocalTrainer(),
         policy=read_policy(directory),
+        code=code_digest(),
     )
 
 

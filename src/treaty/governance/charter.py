@@ -214,7 +214,7 @@ def charter_from_toml(text: str) -> Charter:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"expected a charter in TOML: {error}") from error
     expires = table.get("expires")
     if isinstance(expires, datetime):

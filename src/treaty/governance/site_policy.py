@@ -100,7 +100,7 @@ def site_policy_from_toml(text: str) -> SitePolicy:
     """Return the policy that the site's officer wrote; `UsageError` naming the field otherwise."""
     try:
         return msgspec.convert(tomllib.loads(text), SitePolicy, strict=True)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"expected a site policy in TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise UsageError(f"the site policy does not hold: {error}; correct that field") from error

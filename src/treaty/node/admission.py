@@ -32,12 +32,14 @@ class Admission:
         source: DataSource,
         trainer: Trainer,
         policy: SitePolicy | None,
+        code: Digest | None = None,
     ) -> None:
         self._store = store
         self._journal = journal
         self._source = source
         self._trainer = trainer
         self._policy = policy
+        self._code = code
         self._local: LocalStudy | None = None
         self._refused: set[Digest] = set()
         self._narrowed: tuple[Membership, ExposureMatrix] | None = None
@@ -60,6 +62,12 @@ class Admission:
         if study.identity in self._refused:
             return False
         try:
+            if self._code is not None and study.plan.code != self._code:
+                raise PolicyError(
+                    f"the plan names the code {study.plan.code[:16]}, this site runs "
+                    f"{self._code[:16]}: install the version that the members ratified",
+                    code="wrong-code",
+                )
             local = self.prepared(study)
             at_once = permit_study(
                 state.charter,

@@ -61,7 +61,11 @@ class ParticipantKeys:
 
 
 class Participant:
-    """A member's node over its ports."""
+    """A member's node over its ports.
+
+    `code` is the digest of the training code that is installed here: a plan that names another is
+    refused. Without it the site trusts whoever runs it to have compared.
+    """
 
     def __init__(
         self,
@@ -80,6 +84,7 @@ class Participant:
         source: DataSource,
         trainer: Trainer,
         policy: SitePolicy | None,
+        code: Digest | None = None,
         on_change: Callable[[Consortium], None] | None = None,
     ) -> None:
         self.name = name
@@ -96,7 +101,7 @@ class Participant:
         self._submitted: dict[Digest, tuple[bytes, dict[Digest, bytes]]] = {}
         self._mirror = Mirror(anchor=anchor, store=store, blobs=blobs, engine=engine, clock=clock)
         self._admission = Admission(
-            store=store, journal=journal, source=source, trainer=trainer, policy=policy
+            store=store, journal=journal, source=source, trainer=trainer, policy=policy, code=code
         )
         self._performer = Performer(
             name=name,

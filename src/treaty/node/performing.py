@@ -356,6 +356,9 @@ class Performer:
         if self._premask is not None:
             puts.append((PREMASK_KEY, self._premask))
             self._premask = None
+        elif self._epoch is not None and self._epoch.phase is MemberPhase.CLOSED:
+            # What a retry would have needed is of no use once the epoch is over.
+            puts.append((PREMASK_KEY, b""))
         if self._epoch is not None:
             key = LAST_EPOCH_KEY + self._epoch.state.plan
             puts.append((key, str(self._epoch.number).encode()))

@@ -44,11 +44,11 @@ from treaty.stores.files import make_directory, read_file, write_file, write_pri
 from treaty.stores.system import SystemEntropy
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import Plan, plan_bytes, plan_digest
-from treaty.version import VERSION
 from treaty.wiring import (
     COORDINATOR_ROLES,
     MEMBER_ROLES,
     Storage,
+    code_digest,
     create_keys,
     load_key,
     open_coordinator,
@@ -265,7 +265,7 @@ class Federation:
             "purpose": "research",
             "charter": charter_digest(self.charter),
             "contract": contract_digest(contract),
-            "code": sha256(f"treaty {VERSION}".encode()),
+            "code": code_digest(),
             "model": model,
             "data_use": tuple(term.code for term in self.charter.data_use.terms),
         }
