@@ -88,7 +88,8 @@ def check_contribution(
     ``contribution-over-bound`` (an absolute value above the tensor's entry in `bounds`). The
     messages quote the plan's names only, never what the trainer returned.
     """
-    if not isinstance(tensors, NamedTensors):
+    # A subclass could answer differently each time it is asked.
+    if type(tensors) is not NamedTensors:
         raise PolicyError("expected named tensors from the trainer", code="contribution-type")
     if tensors.names != tuple(spec.name for spec in manifest):
         wanted = ", ".join(spec.name for spec in manifest)

@@ -6,13 +6,11 @@ masking. Everything here happens inside the site; the result leaves only under m
 
 Guarantees (docs/spec/studies.md, section 2):
   * The vector has exactly the query's layout, or the site declines with a closed code.
-  * Whatever a trainer throws becomes a `PolicyError` here: callers journal the cause, which stays
-    at the site, and send a closed code.
+  * The trainer is foreign code and is asked through a `GuardedTrainer` only. Nothing of the rows
+    stands in an exception: callers journal the cause and send a closed code.
 """
 
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -31,7 +29,8 @@ from treaty.evaluation.metrics import (
     local_sums,
 )
 from treaty.models.specification import contribution_bounds, contribution_manifest
-from treaty.models.task import TrainerFailure, TrainingTask, check_contribution
+from treaty.models.task import TrainingTask, check_contribution
+from treaty.node.guarding import GuardedTrainer
 from treaty.ports import SiteData, Trainer
 from treaty.studies.plan import Plan
 from treaty.studies.progress import StudyProgress
@@ -43,9 +42,6 @@ Matrix = NDArray[np.float64]
 
 NO_ENTROPY = bytes(32)
 """For computations that draw nothing."""
-
-_CAUSE_CHARACTERS = 1000
-_CODE = re.compile(r"[a-z][a-z-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +59,17 @@ class LocalStudy:
     data: SiteData = field(repr=False)
     trainer: Trainer
 
+    def __post_init__(self) -> None:
+        """Put the guard around the trainer, once, where no caller can forget it."""
+        if not isinstance(self.trainer, GuardedTrainer):
+            object.__setattr__(self, "trainer", GuardedTrainer(self.trainer))
+
     def answer(self, query: Query, progress: StudyProgress, entropy: bytes) -> Answer:
         """Return the contribution to `query` at the state `progress`.
 
         Raises `PolicyError` (codes of `check_contribution`, ``overflow``, ``rows-over-bound``,
-        `TrainerFailure`, ``trainer-failed``) when the site has nothing that may be sent.
+        of `GuardedTrainer`) when the site has nothing that may be sent.
         """
-        with _declining():
-            return self._answer(query, progress, entropy)
-
-    def _answer(self, query: Query, progress: StudyProgress, entropy: bytes) -> Answer:
         training, holdout = self.data.training, self.data.holdout
         bound = self.plan.aggregation.max_persons_per_site
         if max(training.rows, holdout.rows) > bound:
@@ -115,12 +112,11 @@ class LocalStudy:
         if holdout.rows == 0:
             return None
         threshold = self.plan.evaluation.threshold_permille
-        with _declining():
-            federated, alone = self.scores(progress, entropy)
-            return (
-                exact_figures(federated, holdout.label, threshold_permille=threshold),
-                exact_figures(alone, holdout.label, threshold_permille=threshold),
-            )
+        federated, alone = self.scores(progress, entropy)
+        return (
+            exact_figures(federated, holdout.label, threshold_permille=threshold),
+            exact_figures(alone, holdout.label, threshold_permille=threshold),
+        )
 
     def scores(self, progress: StudyProgress, entropy: bytes) -> tuple[Matrix, Matrix]:
         """Return predicted probabilities on the holdout: by the federated model, and alone."""
@@ -216,32 +212,3 @@ class LocalStudy:
         return progress.normaliser.apply(
             data.features, clip=float(self.plan.aggregation.feature_clip)
         )
-
-
-@contextmanager
-def _declining() -> Iterator[None]:
-    """Turn whatever a trainer throws into a refusal, so that the site declines and lives on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise
-    # Not the outermost loop, and meant: trainers call foreign code, whose exceptions are of any
-    # type and may hold rows. One that passed would stop the node in the middle of a round; caught
-    # here it becomes a cause for the site's own journal, and others see a closed code.
-    except BaseException as error:
-        raise PolicyError(_cause(error), code=_code(error)) from error
-
-
-def _code(error: BaseException) -> str:
-    """Return the code of a refusal of ours; subclasses may be foreign, so they have none."""
-    code = error.code if type(error) in (PolicyError, TrainerFailure) else None  # type: ignore[attr-defined]  # both have one
-    return code if type(code) is str and _CODE.fullmatch(code) else "trainer-failed"
-
-
-def _cause(error: BaseException) -> str:
-    """Return what the site's own people need to know; even the text of an error is foreign code."""
-    try:
-        text = str(error)[:_CAUSE_CHARACTERS]
-    except Exception:  # noqa: BLE001  # as above
-        text = "its text cannot be shown"
-    return text if type(error) is PolicyError else f"{type(error).__name__}: {text}"
