@@ -17,7 +17,7 @@ from treaty.tlog.merkle import MerkleTree, leaf_hash
 from treaty.tlog.proof import LogProof
 from treaty.tlog.tiles import parse_entry_bundle, tiles_of_size
 
-__all__ = ["milliseconds_of", "prove_entry", "verdict_on"]
+__all__ = ["milliseconds_of", "prove_entry", "report_on", "verdict_on"]
 
 _AGE = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -59,6 +59,15 @@ def prove_entry(bundle: Path, anchor: str, index: int) -> tuple[bytes, bytes]:
     tree = MerkleTree(leaf_hash(entry) for entry in entries)
     proof = LogProof(index, tuple(tree.inclusion_proof(index)), files[CHECKPOINT])
     return entries[index], proof.encode()
+
+
+def report_on(bundle: Path, anchor: str) -> bytes:
+    """Return the page that shows a bundle, which is verified before anything of it is shown."""
+    # The page's template engine is needed here only.
+    from treaty.reports.summary import report_html
+
+    files = wiring.read_bundle(bundle)
+    return report_html(_verified(files, anchor), files).encode()
 
 
 def _verified(

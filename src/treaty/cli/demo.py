@@ -2,7 +2,8 @@
 
 `run_demo` founds a simulated consortium on a known data set, runs one study to its release, exports
 the bundle, has it verified by a process of its own, and writes the report and the result. A
-directory in which an earlier run was cut off is taken up where it stands.
+directory in which an earlier run was cut off is taken up where it stands: what was asked for then
+lies in demo.json, and asking for something else is refused.
 """
 
 import json
@@ -11,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from treaty import wiring
 from treaty.api import Consortium, Study, from_dataset
 from treaty.errors import ResourceError, UsageError
 from treaty.models.specification import (
@@ -30,14 +32,13 @@ from treaty.protocol.secure_round import RoundPhase
 from treaty.provenance.verify import VerdictRecord, said_lines, verify_bundle
 from treaty.reports.summary import report_html
 from treaty.studies.outcome import FigureRecord
-from treaty.wiring import load_dataset, make_directory, read_bundle, write_bundle, write_file
 
 if TYPE_CHECKING:
     from treaty.wiring import Dataset
 
-__all__ = ["MODELS", "DemoProgress", "DemoResult", "choose_data", "run_demo"]
+__all__ = ["MODELS", "DemoProgress", "DemoResult", "DemoSettings", "choose_data", "run_demo"]
 
-ModelName = Literal["site-intercepts", "plain", "perceptron"]
+SETTINGS = "demo.json"
 
 MODELS: dict[str, ModelSpecification] = {
     "site-intercepts": LogisticRegression(site_intercepts=True),
@@ -49,7 +50,10 @@ MODELS: dict[str, ModelSpecification] = {
 
 @dataclass(frozen=True, slots=True)
 class DemoProgress:
-    """Where the run stands: phase in words, round, sites in, late and lost, loss, log size."""
+    """Where the run stands: phase in words, round, sites in, late and lost, loss, log size.
+
+    `sums` counts the sums published so far, `summed` the sites in the last of them.
+    """
 
     phase: str
     round: int
@@ -58,6 +62,8 @@ class DemoProgress:
     lost: int
     loss: float | None
     log_size: int
+    sums: int = 0
+    summed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +78,23 @@ class DemoResult:
     learned: tuple[tuple[str, str, str], ...]
 
 
+class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a run was asked for: the data set that was found, what is said of it, model, seed."""
+
+    data: str
+    note: str
+    model: str
+    seed: int
+    format: Literal["treaty.demo/v1"] = "treaty.demo/v1"
+
+
 def choose_data(name: str, cache: Path | None) -> "Dataset":
     """Return what `--data` names; ``auto`` is heart from disk, by download, or a substitute."""
     match name:
         case "auto":
-            return load_dataset("heart", cache=cache, substitute=True)
+            return wiring.load_dataset("heart", cache=cache, substitute=True)
         case "heart" | "ist" | "breast-cancer":
-            return load_dataset(name, cache=cache)
+            return wiring.load_dataset(name, cache=cache)
         case _:
             raise UsageError(f"expected auto, heart, ist or breast-cancer, got {name!r}")
 
@@ -90,18 +106,28 @@ def run_demo(
     seed: int = 0,
     model: str = "site-intercepts",
     progress: Callable[[DemoProgress], None] | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> DemoResult:
     """Run the demonstration in `out` and return its result.
 
-    Raises `UsageError` for unknown names, `ResourceError` when data, disk or verifier fail.
+    `announce` gets a sentence on the data, and one when an interrupted run goes on. Raises
+    `UsageError` for unknown names and for a directory that is finished or not a demonstration's,
+    `ResourceError` when data, disk or verifier fail.
     """
+    say = announce or (lambda _: None)
     started = time.monotonic()
     if model not in MODELS:
         raise UsageError(f"expected a model of {', '.join(MODELS)}, got {model!r}")
-    if (out / "bundle").exists():
-        raise UsageError(f"{out} holds a finished demonstration: name another directory")
-    make_directory(out, mode=0o755)
-    dataset = choose_data(data, out / "cache")
+    earlier = _earlier(out, data, model, seed)
+    wiring.make_directory(out, mode=0o755)
+    if earlier is None:
+        dataset = choose_data(data, out / "cache")
+        settings = DemoSettings(dataset.name, dataset.note, model, seed)
+        wiring.write_file(out / SETTINGS, msgspec.json.encode(settings))
+    else:
+        dataset = replace(choose_data(earlier.data, out / "cache"), note=earlier.note)
+        say(f"an interrupted run lies in {out}: it goes on where its log ends")
+    say(f"data: {dataset.note}")
     consortium = from_dataset(
         dataset, out, consortium=f"{dataset.name}.example", title=f"Demonstration: {dataset.note}"
     )
@@ -125,20 +151,47 @@ def run_demo(
         consortium.close()
     staging = out / "bundle.partial"
     _remove(staging)
-    write_bundle(staging, files)
+    wiring.write_bundle(staging, files)
     verified, verdict = _verify_apart(
         staging,
         study.anchor,
         study.state.final_model,
         consortium.federation.coordinator.size,
     )
-    own = verify_bundle(read_bundle(staging), study.state.history.anchor)
-    write_file(out / "report.html", report_html(own, files).encode())
+    own = verify_bundle(wiring.read_bundle(staging), study.state.history.anchor)
+    wiring.write_file(out / "report.html", report_html(own, files).encode())
     record = _record(study, dataset, verified, trained - ready, time.monotonic() - started)
-    write_file(out / "result.json", (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    wiring.write_file(out / "result.json", text.encode())
     # Last: a directory with a bundle is a finished demonstration.
     os.replace(staging, out / "bundle")
     return DemoResult(study, dataset, record, verdict, verified, _learned(consortium, study))
+
+
+def _earlier(out: Path, data: str, model: str, seed: int) -> DemoSettings | None:
+    """Return what the interrupted run in `out` was asked for, None for a new directory.
+
+    Raises `UsageError` when it is finished, asked for something else, or is no demonstration.
+    """
+    if (out / "bundle").exists():
+        raise UsageError(
+            f"{out} holds a finished demonstration: check it with `treaty verify {out}/bundle "
+            f"--anchor HEX`, HEX from {out}/anchor.txt, or name another directory with --out"
+        )
+    if not (out / SETTINGS).exists():
+        if out.exists() and {path.name for path in out.iterdir()} - {"cache"}:
+            raise UsageError(f"{out} is in use for something else: name another one with --out")
+        return None
+    try:
+        found = msgspec.json.decode(wiring.read_file(out / SETTINGS), type=DemoSettings)
+    except msgspec.MsgspecError as error:
+        raise ResourceError(f"{out / SETTINGS} is damaged: remove {out} and start anew") from error
+    if data not in ("auto", found.data) or (model, seed) != (found.model, found.seed):
+        raise UsageError(
+            f"{out} holds an interrupted run with --data {found.data} --model {found.model} "
+            f"--seed {found.seed}: ask for the same, or name another directory with --out"
+        )
+    return found
 
 
 def _progress(state: State) -> DemoProgress:
@@ -148,17 +201,21 @@ def _progress(state: State) -> DemoProgress:
     trace = study.progress.trace
     record = study.round
     asked = 0 if record is None else len(record.participants)
-    sent = 0 if record is None else len(record.inputs)
     done = [one for one in study.rounds if one.phase is RoundPhase.PUBLISHED]
-    lost = 0 if not done else len(study.group.members) - len(done[-1].members_in)
+    last = 0 if not done else len(done[-1].members_in)
+    sent = last if record is None else len(record.inputs)
+    late = 0 if record is None else asked - sent
+    lost = 0 if not done else len(study.group.members) - last
     return DemoProgress(
         study.progress.stage.value,
         len(trace),
         sent,
-        asked - sent,
+        late,
         lost,
         trace[-1].loss if trace else None,
         state.size,
+        study.progress.index,
+        last,
     )
 
 

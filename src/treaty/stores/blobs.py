@@ -51,12 +51,15 @@ def mismatch(digest: Digest, found: Digest) -> VerificationError:
 class BlobDirectory:
     """A `BlobStore` in a directory, created if missing (its parent must exist).
 
-    `label` names the persist point of each write (stores/kill_points.py).
+    `label` names the persist point of each write (stores/kill_points.py). With `read_only`
+    nothing is created or cleaned.
     """
 
-    def __init__(self, directory: Path, *, label: str = "blob") -> None:
+    def __init__(self, directory: Path, *, label: str = "blob", read_only: bool = False) -> None:
         self._directory = directory
         self._label = label
+        if read_only:
+            return
         if not directory.parent.is_dir():
             raise ResourceError(f"{directory.parent} is not a directory: create it first")
         make_directory(directory / _INCOMING)

@@ -71,21 +71,25 @@ _REMEDIES = {
 class _Database:
     """The connection, its lock and the translation of its errors."""
 
-    def __init__(self, path: Path, busy_timeout_ms: int) -> None:
+    def __init__(self, path: Path, busy_timeout_ms: int, *, read_only: bool) -> None:
         self.path = path
         self.lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._prepare_file()
+        if read_only:
+            check_private(path)
+        else:
+            self._prepare_file()
         with self.errors("open"):
             connection = sqlite3.connect(
-                path,
+                _read_only_address(path) if read_only else path,
+                uri=read_only,
                 isolation_level=None,
                 check_same_thread=False,
                 timeout=busy_timeout_ms / 1000,
             )
         try:
             with self.errors("open"):
-                _set_up(connection, path)
+                (_judge if read_only else _set_up)(connection, path)
         except BaseException:
             connection.close()
             raise
@@ -164,6 +168,23 @@ def _set_up(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA trusted_schema=OFF")
 
 
+def _read_only_address(path: Path) -> str:
+    """Return the address that opens `path` for reading and leaves no file beside it.
+
+    Without a write-ahead log nobody is writing, and then the file may be read as it lies there;
+    opening it in the usual way would need to make the log's index.
+    """
+    waiting = path.with_name(path.name + "-wal").exists()
+    return f"{path.absolute().as_uri()}?mode=ro" + ("" if waiting else "&immutable=1")
+
+
+def _judge(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that is not a store; change nothing."""
+    connection.execute("PRAGMA trusted_schema=OFF")
+    if _is_new(connection, path):
+        raise ResourceError(f"{path} is an empty database: expected a party's store")
+
+
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -188,6 +209,7 @@ class SqliteStore:
 
     `blob_directory` is by default ``blobs`` beside the database. The directory
     of the database must exist. `blobs` is the `BlobStore` over both places.
+    With `read_only` nothing on the disk changes, and writing is a `ResourceError`.
     Raises `ResourceError` as said at the top.
     """
 
@@ -197,10 +219,11 @@ class SqliteStore:
         blob_directory: Path | None = None,
         *,
         busy_timeout_ms: int = _BUSY_TIMEOUT_MS,
+        read_only: bool = False,
     ) -> None:
-        self._database = _Database(path, busy_timeout_ms)
+        self._database = _Database(path, busy_timeout_ms, read_only=read_only)
         try:
-            files = BlobDirectory(blob_directory or path.parent / "blobs")
+            files = BlobDirectory(blob_directory or path.parent / "blobs", read_only=read_only)
         except BaseException:
             self._database.close()
             raise

@@ -1,0 +1,114 @@
+"""Waiting: what a consortium's folded log waits for now, and from whom.
+
+Derived from the log alone, so that everybody who holds it says the same. What a party keeps to
+itself (a policy that forbids, a file that is missing) does not show here: a site that will not
+answer is waited for until the coordinator's deadline passes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from treaty.governance.roles import Action, Role
+from treaty.ids import MemberId
+from treaty.protocol.consortium import Consortium
+from treaty.protocol.proposal import Phase as ProposalPhase
+from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
+from treaty.protocol.study import Phase, Study
+
+__all__ = ["RELEASE", "Awaited", "awaited", "awaited_in_study", "unreleased"]
+
+RELEASE = "approval of the release"
+"""What `Awaited.what` says when officers are due and no node is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """What is missing, and the parties of which one or all must give it, in order of name."""
+
+    what: str
+    parties: tuple[MemberId, ...]
+
+
+def awaited(state: Consortium) -> Awaited | None:
+    """Return what the consortium waits for first, or None when everything is settled.
+
+    In order: the founding charter, the running study, ballots, what the coordinator must carry out,
+    the release of a completed model.
+    """
+    if state.membership is None:
+        return Awaited("the founding charter", ())
+    hub = (MemberId(state.charter.coordinator.name),)
+    running = state.running
+    if running is not None:
+        return awaited_in_study(running) or Awaited("the study's next statement", hub)
+    for record in state.proposals.values():
+        proposal = record.proposal
+        if not proposal.settled:
+            missing = sorted(proposal.electorate - set(proposal.ballots))
+            return Awaited(f"ballots on {proposal.action}", tuple(missing))
+        carried = (Action.STUDY_APPROVE.value, Action.MEMBER_SUSPEND.value)
+        ratified = proposal.phase is ProposalPhase.RATIFIED
+        if ratified and not record.used and proposal.action in carried:
+            return Awaited(f"carrying out {proposal.action}", hub)
+    for study in state.studies.values():
+        figures = awaited_in_study(study)
+        if figures is not None:
+            return figures
+        if unreleased(state, study):
+            return Awaited(RELEASE, state.charter.holders(Role.STEWARD))
+    return None
+
+
+def unreleased(state: Consortium, study: Study) -> bool:
+    """Say whether the study has a final model that nobody has released."""
+    return study.final_model is not None and study.final_model not in state.releases
+
+
+def awaited_in_study(study: Study) -> Awaited | None:
+    """Return what `study` waits for from members or coordinator; None when it is over."""
+    hub = (MemberId(study.history.current.coordinator.name),)
+    if study.phase is Phase.COMPLETED:
+        asked = study.plan.evaluation.site_figures and study.rounds
+        missing = set(study.rounds[-1].members_in) - set(study.reports) if asked else set()
+        return Awaited("figures of their own", _sorted(missing)) if missing else None
+    if study.finished:
+        return None
+    if study.round is not None:
+        return _in_round(study.round, hub)
+    if study.epoch is None or study.epoch.phase is EpochPhase.CLOSED:
+        return Awaited("closing the study" if study.progress.finished else "a new epoch", hub)
+    return _in_epoch(study.epoch, study, hub)
+
+
+def _in_round(record: RoundRecord, hub: tuple[MemberId, ...]) -> Awaited:
+    if record.phase is RoundPhase.COLLECTING:
+        missing = set(record.participants) - set(record.inputs) - set(record.declined)
+        return Awaited("masked inputs", _sorted(missing)) if missing else Awaited("survivors", hub)
+    group = record.group
+    few = len(record.members_in) < group.fast_survivors(len(record.participants))
+    if few and len(record.confirmed) < group.share_threshold:
+        return Awaited("confirmations", _sorted(set(record.members_in) - set(record.confirmed)))
+    missing = set(record.members_in) - set(record.reveals)
+    # With enough answers the sum can be opened; the others are not waited for.
+    if len(record.reveals) >= group.share_threshold or not missing:
+        return Awaited("the opened sum", hub)
+    return Awaited("answers that open the sum", _sorted(missing))
+
+
+def _in_epoch(record: EpochRecord, study: Study, hub: tuple[MemberId, ...]) -> Awaited:
+    if record.phase is EpochPhase.KEYS:
+        missing = set(study.group.members) - set(record.keys)
+        return Awaited("keys of the epoch", _sorted(missing) or hub)
+    if record.phase is EpochPhase.DEALING and record.roster is not None:
+        named = set(record.roster.predicate.keys)
+        listed = {member for member, one in record.keys.items() if one.digest in named}
+        return Awaited("shares of the epoch", _sorted(listed - set(record.shares)) or hub)
+    dealers = () if record.sealed is None else record.sealed.predicate.dealers
+    absent = {MemberId(name) for name in dealers} - set(record.ready)
+    if absent and record.last_slot < 0:
+        return Awaited("readiness for the epoch", _sorted(absent))
+    return Awaited("the next round", hub)
+
+
+def _sorted(members: Iterable[MemberId]) -> tuple[MemberId, ...]:
+    return tuple(sorted(members))
