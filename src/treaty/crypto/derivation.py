@@ -25,6 +25,7 @@ DOMAIN: Final = b"cesa/1"
 Field = bytes | str | int
 
 _MAX_INT: Final = (1 << 64) - 1
+_LENGTHS: Final = tuple(length.to_bytes(4, "big") for length in range(65))
 
 
 def enc(*fields: Field) -> bytes:
@@ -34,8 +35,9 @@ def enc(*fields: Field) -> bytes:
     """
     parts: list[bytes] = []
     for field in fields:
-        data = _bytes_of(field)
-        parts.append(len(data).to_bytes(4, "big"))
+        # The common cases first: every mask key of every round passes here.
+        data = field if type(field) is bytes else _bytes_of(field)
+        parts.append(_LENGTHS[len(data)] if len(data) <= 64 else _length(data))
         parts.append(data)
     return b"".join(parts)
 
@@ -67,6 +69,10 @@ def _bytes_of(field: Field) -> bytes:
         return field.to_bytes(8, "big")
     else:
         data = bytes(field)
+    return data
+
+
+def _length(data: bytes) -> bytes:
     if len(data) >> 32:
         raise UsageError("a field must be shorter than 4 GiB")
-    return data
+    return len(data).to_bytes(4, "big")

@@ -54,7 +54,7 @@ from treaty.protocol.study import Study
 
 __all__ = ["Performer", "Sender"]
 
-LAST_EPOCH_KEY = "secagg/last-epoch/"
+LAST_EPOCH_KEY = "secagg/last-epoch"
 PREMASK_KEY = "premask"
 
 Sender = Callable[[Predicate, tuple[tuple[Digest, bytes], ...]], None]
@@ -294,8 +294,8 @@ class Performer:
             if secret is None:
                 return
         if slot.phase is SlotPhase.INPUT_SENT:
-            for header in record.inputs.values():
-                self._drive_slot(InputLogged(header))
+            first, *others = record.inputs.values()
+            self._drive_slot(InputLogged(first, tuple(others)))
             self._drive_slot(SurvivorsAnnounced(record.sealed, secret))
         slot = self._slot
         if slot is not None and slot.phase is SlotPhase.CONFIRMED:
@@ -360,8 +360,7 @@ class Performer:
             # What a retry would have needed is of no use once the epoch is over.
             puts.append((PREMASK_KEY, b""))
         if self._epoch is not None:
-            key = LAST_EPOCH_KEY + self._epoch.state.plan
-            puts.append((key, str(self._epoch.number).encode()))
+            puts.append((LAST_EPOCH_KEY, str(self._epoch.number).encode()))
         masked = tuple(self._mirror.document(one) for one in self._masked_blobs())
         self._mirror.write(
             puts,
@@ -383,8 +382,7 @@ class Performer:
         return (Digest(slot.state.input.blob),)
 
     def _last_epoch(self, study: Study) -> int:
-        # Epochs count within a study, so what was seen is kept for each study.
-        stored = self._store.get(LAST_EPOCH_KEY + study.identity)
+        stored = self._store.get(LAST_EPOCH_KEY)
         # The log remembers epochs that a restored store forgot.
         logged = 0 if study.epoch is None else study.epoch.number - 1
         return max(logged, int(stored) if stored else 0)

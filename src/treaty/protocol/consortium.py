@@ -39,12 +39,15 @@ from treaty.protocol.messages import (
     VotingClosed,
 )
 from treaty.protocol.proposal import BallotGiven, Choice, Phase, Proposal, VotingEnded
+from treaty.protocol.secagg_messages import MaskedInput, Reveal
 from treaty.protocol.statements import Body, Verified, open_statement, peek
 from treaty.protocol.study import Study, StudyEvent, open_study
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import parse_plan
 
 __all__ = ["DOCUMENTED", "PROPOSABLE", "Consortium", "Documents", "ProposalRecord"]
+
+_IN_ROUND = (MaskedInput, Reveal)
 
 Documents = Callable[[Digest], bytes]
 """Returns the bytes with a digest, or raises `ResourceError` when they are not at hand."""
@@ -129,6 +132,12 @@ class Consortium:
         if self.membership is None or isinstance(parsed[1], CharterPublished):
             return self._on_charter(entry, documents)
         verified = open_statement(entry, self.membership.directory, parsed)
+        body = verified.predicate
+        if isinstance(body, _IN_ROUND):
+            # Most entries by far: answered without looking at anything but the running study.
+            study = self._running_study(body).step(StudyEvent(verified, self.at), documents)
+            studies = MappingProxyType({**self.studies, study.identity: study})
+            return replace(self, studies=studies, size=self.size + 1), verified
         following = self._dispatch(verified, documents)
         return replace(following, size=self.size + 1), verified
 
@@ -325,12 +334,18 @@ class Consortium:
 
     def _on_study_event(self, verified: Verified[Body], documents: Documents) -> "Consortium":
         plan = getattr(verified.predicate, "plan", None)
-        study = self.running if plan is None else self._study(Digest(plan))
+        study = (
+            self._running_study(verified.predicate) if plan is None else self._study(Digest(plan))
+        )
+        return self._with_study(study.step(StudyEvent(verified, self.at), documents))
+
+    def _running_study(self, body: Body) -> Study:
+        study = self.running
         if study is None:
             raise VerificationError(
-                f"{type(verified.predicate).__name__} needs a running study", code="out-of-order"
+                f"{type(body).__name__} needs a running study", code="out-of-order"
             )
-        return self._with_study(study.step(StudyEvent(verified, self.at), documents))
+        return study
 
     def _check_target(self, action: Action, body: ProposalOpened) -> None:
         """Refuse a named member where there is none to name: naming it would bar its ballot."""

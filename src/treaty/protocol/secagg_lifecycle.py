@@ -165,9 +165,10 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class InputLogged:
-    """A participant's header stands in the log."""
+    """A participant's header stands in the log; `others` are headers that stand there too."""
 
     header: Verified[MaskedInput]
+    others: tuple[Verified[MaskedInput], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,22 +262,27 @@ class MemberSlot:
         return moved, moved.repeat()
 
     def _on_header(self, event: InputLogged) -> tuple["MemberSlot", tuple[Effect, ...]]:
-        header, author = event.header.predicate, event.header.author
-        self._check_context(header.context)
-        if author not in self.state.opened.participants:
-            raise VerificationError(f"{author} does not take part", code="not-a-participant")
-        seen = self.state.headers.get(author)
-        if seen is not None:
-            if seen.root == header.root and seen.digest == event.header.digest:
-                return self, ()
-            raise VerificationError(
-                f"{author} signed two inputs for one round", code="second-input"
-            )
-        if header.length != self.state.opened.length:
-            raise VerificationError(f"the input of {author} has another length", code="wrong-shape")
-        entry = Header(digest=event.header.digest, root=header.root)
-        moved = self._move(event, self.phase, headers={**self.state.headers, author: entry})
-        return moved, ()
+        headers = dict(self.state.headers)
+        for logged in (event.header, *event.others):
+            header, author = logged.predicate, logged.author
+            self._check_context(header.context)
+            if author not in self.state.opened.participants:
+                raise VerificationError(f"{author} does not take part", code="not-a-participant")
+            seen = headers.get(author)
+            if seen is not None:
+                if seen.root == header.root and seen.digest == logged.digest:
+                    continue
+                raise VerificationError(
+                    f"{author} signed two inputs for one round", code="second-input"
+                )
+            if header.length != self.state.opened.length:
+                raise VerificationError(
+                    f"the input of {author} has another length", code="wrong-shape"
+                )
+            headers[author] = Header(digest=logged.digest, root=header.root)
+        if len(headers) == len(self.state.headers):
+            return self, ()
+        return self._move(event, self.phase, headers=headers), ()
 
     def _on_survivors(self, event: SurvivorsAnnounced) -> tuple["MemberSlot", tuple[Effect, ...]]:
         """Answer, or first confirm, one set of survivors.

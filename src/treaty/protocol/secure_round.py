@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from treaty.errors import VerificationError
 from treaty.ids import Digest, MemberId
@@ -293,7 +293,7 @@ class RoundRecord:
     @property
     def participants(self) -> tuple[MemberId, ...]:
         """Return the members asked for an input."""
-        return tuple(MemberId(name) for name in self.opened.predicate.participants)
+        return cast("tuple[MemberId, ...]", self.opened.predicate.participants)
 
     @property
     def members_in(self) -> tuple[MemberId, ...]:

@@ -24,6 +24,7 @@ from treaty.crypto import canonical
 from treaty.crypto.canonical import sha256
 from treaty.errors import FormatError, ResourceError, UsageError
 from treaty.stores.files import (
+    check_private,
     fill_file,
     make_directory,
     os_errors,
@@ -138,9 +139,7 @@ class SecretDirectory:
         check_secret_name(name)
         path = self._directory / name
         if name in self._packed:
-            pack, start, length = self._packed[name]
-            whole = read_private_file(pack, _LIMIT_BYTES + (1 << 20))
-            stored = whole[start : start + length]
+            stored = self._region(*self._packed[name])
         elif path.exists():
             stored = read_private_file(path, _LIMIT_BYTES + _DIGEST_BYTES)
         else:
@@ -188,6 +187,17 @@ class SecretDirectory:
             if pack == path and not any(whole[start : start + length]):
                 del self._packed[name]
         self._drop_empty(path)
+
+    def _region(self, path: Path, start: int, length: int) -> bytes:
+        """Return one region of a pack that only its owner may read."""
+        with os_errors(path, "read"):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            check_private(path, handle)
+            with os_errors(path, "read"):
+                return os.pread(handle, length, start)
+        finally:
+            os.close(handle)
 
     def _index(self, path: Path, lengths: Mapping[str, int], start: int) -> None:
         for name, length in lengths.items():
