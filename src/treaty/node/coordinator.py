@@ -168,6 +168,8 @@ class Coordinator:
             )
         if post.size > self._log.size:
             self._outdated = self._outdated or self._shows_more(post)
+            # What it said before, perhaps while it caught up, confirms this log no longer.
+            self._sizes.pop(sender, None)
             # Prevents a fork: a member holds entries that this store has lost.
             raise VerificationError(
                 f"{sender} holds {post.size} entries, this log {self._log.size}: the store was "
@@ -209,7 +211,8 @@ class Coordinator:
                 self._feed(member)
             return True
         self._asked = False
-        return self._publish(self._driver.deadline(), "deadline")
+        # A deadline may order nothing and still let the next step follow.
+        return self._publish(self._driver.deadline(), "deadline") or self.flush()
 
     def submit(self, statement: bytes, blobs: Mapping[Digest, bytes] | None = None) -> None:
         """Queue a statement made at the coordinator itself (a founding charter, a comparison)."""
