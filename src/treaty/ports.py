@@ -276,8 +276,8 @@ class DataSource(Protocol):
     def load(self, contract: Contract, *, holdout_permille: int, seed: int) -> SiteData:
         """Return the site's rows under `contract`, divided as the plan's split says.
 
-        The same data, contract and split give the same rows. Raises `UsageError` when the local data
-        do not conform, `ResourceError` when they cannot be read; the message is for the
+        The same data, contract and split give the same rows. Raises `UsageError` when the local
+        data do not conform, `ResourceError` when they cannot be read; the message is for the
         site alone.
         """
 

@@ -5,8 +5,8 @@ function of the contract alone. A number gives one column; a category gives one
 indicator for every kept level but the reference, in the contract's order.
 """
 
-import math
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction

@@ -40,7 +40,7 @@ class Record:
     """A replayed log.
 
     `needed` are the digests of documents and sums that the history names; `inputs` those of masked
-    vectors. `recomputed` counts sums added up again, `attested` those whose inputs were not at hand.
+    vectors. `recomputed` counts sums added up again, `attested` those whose inputs were missing.
     """
 
     state: Consortium
@@ -75,7 +75,7 @@ def replay(
 ) -> Record:
     """Return the record of `entries`, which begin with the charter of `anchor`.
 
-    `find` gives a blob by digest (`ResourceError` when it is missing), `has` says whether it is there.
+    `find` gives a blob by digest (`ResourceError` when it is missing), `has` says if it is there.
     Raises `FormatError`, `VerificationError` or `PolicyError` naming the entry's index.
     """
     worker = _Replay(find, has)

@@ -1,8 +1,8 @@
 """Verification of a bundle, offline, from one 32-byte anchor.
 
-`verify_bundle` needs nothing but the files and the anchor. It raises on the first thing that does not
-hold, with a code; otherwise it says of each guarantee whether it is proved, attested, or not
-covered (docs/spec/verification.md).
+`verify_bundle` needs nothing but the files and the anchor. It raises on the first thing that does
+not hold, with a code; otherwise it says of each guarantee whether it is proved, attested, or
+not covered (docs/spec/verification.md).
 
 Strict: every file is accounted for, every signature line is of a charter key, every reference is
 present, and everything derived is derived again and compared byte for byte.
@@ -309,8 +309,10 @@ def _guarantees(
         (
             "log",
             proved,
-            f"{manifest.size} entries, every signature and rule replayed; two histories can be "
-            "shown only if more than the tolerated number of witnesses collude",
+            (
+                f"{manifest.size} entries, every signature and rule replayed; two histories can "
+                "be shown only if more than the tolerated number of witnesses collude"
+            ),
         ),
         (
             "exposure",
