@@ -2,7 +2,8 @@
 
 Planted faults that these tests caught: foreign file adopted; newer schema
 adopted; mode not checked; synchronous=NORMAL; busy not mapped; the version
-compared outside the transaction; deleted values left in the file.
+compared outside the transaction; deleted values left in the file; a reader that writes
+or makes files; a write through a reader.
 """
 
 import sqlite3
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from treaty.crypto.canonical import sha256
 from treaty.errors import ResourceError
 from treaty.ports import Batch
 from treaty.stores.files import write_private_file
-from treaty.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteStore
+from treaty.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SMALL_BLOB_BYTES, SqliteStore
 
 
 def fill(path: Path, statement: str = "CREATE TABLE t (a)") -> bytes:
@@ -192,3 +194,47 @@ def test_a_deleted_value_is_gone_from_the_closed_file(tmp_path: Path) -> None:
     store.commit(Batch(deletes=("key",)))
     store.close()
     assert value not in (tmp_path / "s.db").read_bytes()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["closed", "in use"])
+def test_a_reader_sees_everything_and_changes_nothing(tmp_path: Path, busy: bool) -> None:
+    path = tmp_path / "s.db"
+    large = b"l" * (SMALL_BLOB_BYTES + 1)
+    store = SqliteStore(path)
+    store.commit(
+        Batch(appends=(("log", 0, (b"a", b"b")),), puts=(("key", b"v"),), blobs=(b"small", large))
+    )
+    if not busy:
+        store.close()
+    (tmp_path / "blobs" / "incoming").rmdir()
+    before = contents(tmp_path)
+    reader = SqliteStore(path, read_only=True)
+    assert (reader.read("log"), reader.get("key")) == ([b"a", b"b"], b"v")
+    assert [reader.blobs.get(sha256(one)) for one in (b"small", large)] == [b"small", large]
+    with pytest.raises(ResourceError, match="cannot be written"):
+        reader.commit(Batch(puts=(("key", b"w"),)))
+    reader.close()
+    after = contents(tmp_path)
+    # The index of a write-ahead log in use holds the readers' marks, and no data.
+    assert {file for file in before | after if before.get(file) != after.get(file)} <= {
+        tmp_path / "s.db-shm"
+    }
+    store.close()
+
+
+def test_a_reader_refuses_what_is_no_store(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with pytest.raises(ResourceError):
+        SqliteStore(path, read_only=True)
+    assert list(tmp_path.iterdir()) == []
+    path.touch(0o600)
+    with pytest.raises(ResourceError, match="empty database"):
+        SqliteStore(path, read_only=True)
+    path.unlink()
+    fill(path)
+    with pytest.raises(ResourceError, match="another program"):
+        SqliteStore(path, read_only=True)
