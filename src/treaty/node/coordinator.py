@@ -69,6 +69,9 @@ MEMBER_STATEMENTS = (
 )
 """What a member may put into the log; everything else is the coordinator's own."""
 
+KEPT_BODIES = 1024
+"""Parsed statements kept at hand, newest; members that lag further have them parsed again."""
+
 FEED_LIMIT_BYTES = 4 << 20
 """Entries and blobs of one feed; what does not fit follows, or is offered by digest."""
 
@@ -120,7 +123,7 @@ class Coordinator:
         self._state = Consortium(anchor)
         self._log = LogKeeper()
         self._entries: list[bytes] = []
-        self._bodies: list[Body] = []
+        self._bodies: dict[int, Body] = {}
         self._cosignatures: dict[str, str] = {}
         self._driver = RoundDriver(self._blobs, journal, slots_per_epoch)
         self._note = ""
@@ -129,6 +132,7 @@ class Coordinator:
         # Engines forget keys in time; a new life of this process must not repeat old ones.
         self._sent = int(clock.now()) * 1000
         self._recovered_size = 0
+        self._held_back = ""
         self._outdated = False
         self._recover()
 
@@ -236,8 +240,18 @@ class Coordinator:
     def _follow(self, batch: "_Tray") -> None:
         find = self._documents({}, batch)
         while orders := self._driver.next(batch.state, self._clock.now(), find):
-            for predicate, blobs in orders:
-                self._append_own(batch, predicate, blobs)
+            trial = batch.copy()
+            try:
+                for predicate, blobs in orders:
+                    self._append_own(trial, predicate, blobs)
+            except (PeerError, PolicyError) as refusal:
+                # Members may ratify what the fold refuses (a plan that lint does not pass, one
+                # suspension too many), and charters expire: the service goes on without it.
+                self._hold_back(batch.state, orders, refusal)
+                if not self._driver.put_off(batch.state, orders[-1][0]):
+                    return
+            else:
+                batch.take(trial)
 
     def _publish(self, orders: list[tuple[Predicate, tuple[bytes, ...]]], label: str) -> bool:
         if not orders:
@@ -279,6 +293,19 @@ class Coordinator:
         self._driver.logged(state, verified, find)
         batch.add(state, verified, attached)
 
+    def _hold_back(
+        self,
+        state: Consortium,
+        orders: list[tuple[Predicate, tuple[bytes, ...]]],
+        refusal: PeerError | PolicyError,
+    ) -> None:
+        """Note once why a statement of the coordinator's own does not enter the log."""
+        cause = f"{type(orders[-1][0]).__name__}: {refusal}"
+        if cause != self._held_back:
+            self._held_back = cause
+            code = getattr(refusal, "code", "unreadable")
+            self.journal.note(f"held-back.{code}", f"after {state.size} entries, {cause}")
+
     def _commit(self, batch: "_Tray", label: str) -> bool:
         if not batch.entries:
             return False
@@ -294,7 +321,9 @@ class Coordinator:
         )
         self._log, self._note, self._state = log, note, batch.state
         self._entries.extend(batch.entries)
-        self._bodies.extend(batch.bodies)
+        self._bodies.update(enumerate(batch.bodies, self._log.size - len(batch.entries)))
+        for index in list(self._bodies)[: max(len(self._bodies) - KEPT_BODIES, 0)]:
+            del self._bodies[index]
         self._cosignatures = {}
         self._asked = False
         for member in self._active():
@@ -314,14 +343,15 @@ class Coordinator:
         first = self._sizes.get(member, 0)
         end, note, total = first, self._note, 0
         blobs: dict[Digest, bytes] = {}
-        for entry, body in zip(self._entries[first:], self._bodies[first:], strict=True):
+        for index in range(first, len(self._entries)):
+            entry = self._entries[index]
             if total + len(entry) > FEED_LIMIT_BYTES:
                 # A long way to catch up: in pieces, each under a checkpoint of its own size.
                 prefix = LogKeeper().extended(self._entries[:end])
                 note = prefix.note(self._state.members, self._keys.log)
                 break
             end, total = end + 1, total + len(entry)
-            for digest in self._brought(body, member):
+            for digest in self._brought(self._body(index), member):
                 data = self._blobs.get(digest)
                 if total + len(data) > FEED_LIMIT_BYTES:
                     self.engine.offer(digest, data)
@@ -344,6 +374,10 @@ class Coordinator:
             self.engine.send(member, frame, f"{self._sent}")
         except ResourceError as error:
             self.journal.note("unreachable", f"{member}: {error}")
+
+    def _body(self, index: int) -> Body:
+        body = self._bodies.get(index)
+        return peek(self._entries[index])[1] if body is None else body
 
     def _brought(self, body: Body, member: MemberId) -> tuple[Digest, ...]:
         """Return the digests of the blobs that an entry brings to `member`."""
@@ -426,7 +460,7 @@ class Coordinator:
             tray.add(state, verified, {})
             self._driver.replayed(state, verified)
         self._state = tray.state
-        self._entries, self._bodies = tray.entries, tray.bodies
+        self._entries = tray.entries
         self._log = self._log.extended(tray.entries)
         self._recovered_size = self._log.size
         if self._note:
@@ -466,3 +500,15 @@ class _Tray:
         self.entries.append(verified.envelope)
         self.bodies.append(verified.predicate)
         self.blobs.update(blobs)
+
+    def copy(self) -> "_Tray":
+        """Return a tray that can be filled on trial."""
+        other = _Tray(self.state)
+        other.entries, other.bodies = list(self.entries), list(self.bodies)
+        other.blobs = dict(self.blobs)
+        return other
+
+    def take(self, other: "_Tray") -> None:
+        """Become what the trial has become."""
+        self.state, self.blobs = other.state, other.blobs
+        self.entries, self.bodies = other.entries, other.bodies

@@ -66,7 +66,7 @@ def test_a_description_survives_its_canonical_bytes(spec: ModelSpecification) ->
 def test_the_canonical_bytes_are_these() -> None:
     """Freezes the format."""
     assert canonical.encode(LogisticRegression()) == (
-        b'{"kind":"logistic-regression","max_rounds":8,"ridge_milli":1000,"site_intercepts":true}'
+        b'{"kind":"logistic-regression","max_rounds":16,"ridge_milli":1000,"site_intercepts":true}'
     )
 
 
