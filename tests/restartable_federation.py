@@ -15,7 +15,8 @@ from treaty.engines.embedded import Passage
 from treaty.engines.faults import FaultPlan
 from treaty.errors import ResourceError
 from treaty.ids import MemberId
-from treaty.ports import Batch
+from treaty.node.coordinator import Coordinator
+from treaty.ports import Batch, Clock
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import decode_feed, decode_post
 from treaty.protocol.messages import SiteReported
@@ -34,7 +35,7 @@ from treaty.provenance.verify import verify_bundle
 from treaty.simulation.federation import COORDINATOR, Federation
 from treaty.stores.memory import MemorySecrets, MemoryStore
 from treaty.studies.plan import Plan
-from treaty.wiring import Storage
+from treaty.wiring import Storage, open_coordinator
 
 ONCE = (EpochKeys, EpochShares, EpochReady, MaskedInput, SurvivorsConfirmed, Reveal, SiteReported)
 """What a member says at most once about one thing, whatever happens to it."""
@@ -106,7 +107,9 @@ class RestartableFederation(Federation):
         cuts: Cuts | None = None,
         faults: FaultPlan | None = None,
         slots_per_epoch: int | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock
         self.cuts = cuts or Cuts()
         self.kept: dict[str, Storage] = {}
         self.ended: list[str] = []
@@ -121,6 +124,20 @@ class RestartableFederation(Federation):
             self.kept[place.name] = Storage(store, store.blobs, _Secrets(place.name, self.cuts))
             self._storages.append(self.kept[place.name])
         return self.kept[place.name]
+
+    def _open_coordinator(self) -> Coordinator:
+        if self._clock is None:
+            return super()._open_coordinator()
+        place = self.directory / "parties" / COORDINATOR
+        return open_coordinator(
+            place,
+            name=COORDINATOR,
+            members=self.members,
+            anchor=self.anchor,
+            engine=self.network.endpoint(COORDINATOR),
+            storage=self._storage(place),
+            clock=self._clock,
+        )
 
     def end(self, name: str) -> NoReturn:
         """End the process of `name` now; `run` starts it anew. For what happens in a `Story`."""
@@ -246,13 +263,14 @@ def opened(
     cuts: Cuts | None = None,
     faults: FaultPlan | None = None,
     slots_per_epoch: int | None = None,
+    clock: Clock | None = None,
     **options: object,
 ) -> RestartableFederation:
     """Return an established federation of `sites`."""
     if not (directory / "anchor.txt").exists():
         write_federation(directory, sites, **options)
     federation = RestartableFederation(
-        directory, cuts=cuts, faults=faults, slots_per_epoch=slots_per_epoch
+        directory, cuts=cuts, faults=faults, slots_per_epoch=slots_per_epoch, clock=clock
     )
     federation.establish()
     return federation

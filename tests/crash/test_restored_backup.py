@@ -5,9 +5,9 @@ section 4): the party must learn it from its peers before it signs. Copies are t
 between two turns of the parties, in the middle of a study.
 
 Planted faults that these tests caught: a coordinator that goes on when most members lag as it does;
-one that believes a bare number; one that counts what a member said while it caught up; a member whose slots are counted by
-its own store alone; one that deals again what the log shows it dealt; one that stops for want of a
-secret.
+one that believes a bare number; one that counts what a member said while it caught up; a member
+whose slots are counted by its own store alone; one that deals again what the log shows it dealt;
+one that stops for want of a secret.
 """
 
 import copy
