@@ -18,30 +18,21 @@ from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
 from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError
 from treaty.ids import Digest, MemberId
+from treaty.node.intake import MEMBER_STATEMENTS, Tray, named_blobs
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.rounds import RoundDriver
 from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore, Journal
 from treaty.protocol.consortium import DOCUMENTED, Consortium
 from treaty.protocol.frames import Feed, Post, decode_post, encode_frame
 from treaty.protocol.messages import (
-    BallotCast,
     CharterPublished,
     ProposalOpened,
-    ReleaseProvenance,
-    SiteReported,
     StudyOpened,
 )
 from treaty.protocol.secagg_messages import (
-    EpochKeys,
-    EpochReady,
     EpochSealed,
-    EpochShares,
-    InputDeclined,
     MaskedInput,
-    Reveal,
     RoundResult,
-    ShareComplaint,
-    SurvivorsConfirmed,
 )
 from treaty.protocol.statements import Body, Predicate, Verified, peek, seal_statement
 from treaty.tlog.checkpoint import open_checkpoint
@@ -51,23 +42,6 @@ __all__ = ["LOG_STREAM", "Coordinator", "CoordinatorKeys"]
 LOG_STREAM = "log"
 CHECKPOINT_KEY = "checkpoint"
 COSIGNATURES_KEY = "cosignatures"
-
-MEMBER_STATEMENTS = (
-    BallotCast,
-    CharterPublished,
-    EpochKeys,
-    EpochReady,
-    EpochShares,
-    InputDeclined,
-    MaskedInput,
-    ProposalOpened,
-    ReleaseProvenance,
-    Reveal,
-    ShareComplaint,
-    SiteReported,
-    SurvivorsConfirmed,
-)
-"""What a member may put into the log; everything else is the coordinator's own."""
 
 KEPT_BODIES = 1024
 """Parsed statements kept at hand, newest; members that lag further have them parsed again."""
@@ -231,13 +205,13 @@ class Coordinator:
     def _sequence(self) -> bool:
         """Append what waits, then what the driver asks for, until nothing follows; one commit."""
         waiting, self._pending = self._pending, []
-        batch = _Tray(self._state)
+        batch = Tray(self._state)
         for item in waiting:
             self._admit(batch, item)
         self._follow(batch)
         return self._commit(batch, "coordinator-append")
 
-    def _follow(self, batch: "_Tray") -> None:
+    def _follow(self, batch: Tray) -> None:
         find = self._documents({}, batch)
         while orders := self._driver.next(batch.state, self._clock.now(), find):
             trial = batch.copy()
@@ -256,13 +230,13 @@ class Coordinator:
     def _publish(self, orders: list[tuple[Predicate, tuple[bytes, ...]]], label: str) -> bool:
         if not orders:
             return False
-        batch = _Tray(self._state)
+        batch = Tray(self._state)
         for predicate, blobs in orders:
             self._append_own(batch, predicate, blobs)
         self._follow(batch)
         return self._commit(batch, f"coordinator-{label}")
 
-    def _admit(self, batch: "_Tray", item: _Pending) -> None:
+    def _admit(self, batch: Tray, item: _Pending) -> None:
         """Fold one statement of a member; a refusal is journalled and changes nothing."""
         try:
             body = peek(item.statement)[1]
@@ -285,7 +259,7 @@ class Coordinator:
             return
         batch.add(state, verified, self._kept(verified, item.blobs))
 
-    def _append_own(self, batch: "_Tray", predicate: Predicate, blobs: tuple[bytes, ...]) -> None:
+    def _append_own(self, batch: Tray, predicate: Predicate, blobs: tuple[bytes, ...]) -> None:
         statement = self.sign(predicate)
         attached = {sha256(data): data for data in blobs}
         find = self._documents(attached, batch)
@@ -306,7 +280,7 @@ class Coordinator:
             code = getattr(refusal, "code", "unreadable")
             self.journal.note(f"held-back.{code}", f"after {state.size} entries, {cause}")
 
-    def _commit(self, batch: "_Tray", label: str) -> bool:
+    def _commit(self, batch: Tray, label: str) -> bool:
         if not batch.entries:
             return False
         log = self._log.extended(batch.entries)
@@ -403,7 +377,7 @@ class Coordinator:
         self, verified: Verified[Body], blobs: Mapping[Digest, bytes]
     ) -> Mapping[Digest, bytes]:
         """Return the blobs that belong to a statement: those it names, and no others."""
-        wanted = _named_blobs(verified.predicate)
+        wanted = named_blobs(verified.predicate)
         return {digest: data for digest, data in blobs.items() if digest in wanted}
 
     def _fetched(self, post: Post, statement: bytes) -> Mapping[Digest, bytes]:
@@ -415,7 +389,7 @@ class Coordinator:
         return post.blobs
 
     def _documents(
-        self, attached: Mapping[Digest, bytes], batch: "_Tray"
+        self, attached: Mapping[Digest, bytes], batch: Tray
     ) -> Callable[[Digest], bytes]:
         def find(digest: Digest) -> bytes:
             for place in (attached, batch.blobs):
@@ -454,7 +428,7 @@ class Coordinator:
 
     def _recover(self) -> None:
         self._note = (self._store.get(CHECKPOINT_KEY) or b"").decode()
-        tray = _Tray(self._state)
+        tray = Tray(self._state)
         for entry in self._store.read(LOG_STREAM):
             state, verified = tray.state.apply(entry, self._documents({}, tray))
             tray.add(state, verified, {})
@@ -465,50 +439,3 @@ class Coordinator:
         self._recovered_size = self._log.size
         if self._note:
             self._log.check_note(self._note, self._state.members)
-
-
-def _named_blobs(body: Body) -> frozenset[str]:
-    match body:
-        case CharterPublished():
-            return frozenset({body.charter})
-        case ProposalOpened():
-            return frozenset({body.subject})
-        case MaskedInput():
-            return frozenset({body.blob})
-        case EpochShares():
-            return frozenset(body.columns.values())
-        case EpochReady():
-            return frozenset() if body.wraps is None else frozenset({body.wraps})
-        case _:
-            return frozenset()
-
-
-class _Tray:
-    """Entries that will be committed together, and the state after them."""
-
-    def __init__(self, state: Consortium) -> None:
-        self.state = state
-        self.entries: list[bytes] = []
-        self.bodies: list[Body] = []
-        self.blobs: dict[Digest, bytes] = {}
-
-    def add(
-        self, state: Consortium, verified: Verified[Body], blobs: Mapping[Digest, bytes]
-    ) -> None:
-        """Take one folded entry."""
-        self.state = state
-        self.entries.append(verified.envelope)
-        self.bodies.append(verified.predicate)
-        self.blobs.update(blobs)
-
-    def copy(self) -> "_Tray":
-        """Return a tray that can be filled on trial."""
-        other = _Tray(self.state)
-        other.entries, other.bodies = list(self.entries), list(self.bodies)
-        other.blobs = dict(self.blobs)
-        return other
-
-    def take(self, other: "_Tray") -> None:
-        """Become what the trial has become."""
-        self.state, self.blobs = other.state, other.blobs
-        self.entries, self.bodies = other.entries, other.bodies

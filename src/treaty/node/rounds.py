@@ -98,6 +98,7 @@ class RoundDriver:
         self._need: NeedSum | None = None
         self._bound: frozenset[str] | None = None
         self._failed_epochs = 0
+        self._put_off: dict[Digest, tuple[int, int]] = {}
 
     # --- statements ---------------------------------------------------------------------------
 
@@ -193,6 +194,19 @@ class RoundDriver:
             return self._opening(state, now)
         return self._step(state, study, now)
 
+    def put_off(self, state: Consortium, refused: Predicate) -> bool:
+        """Leave out a decision that the fold refused to carry out; say whether it was one.
+
+        It is tried again when a contract is adopted or the charter amended.
+        """
+        if not isinstance(refused, StudyOpened | MemberSuspended):
+            return False
+        self._put_off[Digest(refused.proposal)] = _circumstances(state)
+        return True
+
+    def _is_put_off(self, state: Consortium, proposal: Digest) -> bool:
+        return self._put_off.get(proposal) == _circumstances(state)
+
     def deadline(self) -> list[Order]:
         """Let the time of the present phase be over; return what to append."""
         if self._round is not None:
@@ -210,6 +224,7 @@ class RoundDriver:
                 and proposal.phase is ProposalPhase.RATIFIED
                 and not record.used
                 and record.target is not None
+                and not self._is_put_off(state, identity)
             ):
                 body = MemberSuspended(
                     charter=state.members.directory.charter,
@@ -228,6 +243,7 @@ class RoundDriver:
                 and proposal.phase is ProposalPhase.RATIFIED
                 and not record.used
                 and self._blobs.has(proposal.subject)
+                and not self._is_put_off(state, identity)
             ):
                 base = _base(state)
                 return [
@@ -245,7 +261,8 @@ class RoundDriver:
         if study.round is not None:
             return []
         progress = study.progress
-        if progress.stage is Stage.COMPLETED and progress.evaluation is not None:
+        known = progress.stage is Stage.COMPLETED and not study.halt_decided
+        if known and progress.evaluation is not None:
             done = StudyCompleted(
                 **base,
                 plan=study.identity,
@@ -436,3 +453,8 @@ def _base(state: Consortium) -> dict[str, str]:
         "charter": state.members.directory.charter,
         "author": state.charter.coordinator.name,
     }
+
+
+def _circumstances(state: Consortium) -> tuple[int, int]:
+    """Return what must change before a decision that was refused may be tried again."""
+    return len(state.contracts), state.charter.version
