@@ -3,12 +3,12 @@
 One demonstration runs for the whole module, one is interrupted in its second training round, and
 one consortium has an open proposal and nothing else.
 
-Planted and caught: the exit code of a refused bundle dropped, a finished directory run again, other
-settings taken up silently, a directory in use founded in, the anchor missing from the command
-to verify, progress on standard output beside JSON, a store opened for writing, a member that lags
-counted among the cosigners, an officer's approval left to a node, a ballot asked for twice, waiting for
-members that have answered, a charter beside another anchor, a bundle that too few cosign, a
-report of a bundle that does not hold.
+Planted and caught: the exit code of a refused bundle dropped, a finished directory run again,
+other settings taken up silently, a directory in use founded in, the anchor missing from the
+command to verify, progress on standard output beside JSON, a store opened for writing, a member
+that lags counted among the cosigners, an officer's approval left to a node, a ballot asked for
+twice, waiting for members that have answered, a charter beside another anchor, a bundle that too
+few cosign, a report of a bundle that does not hold.
 """
 
 import json
@@ -287,14 +287,14 @@ def test_whoever_is_waited_for_writes_the_next_entry(finished: Path, state: None
     """
     stored = StoredConsortium(finished)
     standing = stored.standing()
-    unasked = {ProposalOpened, Reveal, ComparisonPublished, ReleaseProvenance}
+    unasked = (ProposalOpened, Reveal, ComparisonPublished, ReleaseProvenance)
     before = Consortium(stored.anchor)
     seen: set[str] = set()
     with stored_log(finished / "parties" / stored.coordinator) as log:
         for entry in standing.entries:
             after, verified = before.apply(entry, log.find)
             waits = awaited(before)
-            if before.membership is not None and type(verified.predicate) not in unasked:
+            if before.membership is not None and not isinstance(verified.predicate, unasked):
                 assert waits is not None
                 assert verified.author in waits.parties, (verified, waits)
                 seen.add(waits.what)

@@ -1,0 +1,95 @@
+"""Intake: which statements a coordinator takes from members, what belongs to each, and the tray.
+
+Pure parts of the coordinator: the closed list of kinds, the blobs that a statement names, and the
+entries that one transaction will append together with the state after them.
+"""
+
+from collections.abc import Mapping
+
+from treaty.ids import Digest
+from treaty.protocol.consortium import Consortium
+from treaty.protocol.messages import (
+    BallotCast,
+    CharterPublished,
+    ProposalOpened,
+    ReleaseProvenance,
+    SiteReported,
+)
+from treaty.protocol.secagg_messages import (
+    EpochKeys,
+    EpochReady,
+    EpochShares,
+    InputDeclined,
+    MaskedInput,
+    Reveal,
+    ShareComplaint,
+    SurvivorsConfirmed,
+)
+from treaty.protocol.statements import Body, Verified
+
+__all__ = ["MEMBER_STATEMENTS", "Tray", "named_blobs"]
+
+MEMBER_STATEMENTS = (
+    BallotCast,
+    CharterPublished,
+    EpochKeys,
+    EpochReady,
+    EpochShares,
+    InputDeclined,
+    MaskedInput,
+    ProposalOpened,
+    ReleaseProvenance,
+    Reveal,
+    ShareComplaint,
+    SiteReported,
+    SurvivorsConfirmed,
+)
+"""What a member may put into the log; everything else is the coordinator's own."""
+
+
+def named_blobs(body: Body) -> frozenset[str]:
+    """Return the digests of the blobs that travel with a statement of a member."""
+    match body:
+        case CharterPublished():
+            return frozenset({body.charter})
+        case ProposalOpened():
+            return frozenset({body.subject})
+        case MaskedInput():
+            return frozenset({body.blob})
+        case EpochShares():
+            return frozenset(body.columns.values())
+        case EpochReady():
+            return frozenset() if body.wraps is None else frozenset({body.wraps})
+        case _:
+            return frozenset()
+
+
+class Tray:
+    """Entries that will be committed together, and the state after them."""
+
+    def __init__(self, state: Consortium) -> None:
+        self.state = state
+        self.entries: list[bytes] = []
+        self.bodies: list[Body] = []
+        self.blobs: dict[Digest, bytes] = {}
+
+    def add(
+        self, state: Consortium, verified: Verified[Body], blobs: Mapping[Digest, bytes]
+    ) -> None:
+        """Take one folded entry."""
+        self.state = state
+        self.entries.append(verified.envelope)
+        self.bodies.append(verified.predicate)
+        self.blobs.update(blobs)
+
+    def copy(self) -> "Tray":
+        """Return a tray that can be filled on trial."""
+        other = Tray(self.state)
+        other.entries, other.bodies = list(self.entries), list(self.bodies)
+        other.blobs = dict(self.blobs)
+        return other
+
+    def take(self, other: "Tray") -> None:
+        """Become what the trial has become."""
+        self.state, self.blobs = other.state, other.blobs
+        self.entries, self.bodies = other.entries, other.bodies
