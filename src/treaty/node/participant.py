@@ -51,6 +51,9 @@ __all__ = ["Participant", "ParticipantKeys"]
 ATTACH_LIMIT_BYTES = 4 << 20
 REPORT_KEY = "report/"
 
+MAX_RETRIES = 5
+"""How often a statement that the log does not show is sent again while the log stands still."""
+
 
 @dataclass(frozen=True, slots=True)
 class ParticipantKeys:
@@ -99,6 +102,7 @@ class Participant:
         self._reported: set[Digest] = set()
         self._outgoing: list[tuple[bytes, dict[Digest, bytes]]] = []
         self._submitted: dict[Digest, tuple[bytes, dict[Digest, bytes]]] = {}
+        self._retries = 0
         self._mirror = Mirror(anchor=anchor, store=store, blobs=blobs, engine=engine, clock=clock)
         self._admission = Admission(
             store=store, journal=journal, source=source, trainer=trainer, policy=policy, code=code
@@ -154,6 +158,7 @@ class Participant:
             self._repeat(feed)
             return
         self._mirror.take(accepted)
+        self._retries = 0
         for entry in accepted.entries:
             self._submitted.pop(sha256(entry), None)
         self._duties()
@@ -167,8 +172,13 @@ class Participant:
         return False
 
     def on_quiet(self) -> bool:
-        """A member waits for the coordinator; nothing passes here."""
-        return False
+        """A member waits for the coordinator; only what its officer signed is sent again."""
+        if not self._submitted or self._retries >= MAX_RETRIES:
+            return False
+        self._retries += 1
+        self._outgoing.extend(self._submitted.values())
+        self._post()
+        return True
 
     def start(self) -> None:
         """Say where this member's log ends, and do again what may have been lost."""
@@ -180,8 +190,10 @@ class Participant:
     def submit(self, statement: bytes, blobs: Mapping[Digest, bytes] | None = None) -> None:
         """Send a statement that an officer of this member signed, with its documents.
 
-        It is sent again until it stands in the log, as long as this process lives.
+        It is sent again until it stands in the log, a few times while the log does not move, as
+        long as this process lives.
         """
+        self._retries = 0
         self._submitted[sha256(statement)] = (statement, dict(blobs or {}))
         self._outgoing.append((statement, dict(blobs or {})))
         self._post()
