@@ -52,12 +52,22 @@ Step = tuple[Callable[[Study], bool], Callable[[RestartableFederation], object]]
 
 def lose(*names: str) -> Callable[[RestartableFederation], None]:
     """Cut `names` off from the engine."""
-    return lambda federation: [federation.network.sever(MemberId(name)) for name in names] and None
+
+    def act(federation: RestartableFederation) -> None:
+        for name in names:
+            federation.network.sever(MemberId(name))
+
+    return act
 
 
 def heal(*names: str) -> Callable[[RestartableFederation], None]:
     """Connect `names` again."""
-    return lambda federation: [federation.network.heal(MemberId(name)) for name in names] and None
+
+    def act(federation: RestartableFederation) -> None:
+        for name in names:
+            federation.network.heal(MemberId(name))
+
+    return act
 
 
 def abandoned(count: int) -> Callable[[Study], bool]:

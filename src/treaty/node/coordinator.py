@@ -97,6 +97,7 @@ class Coordinator:
         self._state = Consortium(anchor)
         self._log = LogKeeper()
         self._entries: list[bytes] = []
+        self._known: set[Digest] = set()
         self._bodies: dict[int, Body] = {}
         self._cosignatures: dict[str, str] = {}
         self._driver = RoundDriver(self._blobs, journal, slots_per_epoch)
@@ -239,6 +240,9 @@ class Coordinator:
     def _admit(self, batch: Tray, item: _Pending) -> None:
         """Fold one statement of a member; a refusal is journalled and changes nothing."""
         try:
+            if sha256(item.statement) in self._known or item.statement in batch.entries:
+                # A fold may bear a repetition, but nobody shall lengthen the log with it.
+                raise VerificationError("this statement stands in the log", code="replayed")
             body = peek(item.statement)[1]
             own = item.sender == self.name
             if not own and not isinstance(body, MEMBER_STATEMENTS):
@@ -254,7 +258,7 @@ class Coordinator:
             state, verified = batch.state.apply(item.statement, find)
             self._driver.logged(state, verified, find)
         except (PeerError, PolicyError, ResourceError) as refusal:
-            code = getattr(refusal, "code", "unreadable")
+            code = getattr(refusal, "code", "") or "unreadable"
             self.journal.note(f"statement-refused.{code}", f"{item.sender}: {refusal}")
             return
         batch.add(state, verified, self._kept(verified, item.blobs))
@@ -277,7 +281,7 @@ class Coordinator:
         cause = f"{type(orders[-1][0]).__name__}: {refusal}"
         if cause != self._held_back:
             self._held_back = cause
-            code = getattr(refusal, "code", "unreadable")
+            code = getattr(refusal, "code", "") or "unreadable"
             self.journal.note(f"held-back.{code}", f"after {state.size} entries, {cause}")
 
     def _commit(self, batch: Tray, label: str) -> bool:
@@ -295,6 +299,7 @@ class Coordinator:
         )
         self._log, self._note, self._state = log, note, batch.state
         self._entries.extend(batch.entries)
+        self._known.update(map(sha256, batch.entries))
         self._bodies.update(enumerate(batch.bodies, self._log.size - len(batch.entries)))
         for index in list(self._bodies)[: max(len(self._bodies) - KEPT_BODIES, 0)]:
             del self._bodies[index]
@@ -435,6 +440,7 @@ class Coordinator:
             self._driver.replayed(state, verified)
         self._state = tray.state
         self._entries = tray.entries
+        self._known.update(map(sha256, tray.entries))
         self._log = self._log.extended(tray.entries)
         self._recovered_size = self._log.size
         if self._note:
