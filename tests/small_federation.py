@@ -17,12 +17,13 @@ from treaty.datasets.site_files import SiteFiles
 from treaty.governance.site_policy import SitePolicy
 from treaty.ids import MemberId
 from treaty.models.specification import LogisticRegression
+from treaty.node.coordinator import Coordinator
 from treaty.node.participant import Participant, ParticipantKeys
-from treaty.ports import DataSource, Trainer
+from treaty.ports import Clock, DataSource, Trainer
 from treaty.simulation.federation import COORDINATOR, Federation, SiteFilesToWrite
 from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
 from treaty.studies.plan import AggregationSettings, EvaluationSettings, Plan
-from treaty.wiring import LocalTrainer, load_key, read_policy
+from treaty.wiring import LocalTrainer, load_key, open_coordinator, read_policy
 
 SITES = tuple(MemberId(name) for name in ("aare", "birs", "emme", "reuss"))
 ROWS = 60
@@ -122,16 +123,33 @@ class SmallFederation(Federation):
         trainers: Mapping[str, Trainer] | None = None,
         sources: Mapping[str, DataSource] | None = None,
         policies: Mapping[str, SitePolicy | None] | None = None,
+        clock: Clock | None = None,
+        coordinator_clock: Clock | None = None,
         capture: bool = True,
         in_memory: bool = False,
     ) -> None:
+        self._clock = clock
+        self._coordinator_clock = coordinator_clock or clock
         self._trainers = trainers or {}
         self._sources = sources or {}
         self._policies = policies or {}
         super().__init__(directory, capture=capture, in_memory=in_memory)
 
+    def _open_coordinator(self) -> Coordinator:
+        place = self.directory / "parties" / COORDINATOR
+        return open_coordinator(
+            place,
+            name=COORDINATOR,
+            members=self.members,
+            anchor=self.anchor,
+            engine=self.network.endpoint(COORDINATOR),
+            storage=self._storage(place),
+            clock=self._coordinator_clock,
+        )
+
     def _open_participant(self, name: MemberId) -> Participant:
-        if not any(name in table for table in (self._trainers, self._sources, self._policies)):
+        given = (self._trainers, self._sources, self._policies)
+        if self._clock is None and not any(name in table for table in given):
             return super()._open_participant(name)
         place = self.directory / "parties" / name
         storage = self._storage(place)
@@ -145,7 +163,7 @@ class SmallFederation(Federation):
             secrets=storage.secrets,
             engine=self.network.endpoint(name),
             journal=FileJournal(place / "journal.jsonl"),
-            clock=SystemClock(),
+            clock=self._clock or SystemClock(),
             entropy=SystemEntropy(),
             source=self._sources.get(
                 name, SiteFiles(name, place / "data.csv", place / "adapter.toml")

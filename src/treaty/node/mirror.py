@@ -27,7 +27,7 @@ LOG_STREAM = "log"
 CHECKPOINT_KEY = "checkpoint"
 
 CLOCK_TOLERANCE_MS = 24 * 3600 * 1000
-"""How far the log's clock may be from this member's before it refuses the entry."""
+"""How far ahead of this member's clock a stated time may be, and how far behind when it acts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,8 @@ class Mirror:
         for entry in entries:
             state, verified = state.apply(entry, documents)
             body = verified.predicate
-            if (
-                isinstance(body, TimeStated)
-                and abs(body.at - self._clock.now()) > CLOCK_TOLERANCE_MS
-            ):
+            if isinstance(body, TimeStated) and body.at - self._clock.now() > CLOCK_TOLERANCE_MS:
+                # Only ahead: whoever was away for days must be able to catch up.
                 raise VerificationError(
                     f"the log's clock says {body.at}, this member's {self._clock.now()}",
                     code="clock-skew",
@@ -111,6 +109,19 @@ class Mirror:
         if feed.first + len(feed.entries) >= self._log.size or self._unwritten:
             return b""
         return self._note.encode()
+
+    def require_present(self) -> None:
+        """Raise `VerificationError` (code ``clock-skew``) if the log's last time is long past.
+
+        Prevents an expired charter from living on in a log whose clock stands still.
+        """
+        behind = self._clock.now() - self._state.at
+        if behind > CLOCK_TOLERANCE_MS:
+            raise VerificationError(
+                f"the log's clock is {behind // 1000} s behind this member's: expected the "
+                "coordinator to state the time before it opens an epoch",
+                code="clock-skew",
+            )
 
     def take(self, accepted: Accepted) -> None:
         """Adopt what was checked. It becomes durable with the next `write`."""

@@ -125,6 +125,7 @@ class Performer:
         if self._epoch is None:
             if record.phase is not EpochPhase.KEYS or self._name in record.keys:
                 return
+            self._mirror.require_present()
             if not self._admission.permits(self._mirror.state, study):
                 return
             epoch, effects = MemberEpoch.begin(

@@ -20,7 +20,7 @@ from typing import Literal
 
 from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, Record
-from treaty.errors import ResourceError
+from treaty.errors import ResourceError, UsageError, VerificationError
 from treaty.governance.charter import Charter
 from treaty.ids import Digest
 from treaty.protocol.membership import log_verifier, witness_verifiers
@@ -79,10 +79,9 @@ def export(
     when the full edition lacks a masked input.
     """
     history = replay(entries, anchor, find, has)
-    if edition == "full" and history.attested:
-        raise ResourceError(
-            f"{history.attested} sums have lost masked inputs: export the attested edition"
-        )
+    lost = sum(not has(digest) for digest in history.inputs)
+    if edition == "full" and lost:
+        raise ResourceError(f"{lost} masked inputs are not at hand: export the attested edition")
     tree = MerkleTree(leaf_hash(entry) for entry in entries)
     files = {
         LOG + path: data
@@ -130,13 +129,20 @@ def final_study(history: History) -> Study | None:
 
 
 def policy_of(charter: Charter) -> Policy:
-    """Return the C2SP tlog-policy that `charter` implies. Witness lines always carry a URL."""
+    """Return the C2SP tlog-policy that `charter` implies. Witness lines always carry a URL.
+
+    Raises `VerificationError` (code ``no-quorum``) when suspensions have left so few witnesses that
+    no number of them suffices.
+    """
     origin = charter.log.origin
-    return policy_of_members(
-        KnownLog(log_verifier(charter), f"https://{origin}"),
-        [
-            KnownWitness(member, key, f"https://{charter.consortium}/{member}/witness")
-            for member, key in witness_verifiers(charter).items()
-        ],
-        charter.secure_aggregation.max_colluders,
-    )
+    witnesses = [
+        KnownWitness(member, key, f"https://{charter.consortium}/{member}/witness")
+        for member, key in witness_verifiers(charter).items()
+    ]
+    log = KnownLog(log_verifier(charter), f"https://{origin}")
+    try:
+        return policy_of_members(log, witnesses, charter.secure_aggregation.max_colluders)
+    except UsageError as error:
+        raise VerificationError(
+            f"no quorum of witnesses exists: {error}", code="no-quorum"
+        ) from error
