@@ -211,6 +211,7 @@ class Performer:
         expected = Expected(
             plan=study.identity,
             query=query.digest,
+            question=query.question,
             code=Digest(study.plan.code),
             model=query.model,
             length=query.layout.length,
@@ -244,7 +245,7 @@ class Performer:
                 opened,
                 expected,
                 secret=secret,
-                lock=self._store.get(lock_key(study.identity, query.digest, query.model)),
+                lock=self._store.get(lock_key(study.identity, query.question, query.model)),
                 floor=max(used, default=-1),
             )
         except (PeerError, PolicyError):

@@ -299,6 +299,7 @@ class RoundDriver:
         expected = Expected(
             plan=study.identity,
             query=query.digest,
+            question=query.question,
             code=Digest(study.plan.code),
             model=query.model,
             length=query.layout.length,
@@ -438,9 +439,9 @@ def _bound_set(study: Study) -> frozenset[str] | None:
     """Return the survivors to which members have bound themselves for the present question."""
     if study.progress.finished:
         return None
-    query = study.progress.expected_query().digest
+    question = study.progress.expected_query().question
     for past in study.rounds:
-        if past.opened.predicate.query == query and (past.confirmed or past.reveals):
+        if past.question == question and (past.confirmed or past.reveals):
             return frozenset(past.members_in)
     return None
 

@@ -135,10 +135,14 @@ class SlotPhase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the member itself knows the round must be, from the plan and the published sums."""
+    """What the member itself knows the round must be, from the plan and the published sums.
+
+    `question` is the query without its number in the study: what the lock is on.
+    """
 
     plan: Digest
     query: Digest
+    question: Digest
     code: Digest
     model: Digest
     length: int
@@ -255,6 +259,7 @@ class SlotState(Record):
     format: Literal["treaty.secagg-slot/v1"] = "treaty.secagg-slot/v1"
     phase: SlotPhase
     opened: RoundOpened
+    question: DigestField
     context: DigestField
     headers: dict[MemberName, Header] = msgspec.field(default_factory=dict)
     input: MaskedInput | None = None
@@ -266,9 +271,9 @@ class SlotState(Record):
     reveal: Reveal | None = None
 
 
-def lock_key(plan: str, query: str, model: str) -> str:
+def lock_key(plan: str, question: str, model: str) -> str:
     """Return the name of the record that says how a question was answered."""
-    return "secagg/lock/" + canonical.digest_of((plan, query, model))
+    return "secagg/lock/" + canonical.digest_of((plan, question, model))
 
 
 def release_lock(data: bytes) -> bytes:

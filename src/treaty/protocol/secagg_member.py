@@ -9,8 +9,8 @@ AnswerPersisting -> Answered -> Closed, or Aborted when the site declines. Invar
     for one that dropped out. Never both for one member.
   * Nothing is revealed for fewer than `min_survivors` survivors, for a set that lacks this
     member or alters its input, or for inputs of another context.
-  * One question (plan, query, model) is answered for one set of survivors and with one vector
-    before masking, in whichever slots it is asked (the *lock*).
+  * One question (plan, query without its number, model) is answered for one set of survivors and
+    with one vector before masking, in whichever slots it is asked (the *lock*).
 
 A member runs one slot at a time. The bulk data never enter: the machine orders `NeedInput` with a
 mask plan and takes digests back. The order in which statements are logged is the coordinator's;
@@ -141,7 +141,13 @@ class MemberSlot:
             raise UsageError(f"expected the secrets of slot {ask.slot}, got those of another")
         context = context_of(group.charter, ask)
         plan = mask_plan(group, epoch.me, ask.participants, secrets, context, ask.epoch_hash)
-        state = SlotState(phase=SlotPhase.AWAITING_INPUT, opened=ask, context=context, lock=held)
+        state = SlotState(
+            phase=SlotPhase.AWAITING_INPUT,
+            opened=ask,
+            question=expected.question,
+            context=context,
+            lock=held,
+        )
         need = NeedInput(
             context, ask.length, ask.ring_bits, plan, Digest(held.vector) if held else None
         )
@@ -428,7 +434,8 @@ class MemberSlot:
         state, ask = self.state, self.state.opened
         records = [(SLOT_KEY, canonical.encode(msgspec.structs.replace(state, phase=following)))]
         if state.lock is not None:
-            records.append((lock_key(ask.plan, ask.query, ask.model), canonical.encode(state.lock)))
+            key = lock_key(ask.plan, state.question, ask.model)
+            records.append((key, canonical.encode(state.lock)))
         if epoch:
             records.append((EPOCH_KEY, self.epoch.encode()))
         return Persist(tuple(records), self._token())

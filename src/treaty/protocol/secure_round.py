@@ -268,10 +268,14 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
-    """One secure sum: who sent, who is in, who answered, and what came out."""
+    """One secure sum: who sent, who is in, who answered, and what came out.
+
+    `question` is what the members' locks are on: the query without its number in the study.
+    """
 
     group: Group
     opened: Verified[RoundOpened]
+    question: Digest
     context: Digest
     phase: RoundPhase = RoundPhase.COLLECTING
     inputs: Mapping[MemberId, Verified[MaskedInput]] = field(default_factory=dict)
@@ -284,11 +288,10 @@ class RoundRecord:
     abandoned: Verified[RoundAbandoned] | None = None
 
     @staticmethod
-    def begin(group: Group, opened: Verified[RoundOpened]) -> "RoundRecord":
+    def begin(group: Group, opened: Verified[RoundOpened], question: Digest) -> "RoundRecord":
         """Return the record of a round that has just opened."""
-        return RoundRecord(
-            group, opened, context_of(Digest(opened.predicate.charter), opened.predicate)
-        )
+        context = context_of(Digest(opened.predicate.charter), opened.predicate)
+        return RoundRecord(group, opened, question, context)
 
     @property
     def participants(self) -> tuple[MemberId, ...]:

@@ -211,7 +211,8 @@ class Study:
                     code=f"wrong-{name}",
                 )
         epoch = self._open_epoch().use_slot(body)
-        return replace(self, epoch=epoch, round=RoundRecord.begin(self.group, verified))
+        record = RoundRecord.begin(self.group, verified, query.question)
+        return replace(self, epoch=epoch, round=record)
 
     def _in_round(self, verified: Verified[Body]) -> "Study":
         record = self._open_round().step(verified)
@@ -301,7 +302,7 @@ class Study:
         for past in self.rounds:
             if (
                 past.reveals
-                and past.opened.predicate.query == record.opened.predicate.query
+                and past.question == record.question
                 and past.members_in != record.members_in
             ):
                 raise VerificationError(

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+import msgspec
+
 from treaty.aggregation.quantization import Layout, Segment, check_capacity
 from treaty.contracts.design import design_columns
 from treaty.contracts.normalisation import moment_bounds
@@ -91,6 +93,8 @@ class Query:
     normaliser: Digest
     layout: Layout
     digest: Digest = field(init=False)
+    question: Digest = field(init=False)
+    """The digest without the index: queries with one question ask a site for one vector."""
 
     def __post_init__(self) -> None:
         record = _QueryRecord(
@@ -112,6 +116,9 @@ class Query:
             ),
         )
         object.__setattr__(self, "digest", canonical.digest_of(record))
+        # Prevents a published sum that leaves the model as it was from unlocking the question.
+        asked = canonical.digest_of(msgspec.structs.replace(record, index=0))
+        object.__setattr__(self, "question", asked)
 
 
 def make_query(

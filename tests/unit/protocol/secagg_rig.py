@@ -83,6 +83,7 @@ def expected_of(length: int = 5, bits: int = 64, number: int = 0) -> Expected:
     return Expected(
         plan=tag("plan"),
         query=tag(f"query {number}"),
+        question=tag(f"question {number}"),
         code=tag("code"),
         model=tag(f"model {number}"),
         length=length,
@@ -185,7 +186,7 @@ class Node:
             opened,
             expected,
             secret=self.disk.secrets.get(name, b""),
-            lock=self.disk.records.get(lock_key(ask.plan, ask.query, ask.model)),
+            lock=self.disk.records.get(lock_key(ask.plan, expected.question, ask.model)),
             floor=floor,
         )
         return need

@@ -538,7 +538,7 @@ def test_a_question_is_answered_for_one_set_and_one_vector() -> None:
         node.on_slot(InputLogged(header))
     refused(node, "locked-set", lambda: node.on_slot(SurvivorsAnnounced(late, node.slot_secret)))
     ask = again.opened.predicate
-    key = lock_key(ask.plan, ask.query, ask.model)
+    key = lock_key(ask.plan, again.expected.question, ask.model)
     node.disk.records[key] = release_lock(node.disk.records[key])
     third = open_round(federation, expected_of(), attempt=2)
     assert node.begin(third.opened, third.expected).vector == need.vector
