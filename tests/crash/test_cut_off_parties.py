@@ -26,6 +26,7 @@ from tests.restartable_federation import (
     write_federation,
 )
 from tests.small_federation import SITES, contract, small_plan
+from treaty.models.specification import MultilayerPerceptron
 from treaty.protocol.study import Study
 from treaty.simulation.federation import COORDINATOR
 
@@ -52,6 +53,7 @@ def undisturbed(place: Path) -> tuple[RestartableFederation, Study]:
 POINTS = [
     (COORDINATOR, "coordinator-append", 3, "before"),
     (COORDINATOR, "coordinator-append", 10, "after"),
+    (COORDINATOR, "coordinator-append", -3, "after"),
     (COORDINATOR, "coordinator-append", -2, "before"),
     (COORDINATOR, "coordinator-append", -1, "after"),
     (MEMBER, "secret-write", 0, "after"),
@@ -108,3 +110,23 @@ def test_a_second_study_loses_no_epoch_to_the_first(
     assert second.final_model == undisturbed[1].final_model
     assert second.epochs == 6 and sums(second) == [4] * 6
     assert_said_once(federation)
+
+
+def test_a_report_is_not_computed_twice_although_training_draws_entropy(tmp_path: Path) -> None:
+    """A second report would be a second look at the holdout; the row allows one for each study."""
+    write_federation(tmp_path / "federation")
+    shutil.copytree(tmp_path / "federation", tmp_path / "copy")
+    model = MultilayerPerceptron(hidden=(4,), rounds=2)
+    federation = opened(tmp_path / "federation")
+    whole_study(federation, small_plan(federation, model=model))
+    number = federation.cuts.writes[MEMBER].index("participant-report") + 1
+
+    other = opened(tmp_path / "copy", cuts=Cuts({(MEMBER, number, "after")}))
+    study = whole_study(other, small_plan(other, model=model))
+    assert other.ended == [MEMBER] and set(study.reports) == set(SITES)
+    other.reopen(MEMBER)
+    other.participants[MEMBER].start()
+    assert_said_once(other)
+    first, second = (federation.said(), other.said())
+    assert [key for key in second if key[1] == "SiteReported"]
+    assert len(first) == len(second)

@@ -28,8 +28,10 @@ from tests.restartable_federation import (
     whole_study,
     write_federation,
 )
-from tests.small_federation import SITES, contract
+from tests.small_federation import SITES, contract, small_plan
+from treaty.engines.faults import Fault, FaultRule, SeededFaults
 from treaty.ids import MemberId
+from treaty.models.specification import MultilayerPerceptron
 from treaty.protocol.frames import Post, encode_frame
 from treaty.protocol.secagg_messages import InputDeclined, MaskedInput
 from treaty.protocol.secure_round import EpochRecord, RoundPhase
@@ -77,9 +79,10 @@ def signed_sizes(federation: RestartableFederation, since: int) -> set[int]:
     return {int(note.split("\n")[1]) for note in federation.notes()[since:]}
 
 
-def run_and_restore(federation: RestartableFederation, *, ahead: int) -> int:
+def run_and_restore(federation: RestartableFederation, *, ahead: int, lossy: bool = False) -> int:
     """Let `ahead` members get ahead of a copy of the coordinator, then put the copy back.
 
+    The others are cut off meanwhile; what was sent to them waits, or is lost if `lossy`.
     Return how many notes the coordinator had sent by then.
     """
     backup = Backup(federation, COORDINATOR)
@@ -89,11 +92,15 @@ def run_and_restore(federation: RestartableFederation, *, ahead: int) -> int:
         backup.take()
         for name in late:
             federation.network.sever(name)
+        if lossy:
+            rule = FaultRule(Fault.DROP, 1000, recipients=frozenset(late))
+            federation.network._faults = SeededFaults(0, (rule,))
 
     story = Story(federation, (in_round(2), leave_behind))
     study = whole_study(federation, story=story)
     assert study.phase is (Phase.HALTED if late else Phase.COMPLETED)
     assert story.told
+    federation.network._faults = None
     for name in late:
         federation.network.heal(name)
     sent = len(federation.notes())
@@ -102,11 +109,12 @@ def run_and_restore(federation: RestartableFederation, *, ahead: int) -> int:
     return sent
 
 
+@pytest.mark.parametrize("lossy", [False, True], ids=["late", "lost"])
 @pytest.mark.parametrize("ahead", [1, 2, 4])
-def test_a_restored_coordinator_signs_nothing_more(tmp_path: Path, ahead: int) -> None:
+def test_a_restored_coordinator_signs_nothing_more(tmp_path: Path, ahead: int, lossy: bool) -> None:
     """One member that holds more, with the log key's signature, is enough to stop it."""
     federation = opened(tmp_path / "federation")
-    sent = run_and_restore(federation, ahead=ahead)
+    sent = run_and_restore(federation, ahead=ahead, lossy=lossy)
     stored = federation.kept[COORDINATOR].store.version("log")
     longest = max(node.size for node in federation.participants.values())
     assert longest > stored
@@ -219,6 +227,45 @@ def test_a_restored_member_never_contributes_twice_in_a_slot(
     assert_no_fork(federation)
     assert federation.participants[MEMBER].size == federation.coordinator.size
     verify_bundle(federation.bundle(), federation.anchor)
+
+
+HELD: dict[str, tuple[Callable[[Study], bool], Callable[[Study], bool]]] = {
+    "its-shares": (
+        lambda study: _second(study, lambda epoch: epoch.roster is not None),
+        lambda study: _second(study, lambda e: MEMBER in e.shares and e.sealed is None),
+    ),
+    "its-input": (
+        in_round(4),
+        lambda study: study.round is not None and MEMBER in study.round.inputs,
+    ),
+}
+"""The moment of the copy, and the moment when the log shows what the copy does not know."""
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_what_the_log_shows_is_not_said_again_in_other_words(tmp_path: Path, what: str) -> None:
+    """Another member keeps the phase open; shares and updates drew entropy and would differ."""
+    write_federation(tmp_path / "federation", post_quantum=True)
+    federation = opened(tmp_path / "federation", slots_per_epoch=3)
+    backup = Backup(federation, MEMBER)
+    late = SITES[-1]
+
+    def begin() -> None:
+        backup.take()
+        federation.network.sever(late)
+
+    taken, shown = HELD[what]
+    story = Story(
+        federation,
+        (taken, begin),
+        (shown, backup.put_back_and_end),
+        (after_rounds(5), lambda: federation.network.heal(late)),
+    )
+    model = MultilayerPerceptron(hidden=(4,), rounds=4)
+    study = whole_study(federation, small_plan(federation, model=model), story)
+    assert story.told and study.finished
+    assert_said_once(federation)
+    assert_no_fork(federation)
 
 
 def test_a_member_whose_mirror_is_gone_catches_up(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ class Coordinator:
         self._note = ""
         self._asked = False
         self._asked_sizes = False
+        self._confirmed = False
         # Engines forget keys in time; a new life of this process must not repeat old ones.
         self._sent = int(clock.now()) * 1000
         self._recovered_size = 0
@@ -180,7 +181,7 @@ class Coordinator:
     def on_quiet(self) -> bool:
         """Nothing more arrives: catch up members that lag, then let a deadline pass."""
         if not self._is_current():
-            return self._ask_sizes()
+            return self._confirm()
         if self.flush():
             return True
         lagging = [m for m in self._active() if self._sizes.get(m, 0) < self._log.size]
@@ -340,11 +341,23 @@ class Coordinator:
         frame = encode_frame(Feed(first, tuple(self._entries[first:end]), note, blobs))
         self._send(member, frame)
 
-    def _ask_sizes(self) -> bool:
-        for member in self._members:
-            self._send(member, encode_frame(Feed(self._log.size, (), "", {})))
+    def _confirm(self) -> bool:
+        """Ask every member how long its log is; after a deadline settle for a quorum of answers.
+
+        What came before the question does not count: it may be older than this store.
+        """
+        if self._outdated:
+            return False
+        if not self._asked_sizes:
+            self._sizes.clear()
+        else:
+            quorum = self._state.members.effective.parameters().witness_quorum
+            self._confirmed = len(self._sizes) >= quorum
+        if not self._confirmed:
+            for member in self._members:
+                self._send(member, encode_frame(Feed(self._log.size, (), "", {})))
         asked, self._asked_sizes = self._asked_sizes, True
-        return not asked
+        return self._confirmed or not asked
 
     def _send(self, member: MemberId, frame: bytes) -> None:
         try:
@@ -423,13 +436,12 @@ class Coordinator:
         return False
 
     def _is_current(self) -> bool:
-        """Say whether enough members have confirmed that this log is the longest they know."""
+        """Say whether the members have confirmed that this log is the longest they know."""
         if self._outdated:
             return False
-        if not self._recovered_size:
-            return True
-        quorum = self._state.members.effective.parameters().witness_quorum
-        return len(self._sizes) >= quorum
+        if self._asked_sizes and set(self._active()) <= set(self._sizes):
+            self._confirmed = True
+        return self._confirmed or not self._recovered_size
 
     def _recover(self) -> None:
         self._note = (self._store.get(CHECKPOINT_KEY) or b"").decode()
