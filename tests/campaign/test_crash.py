@@ -10,9 +10,8 @@ history.
 ``ci`` takes a seeded slice; ``full`` takes the first, middle and last occurrence of every name,
 before and after, and stores a table under ``tests/campaign/results``.
 
-Planted faults that this campaign caught: a member that draws its epoch's seed anew after a restart;
-a member that sends before it persists its slot; a coordinator that publishes before its commit;
-a report of a site's figures that is forgotten with the process.
+Planted faults that this campaign caught: epochs that a restarted member does not take up again; a
+report of a site's figures that is forgotten with the process.
 """
 
 import json

@@ -5,9 +5,9 @@ what they sent, and the engine to what was not acknowledged. Every byte that lea
 a second contribution would be seen even if the log never took it. `tests/campaign` takes all
 writes.
 
-Planted faults that these tests caught: keys drawn anew after a restart; an input masked again with
-another vector; posts that are not sent again; a coordinator that feeds nobody after it asked for
-sizes; a report that is forgotten; epochs that every member of a second study refuses.
+Planted faults that these tests caught: keys drawn anew after a restart; posts that are not sent
+again; a report that is forgotten, or drawn anew; epochs that are numbered from one again in every
+study.
 """
 
 import shutil
@@ -27,6 +27,8 @@ from tests.restartable_federation import (
 )
 from tests.small_federation import SITES, contract, small_plan
 from treaty.models.specification import MultilayerPerceptron
+from treaty.protocol.secagg_messages import EpochOpened
+from treaty.protocol.statements import peek
 from treaty.protocol.study import Study
 from treaty.simulation.federation import COORDINATOR
 
@@ -108,7 +110,9 @@ def test_a_second_study_loses_no_epoch_to_the_first(
     federation.reopen(MEMBER)
     second = federation.run_study(small_plan(federation, "again"), contract())
     assert second.final_model == undisturbed[1].final_model
-    assert second.epochs == 6 and sums(second) == [4] * 6
+    bodies = [peek(entry)[1] for entry in federation.coordinator.entries]
+    begun = [body for body in bodies if isinstance(body, EpochOpened)]
+    assert len(begun) == second.epochs == 6 and sums(second) == [4] * 6
     assert_said_once(federation)
 
 

@@ -4,10 +4,10 @@ A store that was restored is a consistent older state and cannot know it (docs/s
 section 4): the party must learn it from its peers before it signs. Copies are taken and put back
 between two turns of the parties, in the middle of a study.
 
-Planted faults that these tests caught: a coordinator that goes on when most members lag as it does;
-one that believes a bare number; one that counts what a member said while it caught up; a member
-whose slots are counted by its own store alone; one that deals again what the log shows it dealt;
-one that stops for want of a secret.
+Planted faults that these tests caught: a coordinator that goes on at once, that counts what was
+said before its question, that believes a bare number, or that does not heed a signed checkpoint;
+a member that deals again, or masks again, what the log shows; one that stops for want of a
+secret; a deadline that orders nothing taken for the end of the study.
 """
 
 import copy

@@ -6,8 +6,9 @@ and the bundle of a completed study verifies. The parties' turns are counted:
 nothing runs for ever.
 
 Planted faults that these tests caught: another set of survivors sealed for a question that was
-answered; a deadline that orders nothing taken for the end; a member outside the roster waited for;
-survivors below u_fast answered without confirmation; a decision to halt that still opens rounds.
+answered; the question asked of others than those who are bound to it; survivors below u_fast that
+answer without confirmation; a decision to halt that is not carried out; a clock that nobody
+compares; a report of a site that took no part.
 """
 
 import time

@@ -4,8 +4,8 @@ Faults follow from a seed (`treaty.engines.faults`). Whatever the engine does, a
 bundle that verifies or halts with a code; nobody says two things about one round, no history
 forks, and no exception leaves a node. Turns are counted, so nothing runs for ever.
 
-Planted faults that these tests caught: a member that believes entries before their checkpoint; a
-post that is not sent again; a coordinator that takes a statement from a frame of another member.
+Planted faults that these tests caught: entries that are repeated differently and not compared; a
+checkpoint of another tree that is believed; a ballot that is not sent again.
 """
 
 from pathlib import Path

@@ -5,9 +5,8 @@ stores, the mirror and the round are what they were. Site data go through a whol
 declines with a closed code, its journal says why, and the others go on.
 
 Planted faults that these tests caught: a frame's sender not compared with its author; a statement
-of the coordinator's taken from a member; a statement logged twice; a mirror that believes a
-checkpoint of another tree; a clock that nobody compares; a site that stops when its data file is
-missing.
+of the coordinator's taken from a member; a statement logged twice; a checkpoint that nobody checks;
+a site that stops when its data file is missing.
 """
 
 import json
