@@ -32,11 +32,11 @@ from tests.unit.protocol.secagg_rig import (
 from tests.worlds import HUB, NAMES, World, digest, key, runner, small_plan
 from treaty.aggregation.quantization import RING_TYPES
 from treaty.ids import MemberId
-from treaty.models.specification import MultilayerPerceptron
+from treaty.models.specification import WEIGHT, MultilayerPerceptron
 from treaty.protocol import secagg_coordinator as hub
 from treaty.protocol import secagg_messages as messages
 from treaty.protocol.secagg_epoch import MemberEpoch
-from treaty.protocol.secagg_keys import survivors_digest
+from treaty.protocol.secagg_keys import Group, survivors_digest
 from treaty.protocol.secagg_lifecycle import RosterFixed
 from treaty.protocol.secagg_member import (
     ConfirmationLogged,
@@ -48,6 +48,7 @@ from treaty.protocol.secagg_member import (
 from treaty.protocol.secagg_messages import RoundAbandoned, RoundCode
 from treaty.protocol.secagg_opening import check_result
 from treaty.protocol.statements import Predicate, Verified, seal_statement
+from treaty.studies.queries import CONTRIBUTORS, ROWS
 
 Watch = Callable[[], object]
 Act = Callable[[], object]
@@ -91,6 +92,12 @@ def before_epoch(hybrid: bool = False, **fields: object) -> Played:
     _, effects = hub.CoordinatorEpoch.begin(group, tag("plan"), 1, 2)
     opened = changed(published(effects, messages.EpochOpened), **fields)
     return watch_node(node), lambda: node.join(opened)
+
+
+def opening_of(group: Group) -> Verified[messages.EpochOpened]:
+    """The opening that an honest coordinator makes."""
+    _, effects = hub.CoordinatorEpoch.begin(group, tag("plan"), 1, 2)
+    return published(effects, messages.EpochOpened)
 
 
 def epoch_again(number: int) -> Played:
@@ -149,6 +156,22 @@ def of_peer(place: int, name: str) -> Callable[[RosterFixed], object]:
 
 def first_key(value: str) -> Callable[[RosterFixed], object]:
     return lambda event: (value, *event.keys[1].predicate.round_keys[1:])
+
+
+def consistent_roster_of_another_epoch() -> Played:
+    """Every entry and the roster itself agree with each other, not with this member's epoch."""
+    node, event = roster_stage()
+    keys = tuple(changed(one, opened=tag("x")) for one in event.keys)
+    forged = changed(event.roster, opened=tag("x"), keys=tuple(one.digest for one in keys))
+    return watch_node(node), lambda: node.on_epoch(RosterFixed(forged, keys, event.secret))
+
+
+def roster_when_ready() -> Played:
+    federation = ready(dealt(group_of(4)))
+    node = federation.nodes["m01"]
+    assert federation.roster is not None
+    forged = RosterFixed(changed(federation.roster, epoch=2), federation.keys, b"")
+    return watch_node(node), lambda: node.on_epoch(forged)
 
 
 def dealing(
@@ -487,6 +510,90 @@ def against_epoch(stage: str, event: Callable[[Federation], object]) -> Callable
     return play
 
 
+def at_the_end_of_dealing(**fields: object) -> Callable[[], Played]:
+    """An end of dealing that an honest coordinator's own log contradicts."""
+
+    def play() -> Played:
+        federation = dealt(group_of(5), lost_shares=["m05"])
+        assert federation.roster is not None and federation.sealed is not None
+        state, effects = hub.CoordinatorEpoch.begin(federation.group, tag("plan"), 1, 2)
+        state, _ = state.step(hub.OpenedLogged(published(effects, messages.EpochOpened)))
+        for keys in federation.keys:
+            state, _ = state.step(hub.KeysLogged(keys))
+        state, _ = state.step(hub.RosterLogged(federation.roster))
+        for shares in federation.shares.values():
+            state, _ = state.step(hub.SharesLogged(shares))
+        forged = changed(federation.sealed, **fields)
+        return lambda: state, lambda: state.step(hub.SealedLogged(forged))
+
+    return play
+
+
+def ready_of_a_member_that_dealt_nothing() -> Played:
+    federation = dealt(group_of(5), lost_shares=["m05"])
+    said = ready_of(federation, author="m05")
+    return lambda: federation.hub, lambda: federation.hub.step(said)
+
+
+def ready_twice() -> Played:
+    federation = dealt(group_of(4, hybrid=True))
+    said = ready_of(federation)
+    federation.hub, _ = federation.hub.step(said)
+    commitments = said.ready.predicate.pair_commitments[::-1]
+    other = hub.ReadyLogged(changed(said.ready, pair_commitments=commitments), said.wraps)
+    return lambda: federation.hub, lambda: federation.hub.step(other)
+
+
+def hybrid_keys(**fields: object) -> Played:
+    federation = dealt(group_of(4, hybrid=True))
+    state, effects = hub.CoordinatorEpoch.begin(federation.group, tag("plan"), 1, 2)
+    state, _ = state.step(hub.OpenedLogged(published(effects, messages.EpochOpened)))
+    forged = hub.KeysLogged(changed(federation.keys[1], **fields))
+    return lambda: state, lambda: state.step(forged)
+
+
+def too_few_left() -> Played:
+    federation = ready(dealt(group_of(4)))
+    gone = frozenset({"m01", "m02"})
+    return lambda: federation.hub, lambda: federation.hub.next_round(expected_of(), exclude=gone)
+
+
+def after_a_decline() -> Played:
+    turn = opened_round(5)
+    node = turn.node("m01")
+    (said,) = node.contribute(
+        node.begin(turn.opened, turn.expected), values_of("m01", turn.expected)
+    )
+    turn.give(hub.DeclineLogged(decline(turn, "m01")))
+    assert isinstance(said, messages.MaskedInput)
+    arrived = hub.InputArrived(verified(said))
+    return lambda: turn.hub, lambda: turn.hub.step(arrived)
+
+
+def decline(turn: Round, name: str) -> Verified[messages.InputDeclined]:
+    return verified(
+        messages.InputDeclined(
+            charter=turn.federation.group.charter,
+            author=name,
+            context=turn.hub.context,
+            code=messages.DeclineCode.SITE_DECLINED,
+        )
+    )
+
+
+def confirmation_of(
+    turn: Round, name: str, survivors: str
+) -> Verified[messages.SurvivorsConfirmed]:
+    return verified(
+        messages.SurvivorsConfirmed(
+            charter=turn.federation.group.charter,
+            author=name,
+            context=turn.hub.context,
+            survivors=survivors,
+        )
+    )
+
+
 def ready_of(federation: Federation, **fields: object) -> hub.ReadyLogged:
     """What the first member would say, with other fields."""
     (said,) = federation.nodes["m01"].on_epoch(federation.sealed_event("m01"))
@@ -561,6 +668,18 @@ def running() -> World:
     return world
 
 
+def dealing_world() -> World:
+    world = World()
+    world.start()
+    world.begin_epoch()
+    for name in world.names:
+        world.send_keys(name)
+    world.fix_roster()
+    for name in world.names:
+        world.deal(name)
+    return world
+
+
 def in_round() -> World:
     world = running()
     world.open_round()
@@ -616,8 +735,12 @@ def locked() -> World:
     return world
 
 
-def unmoved() -> World:
-    """The coordinator opens a sum, keeps it, and publishes one that leaves the model as it was."""
+def misled(weight: int, first: int) -> World:
+    """The coordinator opens a sum, keeps it, and publishes another: all its own, signed and logged.
+
+    `first` grid steps in one weight of the model, divided by `weight`; zero moves nothing. Then the
+    next round is opened, and one input less arrives.
+    """
     world = World()
     model = MultilayerPerceptron(hidden=(2,), rounds=4)
     world.start(small_plan(world.state.charter, world.contract, model=model))
@@ -631,14 +754,28 @@ def unmoved() -> World:
         world.reveal(name)
     layout = before.expected_query().layout
     forged = np.zeros(layout.length, RING_TYPES[layout.ring_bits])
-    forged[-3:] = (1 << layout.segments[-3].scale_bits, 160, 4)
+    forged[0] = first
+    at = 0
+    for part in layout.segments:
+        # What else a sum must say to be plausible; the updates themselves stay zero.
+        if part.name == WEIGHT:
+            forged[at] = weight << part.scale_bits
+        elif part.name in (ROWS, CONTRIBUTORS):
+            forged[at] = min(4 * part.bound, 160 if part.name == ROWS else 4)
+        at += part.length
     world.result(forged)
     after = world.study.progress
-    assert after.model_digest == before.model_digest and after.index == before.index + 1
+    assert (after.model_digest == before.model_digest) is (first == 0)
+    assert float(np.max(np.abs(after.model.flat() - before.model.flat()))) < 3e-7
     world.open_round()
     for name in (A, B, C):
         world.send_input(name)
     return world
+
+
+def unmoved() -> World:
+    """The published sum left the model as it was: the next query is the same but for its number."""
+    return misled(1, 0)
 
 
 def answered() -> World:
@@ -690,6 +827,28 @@ def total_of(world: World, length: int) -> object:
 
 
 # --- stages: the auditor -----------------------------------------------------------------------
+
+
+def result_in_another_order() -> Played:
+    """Sealed survivors out of order, with the digest that follows from them."""
+    federation = ready(dealt(group_of(4)))
+    turn = send_inputs(open_round(federation, expected_of()))
+    finish(turn)
+    _, made, _ = unmasked(turn)
+    assert turn.sealed is not None
+    turned = turn.sealed.predicate.survivors[::-1]
+    sealed = msgspec.structs.replace(turn.sealed.predicate, survivors=turned)
+    digest_of = survivors_digest(turn.hub.context, turned, federation.group)
+    forged = msgspec.structs.replace(made, survivors=digest_of)
+    return lambda: forged, lambda: check_result(
+        federation.group,
+        turn.opened.predicate,
+        federation.hub.peers,
+        federation.hub.ready,
+        federation.hub.dealers,
+        sealed,
+        forged,
+    )
 
 
 def result(*, few: bool = False, **fields: object) -> Callable[[], Played]:

@@ -31,37 +31,51 @@ from tests.adversarial.secagg_stages import (
     B,
     D,
     Played,
+    after_a_decline,
     against_epoch,
     against_round,
     an_earlier_slot,
     another_vector,
     answer_of,
     answered,
+    at_the_end_of_dealing,
     before_epoch,
     charter_changed,
     collecting,
     collecting_all,
     complaint,
     confirmation,
+    confirmation_of,
+    consistent_roster_of_another_epoch,
     dealing,
+    dealing_world,
+    decline,
     entry,
     epoch_again,
     first_key,
     header,
+    hybrid_keys,
     in_round,
     input_of,
     locked,
     log,
+    misled,
     of_peer,
+    opened_round,
     opening,
+    opening_of,
     opening_too_early,
     opening_with_a_stranger,
     ready_of,
+    ready_of_a_member_that_dealt_nothing,
+    ready_twice,
     renumbered,
     replayed_slot,
     result,
+    result_in_another_order,
     revealing,
     roster,
+    roster_when_ready,
     round_of_another_epoch,
     running,
     same_question,
@@ -77,15 +91,18 @@ from tests.adversarial.secagg_stages import (
     suspended,
     swapped,
     too_few_confirmations,
+    too_few_left,
     total_of,
     unmoved,
     without_a_header,
 )
 from tests.unit.protocol.secagg_rig import changed, tag, verified
 from tests.worlds import NAMES, World, digest
-from treaty.errors import FormatError, PolicyError, VerificationError
+from treaty.errors import FormatError, PolicyError, UsageError, VerificationError
 from treaty.protocol import secagg_coordinator as hub
 from treaty.protocol import secagg_messages as messages
+from treaty.protocol.secagg_effects import Persisted
+from treaty.protocol.secagg_epoch import MemberEpoch
 from treaty.protocol.secagg_messages import RoundAbandoned, RoundCode
 
 
@@ -195,6 +212,13 @@ MOVES = (
         swapped(1, hybrid=True, kem=None),
     ),
     M("R-9", "an ML-KEM key that is none", FORMAT, swapped(1, hybrid=True, kem="f" * 2368)),
+    M(
+        "T-05",
+        "a roster of another epoch, in itself consistent",
+        "wrong-epoch",
+        consistent_roster_of_another_epoch,
+    ),
+    M("T-05", "a roster when the epoch is ready", "out-of-order", roster_when_ready),
     # Dealing.
     M(
         "T-05",
@@ -592,6 +616,54 @@ MOVES = (
             answered=True,
         ),
     ),
+    M(
+        "T-05",
+        "hub: keys after the roster",
+        "out-of-order",
+        against_epoch("ready", lambda f: hub.KeysLogged(f.keys[0])),
+    ),
+    M("R-9", "hub: an ML-KEM key that is none", FORMAT, lambda: hybrid_keys(kem="f" * 2368)),
+    M(
+        "T-05",
+        "hub: dealing sealed for another roster",
+        "wrong-epoch",
+        at_the_end_of_dealing(epoch_hash=tag("x")),
+    ),
+    M(
+        "T-11",
+        "hub: a dealer without shares",
+        "not-in-roster",
+        at_the_end_of_dealing(dealers=("m01", "m02", "m03", "m04", "m05")),
+    ),
+    M(
+        "T-05",
+        "hub: ready for another roster",
+        "wrong-epoch",
+        against_epoch("classical", lambda f: ready_of(f, epoch_hash=tag("x"))),
+    ),
+    M(
+        "T-11",
+        "hub: ready without having dealt",
+        "not-in-roster",
+        ready_of_a_member_that_dealt_nothing,
+    ),
+    M("R-9", "hub: ready with other pair commitments", "second-ready", ready_twice),
+    M("T-03", "hub: a round of two", "too-few-participants", too_few_left),
+    M("T-23", "hub: an input after a decline", "declined", after_a_decline),
+    M(
+        "T-23",
+        "hub: a decline after an input",
+        "second-input",
+        against_round(lambda t: hub.DeclineLogged(decline(t, "m01"))),
+    ),
+    M(
+        "T-08",
+        "hub: a confirmation of another set",
+        "survivors-differ",
+        against_round(
+            lambda t: hub.ConfirmationLogged(confirmation_of(t, "m01", tag("x"))), sealed=True
+        ),
+    ),
     # The log, with signatures: what every party refuses to fold.
     M(
         "T-24",
@@ -780,9 +852,64 @@ MOVES = (
         "contributors-mismatch",
         log(answered, lambda w: total_of(w, w.study.progress.expected_query().layout.length)),
     ),
+    M(
+        "T-11",
+        "log: shares after the end of dealing",
+        "out-of-order",
+        log(running, lambda w: w.deal(A)),
+    ),
+    M(
+        "T-11",
+        "log: ready before the end of dealing",
+        "out-of-order",
+        log(dealing_world, lambda w: w.ready(A)),
+    ),
+    M(
+        "T-11",
+        "log: a complaint before the end of dealing",
+        "out-of-order",
+        log(
+            dealing_world,
+            lambda w: w.say(
+                messages.ShareComplaint, A, epoch_hash=w.epoch_hash, dealer=B, slot=0, key=ZERO
+            ),
+        ),
+    ),
+    M(
+        "T-05",
+        "log: a round before the end of dealing",
+        "out-of-order",
+        log(dealing_world, lambda w: w.open_round()),
+    ),
+    M(
+        "T-23",
+        "log: a decline after the survivors",
+        "out-of-order",
+        log(
+            revealing,
+            lambda w: w.say(
+                messages.InputDeclined,
+                D,
+                context=w.context,
+                code=messages.DeclineCode.SITE_DECLINED,
+            ),
+        ),
+    ),
+    M(
+        "T-08",
+        "log: a confirmation before the survivors",
+        "out-of-order",
+        log(
+            collecting,
+            lambda w: w.say(
+                messages.SurvivorsConfirmed, A, context=w.context, survivors=digest("x")
+            ),
+        ),
+    ),
     # The auditor.
     M("T-20", "audit: result of another round", "wrong-context", result(context=tag("x"))),
     M("T-20", "audit: other survivors than sealed", "survivors-differ", result(survivors=tag("x"))),
+    M("T-20", "audit: survivors in another order", "member-order", result_in_another_order),
     M("T-20", "audit: too few survivors", "too-few-survivors", result(few=True)),
     M("T-20", "audit: a seed missing", "seeds-incomplete", result(round_seeds={})),
     M(
@@ -819,3 +946,31 @@ def test_a_move_is_refused_with_its_own_code_and_changes_nothing(move: Move) -> 
 
 def test_the_table_is_as_long_as_it_says_and_names_every_move_once() -> None:
     assert len({move.name for move in MOVES}) == len(MOVES) >= 40
+
+
+def test_a_false_sum_that_moves_the_model_a_little_is_another_question() -> None:
+    """LIMIT R-14: members believe a sum until it is recomputed, so nothing is refused here.
+
+    The model moves by less than the grid of its updates, and the same is asked over one less.
+    """
+    world = misled(4, 1)
+    world.seal()
+    assert world.study.round is not None
+    assert world.study.round.members_in == world.names[:3]
+
+
+def test_only_what_was_ordered_counts_as_stored_and_a_slot_is_spent_once() -> None:
+    """The driver's mistakes are no refusals: they are refused as such, and change nothing."""
+    turn = opened_round()
+    epoch = turn.node("m01").epoch
+    assert epoch is not None
+    used = epoch.with_slot_used(1)
+    for slot in (0, 1):
+        with pytest.raises(UsageError):
+            used.with_slot_used(slot)
+    group = turn.federation.group
+    begun, _ = MemberEpoch.begin(
+        group, group.members[0], opening_of(group), plan=tag("plan"), last_epoch=0, seed=bytes(32)
+    )
+    with pytest.raises(UsageError):
+        begun.step(Persisted("another order"))
