@@ -229,7 +229,7 @@ def answer(query: Query, study: Study, site: Site) -> RingVector:
     model = study.progress.model.flat()
     if query.kind is QueryKind.NEWTON:
         return encode(
-            np.concatenate([*newton_terms(scaled, site.labels, model), count]), query.layout
+            np.concatenate([*newton_terms(scaled, site.labels, model), [0.0, 1.0]]), query.layout
         )
     return evaluation_words(scaled @ model[:2] + model[2], site.labels, query.layout)
 

@@ -89,7 +89,7 @@ class LocalStudy:
             case QueryKind.NEWTON | QueryKind.AVERAGING:
                 tensors = self._trained(progress, entropy)
                 values = {name: tensors.float64(name).ravel() for name in tensors.names}
-                rows = training.rows
+                rows = 0
             case QueryKind.EVALUATION:
                 values, rows = self._evaluated(progress, entropy), holdout.rows
         flat = [

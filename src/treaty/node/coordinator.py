@@ -41,7 +41,6 @@ __all__ = ["LOG_STREAM", "Coordinator", "CoordinatorKeys"]
 
 LOG_STREAM = "log"
 CHECKPOINT_KEY = "checkpoint"
-COSIGNATURES_KEY = "cosignatures"
 
 KEPT_BODIES = 1024
 """Parsed statements kept at hand, newest; members that lag further have them parsed again."""

@@ -37,7 +37,6 @@ from treaty.protocol.secagg_lifecycle import (
     DealingSealed,
     Declined,
     EpochEnded,
-    Expected,
     InputLogged,
     InputReady,
     RosterFixed,
@@ -208,17 +207,7 @@ class Performer:
             return
         opened = record.opened
         query = study.progress.expected_query()
-        expected = Expected(
-            plan=study.identity,
-            query=query.digest,
-            question=query.question,
-            code=Digest(study.plan.code),
-            model=query.model,
-            length=query.layout.length,
-            ring_bits=query.layout.ring_bits,
-            round=study.progress.index,
-            previous=study.last_result,
-        )
+        expected = study.expected_round()
         used = [
             past.opened.predicate.slot
             for past in study.rounds

@@ -48,7 +48,6 @@ from treaty.protocol.secagg_coordinator import (
     SurvivorsLogged,
 )
 from treaty.protocol.secagg_enrolment import EnrolmentPhase
-from treaty.protocol.secagg_lifecycle import Expected
 from treaty.protocol.secagg_messages import (
     CloseCode,
     EpochClosed,
@@ -295,18 +294,7 @@ class RoundDriver:
         number = epoch.number
         if epoch.exhausted:
             return [(EpochClosed(**base, epoch=number, code=CloseCode.EXHAUSTED), ())]
-        query = study.progress.expected_query()
-        expected = Expected(
-            plan=study.identity,
-            query=query.digest,
-            question=query.question,
-            code=Digest(study.plan.code),
-            model=query.model,
-            length=query.layout.length,
-            ring_bits=query.layout.ring_bits,
-            round=study.progress.index,
-            previous=study.last_result,
-        )
+        expected = study.expected_round()
         able, bound = frozenset(epoch.able), _bound_set(study)
         # A question that members have answered is asked of the same members or not at all.
         barred = able if bound is not None and not bound <= able else able - (bound or able)

@@ -24,6 +24,7 @@ from treaty.ids import Digest, MemberId, Timestamp
 from treaty.protocol.machine import Transitions, advance
 from treaty.protocol.messages import HaltCode, SiteReported, StudyCompleted, StudyHalted
 from treaty.protocol.secagg_keys import NO_RESULT, Group
+from treaty.protocol.secagg_lifecycle import Expected
 from treaty.protocol.secagg_messages import (
     EpochClosed,
     EpochOpened,
@@ -106,6 +107,21 @@ class Study:
                 break
             count += 1
         return count
+
+    def expected_round(self) -> Expected:
+        """Return what the next round must be; `UsageError` when the study asks nothing more."""
+        query = self.progress.expected_query()
+        return Expected(
+            plan=self.identity,
+            query=query.digest,
+            question=query.question,
+            code=Digest(self.plan.code),
+            model=query.model,
+            length=query.layout.length,
+            ring_bits=query.layout.ring_bits,
+            round=self.progress.index,
+            previous=self.last_result,
+        )
 
     def rejoin(self, history: CharterHistory) -> "Study":
         """Return the study with its epoch and round over and the group of `history`.
@@ -192,17 +208,17 @@ class Study:
             raise VerificationError("a round is open already", code="out-of-order")
         if self.progress.finished:
             raise VerificationError("the study asks nothing more", code="out-of-order")
-        query = self.progress.expected_query()
+        awaited = self.expected_round()
         expected = {
-            "plan": self.identity,
-            "query": query.digest,
-            "code": self.plan.code,
-            "model": query.model,
-            "length": query.layout.length,
-            "ring_bits": query.layout.ring_bits,
-            "round": self.progress.index,
+            "plan": awaited.plan,
+            "query": awaited.query,
+            "code": awaited.code,
+            "model": awaited.model,
+            "length": awaited.length,
+            "ring_bits": awaited.ring_bits,
+            "round": awaited.round,
             "attempt": self.attempts,
-            "previous": self.last_result,
+            "previous": awaited.previous,
         }
         for name, value in expected.items():
             if getattr(body, name) != value:
@@ -211,7 +227,7 @@ class Study:
                     code=f"wrong-{name}",
                 )
         epoch = self._open_epoch().use_slot(body)
-        record = RoundRecord.begin(self.group, verified, query.question)
+        record = RoundRecord.begin(self.group, verified, awaited.question)
         return replace(self, epoch=epoch, round=record)
 
     def _in_round(self, verified: Verified[Body]) -> "Study":

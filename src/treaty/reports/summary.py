@@ -61,7 +61,7 @@ from treaty.reports.wording import (
     plan_terms,
 )
 from treaty.studies.outcome import EvaluationOutcome, FigureRecord
-from treaty.studies.queries import QueryKind
+from treaty.studies.queries import COUNTED, QueryKind
 from treaty.tlog.checkpoint import open_checkpoint
 
 __all__ = ["NO_STUDY", "report_data", "report_html"]
@@ -211,7 +211,7 @@ def _rounds(part: _StudyPart, files: Mapping[str, bytes]) -> Iterator[RoundLine]
 def _rows(one: OpenedSum, files: Mapping[str, bytes]) -> int | None:
     """Return the rows behind an opened sum: its last word but one. Support sums have none."""
     result = one.record.result
-    if result is None or one.kind is QueryKind.SUPPORT:
+    if result is None or one.kind not in COUNTED:
         return None
     asked = one.record.opened.predicate
     vector = ring_vector(blob(files, Digest(result.predicate.sum)), asked.ring_bits, asked.length)

@@ -37,7 +37,15 @@ from treaty.models.specification import (
 )
 from treaty.studies.outcome import EvaluationOutcome, outcome_from_sums
 from treaty.studies.plan import Plan
-from treaty.studies.queries import CONTRIBUTORS, NO_DIGEST, ROWS, Query, QueryKind, make_query
+from treaty.studies.queries import (
+    CONTRIBUTORS,
+    COUNTED,
+    NO_DIGEST,
+    ROWS,
+    Query,
+    QueryKind,
+    make_query,
+)
 
 __all__ = ["RoundTrace", "Stage", "StudyProgress", "begin"]
 
@@ -55,9 +63,10 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RoundTrace:
-    """What one training round published: rows, survivors, and the size of the step.
+    """What one training round published: survivors, and the size of the step.
 
-    `loss` is the training loss per row before the step, where the sum carries one.
+    `rows` are those of the statistics, counted once: a count in every round would show the rows
+    of a site that misses one. `loss` is the training loss before the step, per such row.
     """
 
     rows: int
@@ -78,6 +87,7 @@ class StudyProgress:
     index: int
     model: NamedTensors
     normaliser: Normaliser | None = None
+    rows: int = 0
     support: tuple[int, ...] = ()
     trace: tuple[RoundTrace, ...] = ()
     evaluation: EvaluationOutcome | None = None
@@ -160,7 +170,7 @@ class StudyProgress:
                 f"the sum is over {contributors} contributors, expected {survivors}",
                 code="contributors-mismatch",
             )
-        if rows < 0:
+        if rows < 0 or (rows and query.kind not in COUNTED):
             raise VerificationError(f"the sum is over {rows} rows", code="sum-implausible")
         following = replace(self, index=self.index + 1)
         match query.kind:
@@ -169,7 +179,7 @@ class StudyProgress:
             case QueryKind.STATISTICS:
                 return following._after_statistics(sums, rows, survivors)
             case QueryKind.NEWTON | QueryKind.AVERAGING:
-                return following._after_training(query, sums, rows, survivors)
+                return following._after_training(query, sums, survivors)
             case QueryKind.EVALUATION:
                 outcome = outcome_from_sums(self.plan, sums, rows=rows, sites=survivors)
                 return replace(following, stage=Stage.COMPLETED, evaluation=outcome)
@@ -214,11 +224,12 @@ class StudyProgress:
             scale_bits=self.plan.aggregation.statistics_scale_bits,
             contributors=survivors,
         )
-        return replace(self, stage=Stage.TRAINING, normaliser=normaliser)
+        return replace(self, stage=Stage.TRAINING, normaliser=normaliser, rows=rows)
 
     def _after_training(
-        self, query: Query, sums: Mapping[str, NDArray[np.int64]], rows: int, survivors: int
+        self, query: Query, sums: Mapping[str, NDArray[np.int64]], survivors: int
     ) -> "StudyProgress":
+        rows = self.rows
         bits = query.layout.segments[0].scale_bits
         spec = self.plan.model
         loss: float | None = None

@@ -11,7 +11,7 @@ query is made. Nothing here depends on data.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -33,6 +33,7 @@ from treaty.studies.plan import Plan, plan_digest
 
 __all__ = [
     "CONTRIBUTORS",
+    "COUNTED",
     "NO_DIGEST",
     "ROWS",
     "Query",
@@ -61,6 +62,10 @@ class QueryKind(Enum):
     def artefact(self) -> Artefact:
         """Return the artefact class of the opened sum."""
         return Artefact(self.value)
+
+
+COUNTED: Final = frozenset({QueryKind.STATISTICS, QueryKind.EVALUATION})
+"""Kinds whose sums say over how many rows they are; each is asked once."""
 
 
 class _SegmentRecord(Record):
@@ -137,12 +142,14 @@ def make_query(
     """
     settings = plan.aggregation
     persons = settings.max_persons_per_site
+    # Prevents a site that misses one training round from showing its number of rows: where the
+    # same count stood in every sum, two sums over different sites would differ by it.
+    counted = persons if kind in COUNTED else 0
     columns = len(design_columns(contract))
     ring_bits = 64
     match kind:
         case QueryKind.SUPPORT:
             content: Sequence[Segment] = (Segment("support", columns, 0, 1),)
-            persons = 0
         case QueryKind.STATISTICS:
             reach, squares = moment_bounds(contract)
             bits = settings.statistics_scale_bits
@@ -164,7 +171,7 @@ def make_query(
         case QueryKind.EVALUATION:
             content = evaluation_segments(plan)
     layout = Layout(
-        segments=(*content, Segment(ROWS, 1, 0, persons), Segment(CONTRIBUTORS, 1, 0, 1)),
+        segments=(*content, Segment(ROWS, 1, 0, counted), Segment(CONTRIBUTORS, 1, 0, 1)),
         ring_bits=ring_bits,
         contributors=members,
     )

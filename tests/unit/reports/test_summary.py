@@ -187,7 +187,12 @@ def test_rounds_are_the_opened_sums_with_exact_steps_and_losses(story: Story) ->
     outcome = progress.evaluation
     assert outcome is not None
     rows = progress.trace[0].rows
-    assert [line.rows for line in rounds] == [None, rows, *[rows] * fitted, outcome.federated.rows]
+    assert [line.rows for line in rounds] == [
+        None,
+        rows,
+        *[None] * fitted,
+        outcome.federated.rows,
+    ]
     for line, trace in zip(rounds[2:-1], progress.trace, strict=True):
         assert line.step is not None and line.loss is not None
         assert (float(line.step), float(line.loss)) == (trace.step, trace.loss)

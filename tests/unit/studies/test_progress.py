@@ -184,7 +184,7 @@ def newton_sum(progress: StudyProgress) -> RingVector:
     for site in SITES.values():
         scaled = progress.normaliser.apply(site.features)
         gradient, hessian, loss = newton_terms(scaled, site.labels, progress.model.flat())
-        parts.append([*gradient, *hessian, *loss, float(site.rows), 1.0])
+        parts.append([*gradient, *hessian, *loss, 0.0, 1.0])
     return total_of(progress, parts)
 
 
@@ -237,7 +237,7 @@ def test_a_hessian_that_no_data_gives_is_refused_and_changes_nothing() -> None:
     model = LogisticRegression(site_intercepts=False, ridge_milli=0)
     progress = training(small_plan(CHARTER, DATA, model=model))
     layout = progress.expected_query().layout
-    empty = encode(np.array([0.0] * (layout.length - 2) + [10.0, 1.0]), layout)
+    empty = encode(np.array([0.0] * (layout.length - 2) + [0.0, 1.0]), layout)
     with refused("not-positive-definite"):
         absorb(progress, empty + encode(np.array([0.0] * (layout.length - 1) + [1.0]), layout), 2)
     assert progress.stage is Stage.TRAINING
@@ -247,14 +247,14 @@ def test_averaging_moves_by_the_weighted_mean() -> None:
     model = MultilayerPerceptron(hidden=(2,), rounds=1, clip_micro=10**6)
     progress = training(small_plan(CHARTER, DATA, model=model))
     size = progress.model.flat().size
-    parts = [[0.25] * size + [0.5, 20.0, 1.0]] * 4
+    parts = [[0.25] * size + [0.5, 0.0, 1.0]] * 4
     following = absorb(progress, total_of(progress, parts))
     assert following.model.flat() == pytest.approx(progress.model.flat() + 0.5)
     assert following.trace[0].step == pytest.approx(0.5)
     assert following.trace[0].loss is None
     assert following.stage is Stage.EVALUATION
     with refused("no-weight"):
-        absorb(progress, total_of(progress, [[0.0] * (size + 1) + [20.0, 1.0]] * 4))
+        absorb(progress, total_of(progress, [[0.0] * (size + 1) + [0.0, 1.0]] * 4))
 
 
 # --- the whole ------------------------------------------------------------------------------------

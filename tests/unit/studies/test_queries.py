@@ -93,7 +93,8 @@ def test_every_layout_ends_with_rows_and_the_constant_one(kind: QueryKind) -> No
     rows, ones = layout.segments[-2:]
     assert (rows.name, rows.length, rows.scale_bits) == (ROWS, 1, 0)
     assert (ones.name, ones.length, ones.scale_bits, ones.bound) == (CONTRIBUTORS, 1, 0, 1)
-    assert rows.bound == (0 if kind is QueryKind.SUPPORT else 256)
+    counted = kind in (QueryKind.STATISTICS, QueryKind.EVALUATION)
+    assert rows.bound == (256 if counted else 0)
     assert layout.contributors == 4
     assert layout.ring_bits == (32 if kind is QueryKind.AVERAGING else 64)
 
