@@ -1,0 +1,47 @@
+"""Mutation campaign: disable the checks of secure aggregation in turn; a test must notice each.
+
+`tools/mutate_checks.py` says what a mutant is and which mutants are redundant, and why.
+`TREATY_CAMPAIGN=ci` judges twelve, chosen by a seed; ``full`` judges all and writes the outcome to
+`tests/campaign/results/check_mutations.json`, which a quick test compares with the sources.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tools.mutate_checks import MODULES, REDUNDANT, campaign, mutants, report, sample
+
+FULL = os.environ.get("TREATY_CAMPAIGN") == "full"
+RESULTS = Path(__file__).parent / "results" / "check_mutations.json"
+CHOSEN = 12
+SEED = 20_261_123
+
+
+def test_every_module_has_checks_and_every_check_a_name() -> None:
+    found = mutants()
+    assert {one.module for one in found} == set(MODULES)
+    assert len({one.name for one in found}) == len(found) > 100
+    assert set(REDUNDANT) <= {one.name for one in found}
+
+
+def test_the_stored_outcome_is_of_these_checks_and_none_survived_unexplained() -> None:
+    """A new check makes the full campaign necessary again."""
+    stored = json.loads(RESULTS.read_text(encoding="utf-8"))
+    outcomes = {row["mutant"]: row for row in stored["outcomes"]}
+    assert {one.name for one in mutants()} == set(outcomes)
+    assert {name for name, row in outcomes.items() if not row["killed"]} == set(REDUNDANT)
+
+
+@pytest.mark.timeout(0 if FULL else 400)
+def test_a_disabled_check_is_noticed() -> None:
+    chosen = mutants()
+    if not FULL:
+        candidates = [one for one in chosen if one.name not in REDUNDANT]
+        chosen = sample(candidates, CHOSEN, SEED)
+    outcomes = campaign(chosen)
+    if FULL:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(report(outcomes), encoding="utf-8")
+    survived = {one.mutant for one in outcomes if not one.killed}
+    assert survived == (set(REDUNDANT) if FULL else set())
