@@ -20,6 +20,7 @@ from treaty.errors import PeerError, PolicyError, ResourceError, VerificationErr
 from treaty.ids import Digest, MemberId
 from treaty.node.intake import MEMBER_STATEMENTS, Tray, named_blobs
 from treaty.node.log_keeper import LogKeeper
+from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
 from treaty.node.rounds import RoundDriver
 from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore, Journal
 from treaty.protocol.consortium import DOCUMENTED, Consortium
@@ -37,10 +38,8 @@ from treaty.protocol.secagg_messages import (
 from treaty.protocol.statements import Body, Predicate, Verified, peek, seal_statement
 from treaty.tlog.checkpoint import open_checkpoint
 
-__all__ = ["LOG_STREAM", "Coordinator", "CoordinatorKeys"]
+__all__ = ["Coordinator", "CoordinatorKeys"]
 
-LOG_STREAM = "log"
-CHECKPOINT_KEY = "checkpoint"
 
 KEPT_BODIES = 1024
 """Parsed statements kept at hand, newest; members that lag further have them parsed again."""

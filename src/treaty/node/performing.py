@@ -101,9 +101,7 @@ class Performer:
         """Do again what may have been lost before it was sent."""
         if self._epoch is not None:
             self._perform(self._epoch.repeat())
-        if self._slot is not None and self._slot.phase is not SlotPhase.ANSWERED:
-            self._perform(self._slot.repeat())
-        if self._slot is not None and self._slot.phase is SlotPhase.ANSWERED:
+        if self._slot is not None:
             self._perform(self._slot.repeat())
 
     def follow_epoch(self, study: Study | None) -> None:
@@ -188,7 +186,7 @@ class Performer:
         record = study.round
         slot = self._slot
         if slot is not None and (record is None or record.context != slot.context):
-            if slot.phase not in (SlotPhase.CLOSED,):
+            if slot.phase is not SlotPhase.CLOSED:
                 self._drive_slot(RoundEnded())
             self._slot = None
         if record is None or self._epoch is None or self._name not in record.participants:
@@ -208,12 +206,6 @@ class Performer:
         opened = record.opened
         query = study.progress.expected_query()
         expected = study.expected_round()
-        used = [
-            past.opened.predicate.slot
-            for past in study.rounds
-            if past.opened.predicate.epoch_hash == opened.predicate.epoch_hash
-            and self._name in past.inputs
-        ]
         secret = self._secret(self._epoch.slot_secret_name(opened.predicate.slot))
         if secret is None:
             # Without its masks this member sits the round out, and says so to keep nobody waiting.
@@ -235,7 +227,7 @@ class Performer:
                 expected,
                 secret=secret,
                 lock=self._store.get(lock_key(study.identity, query.question, query.model)),
-                floor=max(used, default=-1),
+                floor=self._last_slot_logged(study, opened.predicate.epoch_hash),
             )
         except (PeerError, PolicyError):
             self._refused.add(record.context)
@@ -260,6 +252,19 @@ class Performer:
             return
         self._drive_slot(event)
 
+    def _last_slot_logged(self, study: Study, epoch_hash: str) -> int:
+        """Return the highest slot of the epoch in which the log has an input of this member, or -1.
+
+        Slots rise and an epoch's rounds follow one another, so the newest is the highest and the
+        search ends with the epoch.
+        """
+        for past in reversed(study.rounds):
+            if past.opened.predicate.epoch_hash != epoch_hash:
+                break
+            if self._name in past.inputs:
+                return past.opened.predicate.slot
+        return -1
+
     def _input(self, study: Study, need: NeedInput) -> InputReady:
         """Compute, quantise and mask this site's contribution; nothing has left yet."""
         query = study.progress.expected_query()
@@ -269,9 +274,8 @@ class Performer:
         else:
             local = self._admission.prepared(study)
             vector = local.answer(query, study.progress, self._entropy.bytes(32)).vector
-        held = vector.tobytes()
-        self._premask = held
-        digest = sha256(held)
+        self._premask = vector.tobytes()
+        digest = sha256(self._premask)
         root = mask_input(vector, need.plan, need.ring_bits)
         return InputReady(digest, root, self._mirror.keep(vector.tobytes()))
 
