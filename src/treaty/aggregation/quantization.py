@@ -32,6 +32,7 @@ __all__ = [
     "decode_sum",
     "encode",
     "encode_grid",
+    "narrowest_ring",
     "ring_vector",
 ]
 
@@ -123,6 +124,23 @@ def check_capacity(layout: Layout) -> None:
                 "scale, or take a wider ring",
                 code="capacity",
             )
+
+
+def narrowest_ring(
+    segments: Sequence[Segment], contributors: int, among: Sequence[int] = tuple(RING_TYPES)
+) -> int:
+    """Return the width in bits of the first ring of `among` in which no sum can wrap.
+
+    `among` is in rising order. Returns the last one when all are too narrow, so that
+    `check_capacity` says what does not fit.
+    """
+    for bits in among:
+        try:
+            check_capacity(Layout(tuple(segments), bits, contributors))
+        except PolicyError:
+            continue
+        return bits
+    return among[-1]
 
 
 def encode(values: NDArray[np.float64] | Sequence[int], layout: Layout) -> RingVector:

@@ -113,7 +113,8 @@ def _rings(plan: Plan, contract: Contract, charter: Charter, members: int) -> It
             yield Finding(
                 "ring",
                 f"{kind.value} needs a ring of {query.layout.ring_bits} bits, which the charter "
-                "does not list: amend its ring_bits",
+                "does not list: amend its ring_bits"
+                + (", or take a finer update_scale_bits" if query.layout.ring_bits == 16 else ""),
             )
     if plan.aggregation.slots_per_epoch > policy.slots_per_epoch_max:
         yield Finding(

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from treaty.aggregation.quantization import Layout, Segment, check_capacity
+from treaty.aggregation.quantization import Layout, Segment, check_capacity, narrowest_ring
 from treaty.contracts.design import design_columns
 from treaty.contracts.normalisation import moment_bounds
 from treaty.contracts.schema import Contract
@@ -160,7 +160,6 @@ def make_query(
         case QueryKind.NEWTON | QueryKind.AVERAGING:
             newton = family(plan.model) == "newton"
             bits = settings.scale_bits if newton else settings.update_scale_bits
-            ring_bits = 64 if newton else 32
             bounds = contribution_bounds(
                 plan.model, columns, max_persons=persons, feature_clip=settings.feature_clip
             )
@@ -168,6 +167,9 @@ def make_query(
                 Segment(spec.name, _length(spec.shape), bits, bounds[spec.name])
                 for spec in contribution_manifest(plan.model, columns)
             )
+            if not newton:
+                # Words of 16 bits halve what travels where the plan's grid is coarse enough.
+                ring_bits = narrowest_ring(content, members, (16, 32))
         case QueryKind.EVALUATION:
             content = evaluation_segments(plan)
     layout = Layout(

@@ -2,7 +2,8 @@
 
 Planted faults that these tests caught: ties away from zero; a NaN passing the bound; the bound
 compared after rounding it up to a float; one contributor too few in the capacity; capacity
-without the unit of rounding; two's complement read as unsigned.
+without the unit of rounding; two's complement read as unsigned; a ring chosen without the
+contributors; the widest ring first.
 """
 
 from fractions import Fraction
@@ -19,6 +20,7 @@ from treaty.aggregation.quantization import (
     decode_sum,
     encode,
     encode_grid,
+    narrowest_ring,
     ring_vector,
 )
 from treaty.errors import FormatError, PolicyError, UsageError, VerificationError
@@ -141,3 +143,15 @@ def test_pieces_of_a_long_vector_join_without_a_seam() -> None:
     values = np.arange(-70_000, 70_001, dtype=np.float64) / 4
     layout = one(len(values), 2, 17_500, 32)
     assert decode_sum(encode(values, layout), layout)["x"].tolist() == list(range(-70_000, 70_001))
+
+
+@given(st.integers(0, 40), st.integers(0, 2**20), st.integers(1, 200), st.integers(0, 20))
+def test_the_narrowest_ring_is_the_first_in_which_nothing_wraps(
+    scale_bits: int, bound: int, contributors: int, other: int
+) -> None:
+    segments = (Segment("a", 2, scale_bits, bound), Segment("b", 1, 0, other))
+    reach = contributors * (max(bound << scale_bits, other) + 1)
+    fitting = [bits for bits in (16, 32, 64) if reach < 2 ** (bits - 1)]
+    found = narrowest_ring(segments, contributors)
+    assert found == (fitting[0] if fitting and bound << scale_bits < 2**62 else 64)
+    assert narrowest_ring(segments, contributors, (16, 32)) == min(found, 32)

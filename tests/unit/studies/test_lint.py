@@ -124,6 +124,10 @@ def test_a_ring_that_the_charter_does_not_list_is_found() -> None:
     assert codes(plan(charter), DATA, charter) == []
     averaging = plan(charter, model=MultilayerPerceptron())
     assert codes(averaging, DATA, charter) == ["ring"]
+    coarse = AggregationSettings(max_persons_per_site=256, update_scale_bits=8)
+    found = lint_plan(plan(model=MultilayerPerceptron(), aggregation=coarse), DATA, CHARTER)
+    assert [one.code for one in found] == ["ring"]
+    assert found[0].message.endswith("amend its ring_bits, or take a finer update_scale_bits")
 
 
 def test_an_epoch_has_no_more_slots_than_the_charter_allows() -> None:

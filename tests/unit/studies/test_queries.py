@@ -1,7 +1,8 @@
 """Queries: derived from the plan, bound by one digest, refused where a sum could wrap.
 
 Planted and caught: a field left out of the digest; the last two words missing; persons counted in
-the support; the ring of clipped updates taken for exact sums; no check of capacity.
+the support; the ring of clipped updates taken for exact sums; no check of capacity; the narrow ring
+chosen for one contributor, or never.
 """
 
 from dataclasses import replace
@@ -97,6 +98,19 @@ def test_every_layout_ends_with_rows_and_the_constant_one(kind: QueryKind) -> No
     assert rows.bound == (256 if counted else 0)
     assert layout.contributors == 4
     assert layout.ring_bits == (32 if kind is QueryKind.AVERAGING else 64)
+
+
+@pytest.mark.parametrize(
+    ("members", "scale_bits", "ring_bits"),
+    [(4, 12, 16), (4, 13, 32), (7, 12, 16), (8, 12, 32), (3, 4, 16), (4, 28, 32)],
+)
+def test_a_coarse_grid_of_updates_takes_the_narrowest_ring(
+    members: int, scale_bits: int, ring_bits: int
+) -> None:
+    """Clipped at 1: members * (2^scale_bits + 1) stays below half the ring."""
+    plan = changed(PERCEPTRON, update_scale_bits=scale_bits)
+    assert query(QueryKind.AVERAGING, plan=plan, members=members).layout.ring_bits == ring_bits
+    assert (members * (2**scale_bits + 1) < 2**15) == (ring_bits == 16)
 
 
 def test_the_segments_of_each_kind() -> None:
