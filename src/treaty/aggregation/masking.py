@@ -4,35 +4,43 @@ A *mask plan* is a list of (key, sign). Adding it to a vector adds, for each key
 keystream as ring words, or subtracts it. Guarantees (docs/spec/secagg.md, section 3):
   * Word t of a mask is a function of the key and t alone; a chunk is 65,536 words and can be
     masked, unmasked or audited without the chunks before it.
-  * `input_root` is the RFC 6962 Merkle root over the SHA-256 of each chunk's little-endian
+  * The root of a vector is the RFC 6962 Merkle root over the SHA-256 of each chunk's little-endian
     bytes, so one chunk can be proved against a signed header.
-  * `recompute_sum` is the whole of what the coordinator does to masked vectors: whoever holds
+  * `open_sum` is the whole of what the coordinator does to masked vectors: whoever holds
     them and the revealed seeds computes the same words.
 
+Cost: one keystream and one addition in the cache for each mask, one SHA-256 where a root is asked.
 Works chunk-major: all masks of one chunk while it is in the cache. Memory beside the vector is
-one chunk. A caller with several threads splits a vector at chunk borders (`first_chunk`).
+one chunk for each thread; of the inputs of a sum, one piece at a time is looked at.
+
+A caller with several threads passes the `map` method of its pool as `spread`. The work is then
+shared out in spans of chunks; the result is the same bytes.
 
 Assumes that each key masks one vector only; the protocol's machines see to that.
 """
 
 import hashlib
-from collections.abc import Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 
 from treaty.aggregation.quantization import RING_TYPES, RingVector
 from treaty.crypto.prg import BLOCK_BYTES, Keystream
-from treaty.errors import UsageError
+from treaty.errors import FormatError, UsageError
 from treaty.ids import Digest
 
 __all__ = [
     "CHUNK_WORDS",
+    "SPAN_CHUNKS",
     "MaskPlan",
+    "RootHasher",
+    "Spread",
     "apply_masks",
     "chunk_count",
     "input_root",
     "mask_input",
+    "open_sum",
     "recompute_sum",
     "root_of_chunk_hashes",
     "unmask_chunk",
@@ -41,8 +49,62 @@ __all__ = [
 CHUNK_WORDS: Final = 65_536
 """Words in a chunk: 256 KiB in the 32-bit ring."""
 
+SPAN_CHUNKS: Final = 8
+"""Chunks of one task. Setting up a keystream (14 us) is then 1/50 of a task of the 32-bit ring."""
+
 MaskPlan: TypeAlias = tuple[tuple[bytes, int], ...]
 """(key of 32 bytes, +1 to add its mask or -1 to subtract it). Secret: never log a plan."""
+
+_Done: TypeAlias = tuple[range, list[bytes]]
+
+
+class Spread(Protocol):
+    """The built-in `map`, or the `map` method of a thread pool.
+
+    Calls `work` once for each of `spans`, in any order and on any thread of this process, and
+    returns the results in the order of `spans`.
+    """
+
+    def __call__(
+        self, work: Callable[[range], _Done], spans: Iterable[range], /
+    ) -> Iterable[_Done]:
+        """Return ``work(span)`` for each span."""
+
+
+class RootHasher:
+    """The root of a vector of a ring of `ring_bits` bits, from its bytes in pieces of any size."""
+
+    __slots__ = ("_chunk", "_chunk_bytes", "_filled", "_hashes")
+
+    def __init__(self, ring_bits: int) -> None:
+        self._chunk_bytes = CHUNK_WORDS * _ring_type(ring_bits).itemsize
+        self._hashes: list[bytes] = []
+        self._chunk = hashlib.sha256()
+        self._filled = 0
+
+    def update(self, piece: bytes | memoryview) -> None:
+        """Take the next bytes of the vector."""
+        view = memoryview(piece).cast("B")
+        while len(view):
+            part = view[: self._chunk_bytes - self._filled]
+            self._chunk.update(part)
+            self._filled += len(part)
+            if self._filled == self._chunk_bytes:
+                self._hashes.append(self._chunk.digest())
+                self._chunk = hashlib.sha256()
+                self._filled = 0
+            view = view[len(part) :]
+
+    def through(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield `pieces` as they are, each taken on its way."""
+        for piece in pieces:
+            self.update(piece)
+            yield piece
+
+    def root(self) -> Digest:
+        """Return the root of what was taken so far; `UsageError` when that is nothing."""
+        last = [self._chunk.digest()] if self._filled else []
+        return root_of_chunk_hashes([*self._hashes, *last])
 
 
 def chunk_count(length: int) -> int:
@@ -51,43 +113,37 @@ def chunk_count(length: int) -> int:
 
 
 def apply_masks(
-    values: RingVector, plan: MaskPlan, ring_bits: int, *, first_chunk: int = 0
+    values: RingVector,
+    plan: MaskPlan,
+    ring_bits: int,
+    *,
+    first_chunk: int = 0,
+    spread: Spread = map,
 ) -> None:
     """Add the masks of `plan` to `values`, in place.
 
     `values` is 1-D, contiguous, writable, of the ring's word type; its first word is the first
     of chunk `first_chunk` of the whole vector. Raises `UsageError` otherwise.
     """
-    streams = _streams(values, plan, ring_bits, first_chunk)
-    buffer = np.empty(min(len(values), CHUNK_WORDS), values.dtype)
-    for start in range(0, len(values), CHUNK_WORDS):
-        _mask_chunk(values[start : start + CHUNK_WORDS], streams, buffer)
+    _check_masks(values, plan, ring_bits, first_chunk)
+    _shared_out(values, plan, first_chunk, spread, hashed=False)
 
 
-def mask_input(values: RingVector, plan: MaskPlan, ring_bits: int) -> Digest:
+def mask_input(
+    values: RingVector, plan: MaskPlan, ring_bits: int, *, spread: Spread = map
+) -> Digest:
     """Add the masks of `plan` to `values`, in place, and return the `input_root` of the result.
 
     One pass: each chunk is hashed while it is in the cache.
     """
-    streams = _streams(values, plan, ring_bits, 0)
-    buffer = np.empty(min(len(values), CHUNK_WORDS), values.dtype)
-    hashes: list[bytes] = []
-    for start in range(0, len(values), CHUNK_WORDS):
-        chunk = values[start : start + CHUNK_WORDS]
-        _mask_chunk(chunk, streams, buffer)
-        hashes.append(hashlib.sha256(chunk.data).digest())
-    return root_of_chunk_hashes(hashes)
+    _check_masks(values, plan, ring_bits, 0)
+    return root_of_chunk_hashes(_shared_out(values, plan, 0, spread, hashed=True))
 
 
-def input_root(values: RingVector) -> Digest:
+def input_root(values: RingVector, *, spread: Spread = map) -> Digest:
     """Return the Merkle root of the chunks of `values` (1-D, contiguous, not empty)."""
     _check_vector(values, values.dtype.itemsize * 8)
-    return root_of_chunk_hashes(
-        [
-            hashlib.sha256(values[start : start + CHUNK_WORDS].data).digest()
-            for start in range(0, len(values), CHUNK_WORDS)
-        ]
-    )
+    return root_of_chunk_hashes(_shared_out(values, (), 0, spread, hashed=True))
 
 
 def root_of_chunk_hashes(hashes: Sequence[bytes]) -> Digest:
@@ -108,61 +164,120 @@ def unmask_chunk(
     if not 0 <= chunk < chunk_count(length):
         raise UsageError(f"expected a chunk below {chunk_count(length)}, got {chunk}")
     place = slice(chunk * CHUNK_WORDS, min((chunk + 1) * CHUNK_WORDS, length))
-    total = np.empty(place.stop - place.start, RING_TYPES[ring_bits])
-    _add_up(total, [one[place] for one in inputs])
+    total = np.zeros(place.stop - place.start, _ring_type(ring_bits))
+    for one in inputs:
+        np.add(total, one[place], out=total)
     apply_masks(total, plan, ring_bits, first_chunk=chunk)
     return total
 
 
-def recompute_sum(inputs: Sequence[RingVector], plan: MaskPlan, ring_bits: int) -> RingVector:
+def open_sum(
+    inputs: Iterable[Iterable[bytes | memoryview]],
+    plan: MaskPlan,
+    ring_bits: int,
+    length: int,
+    *,
+    spread: Spread = map,
+) -> RingVector:
     """Return the sum of the masked `inputs` with the unmask `plan` applied: the opened sum.
 
-    `plan` subtracts each survivor's own mask and cancels the pair masks with dropped members
-    (`treaty.protocol.secagg_keys.unmask_plan`). Inputs may be read-only or memory-mapped; they are
-    read once, in order of chunks.
+    Each input is the little-endian bytes of a vector of `length` words, in pieces of any size.
+    Inputs are read one after another, once and in order, and no piece is kept, so memory is the
+    sum and one piece however many inputs there are. `plan` subtracts each survivor's own mask and
+    cancels the pair masks with dropped members (`treaty.protocol.secagg_opening.unmask_plan`).
+
+    Raises `FormatError` for an input of another length, `UsageError` when there is no input, and
+    what reading an input raises. Whether the bytes are those of the signed headers is the
+    caller's to check, on the way (`RootHasher.through`) or before.
     """
-    length = _common_length(inputs, ring_bits)
-    total = np.empty(length, RING_TYPES[ring_bits])
-    streams = _streams(total, plan, ring_bits, 0)
-    buffer = np.empty(min(length, CHUNK_WORDS), RING_TYPES[ring_bits])
-    for start in range(0, length, CHUNK_WORDS):
-        chunk = total[start : start + CHUNK_WORDS]
-        _add_up(chunk, [one[start : start + CHUNK_WORDS] for one in inputs])
-        _mask_chunk(chunk, streams, buffer)
+    if length < 1:
+        raise UsageError(f"expected a vector of at least one word, got {length}")
+    total = np.zeros(length, _ring_type(ring_bits))
+    count = 0
+    for pieces in inputs:
+        _add_input(total, pieces)
+        count += 1
+    if not count:
+        raise UsageError("a sum needs at least one input")
+    apply_masks(total, plan, ring_bits, spread=spread)
     return total
 
 
-def _streams(
-    values: RingVector, plan: MaskPlan, ring_bits: int, first_chunk: int
-) -> list[tuple[Keystream, int]]:
+def recompute_sum(
+    inputs: Sequence[RingVector], plan: MaskPlan, ring_bits: int, *, spread: Spread = map
+) -> RingVector:
+    """Return `open_sum` of whole vectors of one length. They may be read-only or memory-mapped."""
+    length = _common_length(inputs, ring_bits)
+    return open_sum(((one.data,) for one in inputs), plan, ring_bits, length, spread=spread)
+
+
+def _add_input(total: RingVector, pieces: Iterable[bytes | memoryview]) -> None:
+    """Add one input, of exactly the length of `total`, in place."""
+    width, at, rest = total.itemsize, 0, b""
+    for piece in pieces:
+        # A piece that ends inside a word leaves a rest; then the next one must be copied.
+        view = memoryview(rest + bytes(piece) if rest else piece).cast("B")
+        whole = len(view) - len(view) % width
+        words = np.frombuffer(view[:whole], total.dtype)
+        if at + len(words) > len(total):
+            raise _wrong_length(total, "more")
+        place = total[at : at + len(words)]
+        np.add(place, words, out=place)
+        at, rest = at + len(words), bytes(view[whole:])
+    if rest or at != len(total):
+        raise _wrong_length(total, f"{at * width + len(rest)}")
+
+
+def _wrong_length(total: RingVector, found: str) -> FormatError:
+    return FormatError(f"expected a vector of {total.nbytes} bytes, got {found}")
+
+
+def _shared_out(
+    values: RingVector, plan: MaskPlan, first_chunk: int, spread: Spread, *, hashed: bool
+) -> list[bytes]:
+    """Mask `values` in place, span by span; return the hash of each chunk if `hashed`."""
+    chunks = chunk_count(len(values))
+    blocks = CHUNK_WORDS * values.itemsize // BLOCK_BYTES
+
+    def work(span: range) -> _Done:
+        streams = [
+            (
+                Keystream(key, (first_chunk + span.start) * blocks),
+                np.add if sign > 0 else np.subtract,
+            )
+            for key, sign in plan
+        ]
+        buffer = np.empty(min(len(values), CHUNK_WORDS), values.dtype) if plan else values[:0]
+        hashes: list[bytes] = []
+        for number in span:
+            chunk = values[number * CHUNK_WORDS : (number + 1) * CHUNK_WORDS]
+            mask = buffer[: len(chunk)]
+            for stream, combine in streams:
+                stream.fill(mask.data)
+                combine(chunk, mask, out=chunk)
+            if hashed:
+                hashes.append(hashlib.sha256(chunk.data).digest())
+        return span, hashes
+
+    spans = [
+        range(start, min(start + SPAN_CHUNKS, chunks)) for start in range(0, chunks, SPAN_CHUNKS)
+    ]
+    done = list(spread(work, spans))
+    # Prevents a pool that loses a task from sending words without masks.
+    if [span for span, _ in done] != spans:
+        raise UsageError("the executor did not work on every chunk once and in order")
+    return [one for _, hashes in done for one in hashes]
+
+
+def _check_masks(values: RingVector, plan: MaskPlan, ring_bits: int, first_chunk: int) -> None:
     _check_vector(values, ring_bits)
     if not values.flags.writeable:
         raise UsageError("masks are added in place: the vector must be writable")
     if first_chunk < 0:
         raise UsageError(f"expected first_chunk of at least 0, got {first_chunk}")
+    # With the keys' lengths, which `Keystream` checks, all before the first word changes.
     if any(sign not in (1, -1) for _, sign in plan):
         raise UsageError("the sign of a mask must be 1 or -1")
-    block = first_chunk * (CHUNK_WORDS * values.dtype.itemsize // BLOCK_BYTES)
-    return [(Keystream(key, block), sign) for key, sign in plan]
-
-
-def _mask_chunk(
-    chunk: RingVector, streams: Sequence[tuple[Keystream, int]], buffer: RingVector
-) -> None:
-    mask = buffer[: len(chunk)]
-    view = mask.data
-    for stream, sign in streams:
-        stream.fill(view)
-        if sign > 0:
-            np.add(chunk, mask, out=chunk)
-        else:
-            np.subtract(chunk, mask, out=chunk)
-
-
-def _add_up(total: RingVector, parts: Sequence[RingVector]) -> None:
-    np.copyto(total, parts[0])
-    for part in parts[1:]:
-        np.add(total, part, out=total)
 
 
 def _check_vector(values: RingVector, ring_bits: int) -> None:
@@ -180,6 +295,12 @@ def _common_length(inputs: Sequence[RingVector], ring_bits: int) -> int:
         if len(one) != len(inputs[0]):
             raise UsageError(f"expected inputs of {len(inputs[0])} words, got {len(one)}")
     return len(inputs[0])
+
+
+def _ring_type(ring_bits: int) -> np.dtype[np.unsignedinteger]:
+    if ring_bits not in RING_TYPES:
+        raise UsageError(f"expected a ring of 16, 32 or 64 bits, got {ring_bits}")
+    return RING_TYPES[ring_bits]
 
 
 def _leaf(data: bytes) -> bytes:

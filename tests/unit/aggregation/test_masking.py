@@ -3,11 +3,17 @@
 The reference makes each counter block itself, in ECB mode, one word at a time.
 
 Planted faults that these tests caught: big-endian words; a chunk whose stream starts over; a seek
-in words instead of blocks; the sign ignored; a root over one
-chunk without the leaf prefix; the split of an uneven tree in the middle.
+in words instead of blocks; the sign ignored; a root over one chunk without the leaf prefix; the
+split of an uneven tree in the middle; a span that begins at the first chunk of the vector
+whatever `first_chunk` is; masks that start over in the next span; a pool that loses a task or
+answers out of order; an input shorter or longer than the sum; a word torn between two pieces; a
+root without its last, short chunk; a new chunk begun without being full.
 """
 
 import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -17,18 +23,26 @@ from hypothesis import strategies as st
 
 from treaty.aggregation.masking import (
     CHUNK_WORDS,
+    SPAN_CHUNKS,
     MaskPlan,
+    RootHasher,
     apply_masks,
     chunk_count,
     input_root,
     mask_input,
+    open_sum,
     recompute_sum,
     unmask_chunk,
 )
 from treaty.aggregation.quantization import RING_TYPES, RingVector
-from treaty.errors import UsageError
+from treaty.errors import FormatError, UsageError
 
 BITS = (16, 32, 64)
+LONG = SPAN_CHUNKS * CHUNK_WORDS
+"""Words of one task: what is longer is shared out."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def reference_words(key: bytes, bits: int, first: int, count: int) -> list[int]:
@@ -55,7 +69,7 @@ def plan_of(count: int) -> MaskPlan:
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("length", [1, 15, 16, 65_535, 65_536, 65_537, 131_073])
+@pytest.mark.parametrize("length", [1, 15, 16, 65_535, 65_536, 65_537, 131_073, LONG + 21])
 def test_masks_are_the_words_of_the_counter_mode_stream(bits: int, length: int) -> None:
     values, plan = vector(length, bits), plan_of(3)
     masked = values.copy()
@@ -63,6 +77,8 @@ def test_masks_are_the_words_of_the_counter_mode_stream(bits: int, length: int) 
     picks = [(0, min(length, 20)), (max(0, length - 20), min(length, 20))]
     if length > CHUNK_WORDS:
         picks.append((CHUNK_WORDS - 1, 2))
+    if length > LONG:
+        picks.append((LONG - 1, 22))
     for first, count in picks:
         masks = [(reference_words(key, bits, first, count), sign) for key, sign in plan]
         for k in range(count):
@@ -176,3 +192,91 @@ def test_misuse_is_a_usage_error() -> None:
         recompute_sum([], plan, 32)
     with pytest.raises(UsageError):
         recompute_sum([vector(4, 32), vector(5, 32)], plan, 32)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("length", [LONG - 1, LONG, LONG + 1, 2 * LONG + CHUNK_WORDS + 7])
+def test_threads_give_the_same_bytes(bits: int, length: int) -> None:
+    plan, values = plan_of(3), vector(length, bits)
+    alone, shared = values.copy(), values.copy()
+    with ThreadPoolExecutor(3) as pool:
+        assert mask_input(shared, plan, bits, spread=pool.map) == mask_input(alone, plan, bits)
+        assert (shared == alone).all()
+        assert input_root(shared, spread=pool.map) == input_root(alone)
+        apply_masks(shared, plan, bits, first_chunk=5, spread=pool.map)
+        total = recompute_sum([values, alone], plan, bits, spread=pool.map)
+    apply_masks(alone, plan, bits, first_chunk=5)
+    assert (shared == alone).all()
+    again = values.copy()
+    mask_input(again, plan, bits)
+    assert (total == recompute_sum([values, again], plan, bits)).all()
+
+
+def losing(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
+    """A pool that forgets its last task."""
+    return map(work, list(items)[:-1])
+
+
+def turned(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
+    """A pool that answers as tasks end, not as they were given."""
+    return map(work, reversed(list(items)))
+
+
+def test_a_pool_that_loses_or_turns_tasks_is_refused() -> None:
+    for length in (5, 2 * LONG):
+        values = vector(length, 16)
+        with pytest.raises(UsageError, match="every chunk"):
+            apply_masks(values, plan_of(1), 16, spread=losing)
+    with pytest.raises(UsageError, match="every chunk"):
+        mask_input(vector(2 * LONG, 16), plan_of(1), 16, spread=turned)
+
+
+def test_a_plan_that_does_not_hold_changes_no_word() -> None:
+    values = vector(40, 32)
+    for bad in ((bytes(31), 1), (bytes(32), 2)):
+        kept = values.copy()
+        with pytest.raises(UsageError):
+            apply_masks(values, (*plan_of(2), bad), 32)
+        assert (values == kept).all()
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("length", [1, 15, 16, 65_535, 65_536, 65_537])
+def test_a_streamed_sum_is_that_of_big_integers(bits: int, length: int) -> None:
+    """Every word, against one big integer per vector with room for carries between the words."""
+    inputs, plan = [vector(length, bits, seed) for seed in range(3)], plan_of(2)
+
+    def spaced(words: Iterable[int]) -> int:
+        return int.from_bytes(
+            b"".join(int(word).to_bytes(16, "little") for word in words), "little"
+        )
+
+    total = sum(spaced(one) for one in inputs)
+    for key, sign in plan:
+        total += sign * spaced(reference_words(key, bits, 0, length))
+        total += spaced([2**bits] * length)
+    data = total.to_bytes(16 * length + 16, "little")
+    expected = [
+        int.from_bytes(data[16 * k : 16 * k + 16], "little") % 2**bits for k in range(length)
+    ]
+    streams = ([one.tobytes()] for one in inputs)
+    assert open_sum(streams, plan, bits, length).tolist() == expected
+
+
+def test_an_input_of_another_length_is_refused() -> None:
+    good = vector(9, 32).tobytes()
+    for bad in (b"", good[:-1], good[:-4], good + b"\0", good + good[:4]):
+        with pytest.raises(FormatError, match="expected a vector of 36 bytes"):
+            open_sum([[good], [bad]], plan_of(1), 32, 9)
+    for misuse in (lambda: open_sum([], plan_of(1), 32, 9), lambda: open_sum([[good]], (), 32, 0)):
+        with pytest.raises(UsageError):
+            misuse()
+    with pytest.raises(UsageError, match="16, 32 or 64"):
+        open_sum([[good]], (), 48, 9)
+
+
+def test_a_vector_of_which_nothing_was_taken_has_no_root() -> None:
+    with pytest.raises(UsageError):
+        RootHasher(32).root()
+    with pytest.raises(UsageError):
+        RootHasher(8)
