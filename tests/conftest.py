@@ -10,6 +10,8 @@ Hypothesis runs derandomised, so that the suite says the same thing twice; the p
 
 import importlib.util
 import os
+import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -70,9 +72,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs an extra or a server that is not there."""
     if item.get_closest_marker("torch") and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed")
-    for server in ("postgres", "nats"):
-        if item.get_closest_marker(server) and f"TREATY_{server.upper()}" not in os.environ:
-            pytest.skip(f"TREATY_{server.upper()} names no {server} server")
+    if item.get_closest_marker("postgres") and "TREATY_POSTGRES" not in os.environ:
+        pytest.skip("TREATY_POSTGRES names no postgres server")
+    if item.get_closest_marker("nats") and (missing := _missing_for_nats()):
+        pytest.skip(f"nats: {missing} is not installed")
+
+
+def _missing_for_nats() -> str:
+    """What tests with a NATS server lack: the client, or the server's program."""
+    if importlib.util.find_spec("nats") is None:
+        return "nats-py"
+    beside = Path(sys.executable).parent / "nats-server"
+    return "" if beside.exists() or shutil.which("nats-server") else "nats-server"
 
 
 def _required(reason: str, markers: set[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Deployment: the parties of a real consortium as processes: enrolment, server, agents."""

@@ -1,0 +1,117 @@
+"""A NATS server on loopback with a coordinator and members, for tests with the mark `nats`."""
+
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from treaty.crypto.keys import SigningKey
+from treaty.deployment.server import NatsServer
+from treaty.engines.jetstream import JetStreamEngine, NatsParty
+from treaty.engines.server_config import ServerSettings, server_config
+from treaty.engines.subjects import Subjects
+from treaty.ids import MemberId, Timestamp
+from treaty.ports import Engine
+from treaty.stores.system import MemoryJournal
+
+CONSORTIUM = "x.example"
+NOW = Timestamp(1_764_000_000_000)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class NatsNetwork:
+    """A server in `directory` for `hub` and `members`, and the ends that were opened on it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        hub: MemberId,
+        members: Iterable[MemberId],
+        *,
+        websocket: bool = False,
+    ) -> None:
+        self.hub, self.members = hub, tuple(members)
+        self.keys = {
+            name: SigningKey(bytes([number + 1]) * 32)
+            for number, name in enumerate((hub, *self.members))
+        }
+        self.tls = SigningKey(b"t" * 32)
+        self.port = free_port()
+        self.websocket_port = free_port() if websocket else 0
+        self.subjects = Subjects(CONSORTIUM, hub)
+        self.settings = ServerSettings(
+            str(directory / "server"), "127.0.0.1", self.port, self.websocket_port
+        )
+        self.server = NatsServer(self.settings)
+        self.server.install_certificate(self.tls, "localhost", NOW)
+        self.let_in(self.members)
+        self.server.ensure()
+        self.journals: dict[MemberId, MemoryJournal] = {}
+        self.engines: dict[MemberId, JetStreamEngine] = {}
+
+    def let_in(self, members: Iterable[MemberId]) -> None:
+        """Make exactly `members` known to the server."""
+        known = {member: [self.keys[member].public] for member in members}
+        self.server.apply(
+            server_config(self.settings, self.subjects, self.keys[self.hub].public, known)
+        )
+
+    def party(self, name: MemberId, **changes: object) -> NatsParty:
+        """Return the settings of `name`, some of them changed."""
+        settings: dict[str, object] = {
+            "url": f"tls://127.0.0.1:{self.port}",
+            "pin": self.tls.public.keyid,
+            "key": self.keys[name],
+            "name": name,
+            "consortium": CONSORTIUM,
+            "coordinator": self.hub,
+            "members": self.members if name == self.hub else (),
+        }
+        return NatsParty(**(settings | changes))  # type: ignore[arg-type]  # passed through
+
+    def open(self, name: MemberId, **changes: object) -> JetStreamEngine:
+        """Open an end that is not remembered; the caller closes it."""
+        engine = JetStreamEngine(
+            self.party(name, **changes), self.journals.setdefault(name, MemoryJournal())
+        )
+        try:
+            engine.connect(10)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    # --- what the contract suite asks of a network ----------------------------------------------
+
+    def endpoint(self, name: MemberId) -> Engine:
+        """Return the end of `name`, opened at first need; the hub's first, it makes the streams."""
+        if self.hub not in self.engines:
+            self.engines[self.hub] = self.open(self.hub)
+        if name not in self.engines:
+            self.engines[name] = self.open(name)
+        return self.engines[name]
+
+    def restart(self, name: MemberId) -> None:
+        """End the process of `name`, as far as the engine can tell; the next end is a new one."""
+        self.engines.pop(name).close()
+
+    def look(self, engine: Engine, expected: int) -> None:
+        """Wait until `expected` frames wait at `engine`, and a little more for one too many."""
+        assert isinstance(engine, JetStreamEngine)
+        end = time.monotonic() + 5
+        while time.monotonic() < end and engine.waiting < expected:
+            time.sleep(0.005)
+        if engine.waiting <= expected:
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Close every end, then the server."""
+        for engine in self.engines.values():
+            engine.close()
+        self.server.stop()
