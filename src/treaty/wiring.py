@@ -67,6 +67,7 @@ __all__ = [
     "read_policy",
     "read_private_file",
     "read_site",
+    "replace_file",
     "stored_log",
     "write_bundle",
     "write_file",
@@ -311,6 +312,12 @@ def read_bundle(directory: Path) -> dict[str, bytes]:
 def write_new_file(path: Path, data: bytes) -> None:
     """Create a file that others may read. Raises `ResourceError` if the name exists."""
     write_chunks(path, (data,), replace=False)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, in place of what stands there. Raises `ResourceError`."""
+    make_directory(path.parent, mode=0o755)
+    write_file(path, data)
 
 
 def load_dataset(name: str, *, cache: Path | None = None, substitute: bool = False) -> "Dataset":

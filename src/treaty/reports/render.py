@@ -31,7 +31,7 @@ from treaty.reports.document import (
 from treaty.reports.findings import answers, headline, limits
 from treaty.reports.vocabulary import GLOSSARY, LANES, describe_kind, lane_of
 
-__all__ = ["MAX_REPORT_BYTES", "render_report"]
+__all__ = ["MAX_REPORT_BYTES", "page_environment", "render_report"]
 
 MAX_REPORT_BYTES = 500_000
 """A report can be sent by mail and opened anywhere."""
@@ -95,6 +95,11 @@ def render_report(data: ReportData) -> str:
 
 @cache
 def _environment() -> Environment:
+    return page_environment()
+
+
+def page_environment() -> Environment:
+    """Return an environment for the package's pages: strict, escaping, with the numerals."""
     environment = Environment(
         loader=PackageLoader("treaty.reports", "templates"),
         autoescape=True,

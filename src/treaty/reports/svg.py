@@ -28,9 +28,11 @@ from treaty.reports.numerals import (
 )
 
 __all__ = [
+    "BandSeries",
     "BinPoint",
     "IntervalRow",
     "PairedRow",
+    "band_chart",
     "interval_chart",
     "line_chart",
     "paired_chart",
@@ -78,6 +80,19 @@ class BinPoint:
     predicted: int
     observed: int
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class BandSeries:
+    """One curve: points of (x in thousandths, low, mean, high in ppm); `style` colours it."""
+
+    label: str
+    style: str
+    points: tuple[tuple[int, int, int, int], ...]
+
+    def __post_init__(self) -> None:
+        if _NAME.fullmatch(self.style) is None:
+            raise UsageError(f"expected a style of lower-case letters, got {self.style[:60]!r}")
 
 
 def visible(text: str) -> str:
@@ -141,6 +156,66 @@ def line_chart(
         body.append(f'<path class="line federated" d="{path}"/>')
         body += [_circle(place_x(x), place_y(y), 3, "dot federated") for x, y in points]
     return _drawing(name, title, described, width, height, body)
+
+
+def band_chart(name: str, title: str, series: Sequence[BandSeries], axis: str) -> str:
+    """Return curves over a logarithmic axis, each in a band from low to high.
+
+    At least one series with a point; x is positive and written in whole thousandths.
+    """
+    places = sorted({x for one in series for x, *_ in one.points})
+    if not places or places[0] < 1:
+        raise UsageError("a band chart needs points with a positive place, got none")
+    width, height, left, right, top, bottom = 720, 330, 54, 14, 14, 40
+    ends = [
+        Fraction(end, _MILLION)
+        for one in series
+        for _, low, _, high in one.points
+        for end in (low, high)
+    ]
+    ticks = _ticks(ends)
+    floor, roof = ticks[0], ticks[-1]
+    logs = {x: logarithm(value_of(str(x))) for x in places}
+    first, last = logs[places[0]], max(logs[places[-1]], logs[places[0]] + Fraction(1, 10))
+
+    def place_x(x: int) -> Fraction:
+        return left + (logs[x] - first) / (last - first) * (width - left - right)
+
+    def place_y(parts: int) -> Fraction:
+        return top + (roof - Fraction(parts, _MILLION)) / (roof - floor) * (height - top - bottom)
+
+    body: list[str] = []
+    for tick in ticks:
+        y = place_y(int(tick * _MILLION))
+        body.append(_line(left, y, width - right, y, "grid"))
+        body.append(_text(left - 7, y + 4, _plain(tick), "tick end"))
+    body += [
+        _text(place_x(x), height - bottom + 18, _plain(Fraction(x, 1000)), "tick middle")
+        for x in places
+    ]
+    body.append(_text((left + width - right) // 2, height - 4, axis, "axis middle"))
+    for one in series:
+        upper = [(place_x(x), place_y(high)) for x, _, _, high in one.points]
+        lower = [(place_x(x), place_y(low)) for x, low, _, _ in reversed(one.points)]
+        corners = " ".join(f"{coordinate(x)},{coordinate(y)}" for x, y in upper + lower)
+        body.append(f'<polygon class="band {one.style}" points="{corners}"/>')
+    for one in series:
+        path = " ".join(
+            f"{'L' if number else 'M'}{coordinate(place_x(x))} {coordinate(place_y(mean))}"
+            for number, (x, _, mean, _) in enumerate(one.points)
+        )
+        body.append(f'<path class="line {one.style}" d="{path}"/>')
+        body += [
+            _circle(place_x(x), place_y(mean), 3, f"dot {one.style}")
+            for x, _, mean, _ in one.points
+        ]
+    described = "; ".join(
+        one.label
+        + " "
+        + ", ".join(f"{area(mean)} at {_plain(Fraction(x, 1000))}" for x, _, mean, _ in one.points)
+        for one in series
+    )
+    return _drawing(name, title, described + ".", width, height, body)
 
 
 def interval_chart(name: str, title: str, rows: Sequence[IntervalRow]) -> str:

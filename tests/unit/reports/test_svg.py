@@ -12,7 +12,7 @@ import pytest
 
 from treaty.errors import UsageError
 from treaty.reports import svg
-from treaty.reports.svg import BinPoint, IntervalRow, PairedRow
+from treaty.reports.svg import BandSeries, BinPoint, IntervalRow, PairedRow
 
 HOSTILE = "<script>alert('&')</script>\u202e\x00\"]]>"
 LANES = (("input", HOSTILE), ("round", "rounds"))
@@ -30,6 +30,15 @@ DRAWINGS: dict[str, Callable[[], str]] = {
         "a", HOSTILE, [PairedRow(HOSTILE, 10**6, 10**6)], as_percent=False
     ),
     "reliability": lambda: svg.reliability_diagram("a", HOSTILE, [BinPoint(0, 10**6, 0)]),
+    "bands": lambda: svg.band_chart(
+        "a",
+        HOSTILE,
+        [BandSeries(HOSTILE, "alone", ((500, 0, 10, 10**6), (8000, 5, 6, 7)))],
+        HOSTILE,
+    ),
+    "one band": lambda: svg.band_chart(
+        "a", HOSTILE, [BandSeries(HOSTILE, "alone", ((1000, 5, 5, 5),))], HOSTILE
+    ),
     "timeline": lambda: svg.timeline_strip("a", HOSTILE, [(3, "input"), (4, "else")], LANES),
 }
 
@@ -40,6 +49,9 @@ def points(root: ET.Element) -> list[tuple[str, str]]:
         for x, y in (("x", "y"), ("cx", "cy"), ("x1", "y1"), ("x2", "y2")):
             if x in element.attrib:
                 found.append((element.attrib[x], element.attrib[y]))
+        for corner in element.attrib.get("points", "").split():
+            first, second = corner.split(",")
+            found.append((first, second))
     return found
 
 
