@@ -52,7 +52,7 @@ def table() -> dict[str, list[dict[str, int]]]:
                 good.append(row)
             else:
                 bad.append({"members": members, "max_colluders": colluders})
-    bad += [{"members": members, "max_colluders": 1} for members in (0, 1, 2, 129)]
+    bad += [{"members": members, "max_colluders": 1} for members in (0, 1, 2, 201)]
     return {"good": good, "bad_parameters": bad}
 
 

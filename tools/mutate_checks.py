@@ -45,6 +45,7 @@ MODULES = (
     "secagg_coordinator",
     "secagg_enrolment",
     "secagg_epoch",
+    "secagg_graph",
     "secagg_member",
     "secagg_opening",
     "secagg_roster",
@@ -56,6 +57,7 @@ TESTS = (
     "tests/unit/protocol/test_secagg_member.py",
     "tests/unit/protocol/test_secagg_rounds.py",
     "tests/unit/protocol/test_secure_round.py",
+    "tests/unit/protocol/test_secagg_graph.py",
     "tests/adversarial/test_two_faced.py",
 )
 """In the order in which they are asked; the first failure ends a run."""

@@ -39,6 +39,7 @@ from treaty.errors import PolicyError, VerificationError
 from treaty.protocol import secagg_coordinator as coordinator
 from treaty.protocol import secagg_messages as messages
 from treaty.protocol.secagg_coordinator import RoundPhase
+from treaty.protocol.secagg_degree import Degree
 from treaty.protocol.secagg_member import (
     ConfirmationLogged,
     InputLogged,
@@ -56,9 +57,11 @@ class SecureSums(RuleBasedStateMachine):
     federation: Federation
     turn: Round
 
-    @initialize(size=st.integers(3, 4), hybrid=st.booleans())
-    def start(self, size: int, hybrid: bool) -> None:
-        self.federation = ready(dealt(group_of(size, hybrid=hybrid), slots=2))
+    @initialize(size=st.integers(3, 4), hybrid=st.booleans(), chosen=st.booleans())
+    def start(self, size: int, hybrid: bool, chosen: bool) -> None:
+        """In a small group, or with holders chosen as in a large one."""
+        profile = Degree(2, 2) if chosen else None
+        self.federation = ready(dealt(group_of(size, hybrid=hybrid, profile=profile), slots=2))
         self.posts: list[Predicate] = []
         self.results = 0
         self.number = 0
@@ -218,6 +221,7 @@ class SecureSums(RuleBasedStateMachine):
             self.federation.hub.dealers,
             self.sealed.predicate,
             result,
+            graph=self.turn.hub.graph,
         )
         event(f"result over {len(hub.survivor_names)} of {len(self.federation.group.members)}")
 
@@ -252,7 +256,12 @@ class SecureSums(RuleBasedStateMachine):
                 if isinstance(one, messages.Reveal):
                     answers.setdefault(one.context, set()).add(canonical.encode(one))
                     assert not set(one.self_shares) & set(one.round_shares)
-                    assert len(one.self_shares) >= self.federation.group.min_survivors
+                    held = len(one.self_shares) + len(one.round_shares)
+                    if self.federation.group.profile is None:
+                        assert len(one.self_shares) >= self.federation.group.min_survivors
+                    assert held == len(
+                        self.turn.hub.graph.owners(node.me, self.federation.hub.dealers)
+                    )
             assert all(len(some) == 1 for some in (*inputs.values(), *answers.values()))
             assert len(inputs) <= 2
 

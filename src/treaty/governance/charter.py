@@ -104,7 +104,7 @@ class Charter(Record, frozen=True, kw_only=True):
     privacy: PrivacyPolicy
     secure_aggregation: SecureAggregationPolicy = SecureAggregationPolicy()
     log: LogPolicy
-    least_support: Annotated[int, msgspec.Meta(ge=2, le=128)] = 3
+    least_support: Annotated[int, msgspec.Meta(ge=2, le=200)] = 3
 
     def holders(self, role: Role) -> tuple[MemberId, ...]:
         """Return the unsuspended members that hold `role`, in order of name."""

@@ -246,7 +246,7 @@ class ExposureRule(Record, frozen=True, kw_only=True):
     form: Form
     allow: bool = True
     how_often: HowOften = HowOften.PER_ROUND
-    least_members: Annotated[int, msgspec.Meta(ge=1, le=128)] = 1
+    least_members: Annotated[int, msgspec.Meta(ge=1, le=200)] = 1
     risk_tolerance: RiskTolerance = RiskTolerance.LOW
     remediation: Line = ""
 
@@ -263,7 +263,7 @@ class Narrowing(Record, frozen=True, kw_only=True):
     recipients: tuple[Role, ...] = ()
     allow: bool = False
     how_often: HowOften | None = None
-    least_members: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
+    least_members: Annotated[int, msgspec.Meta(ge=1, le=200)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

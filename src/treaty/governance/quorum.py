@@ -22,8 +22,8 @@ from treaty.tlog.policy import witness_quorum
 __all__ = ["LEAST_MEMBERS", "MOST_MEMBERS", "DerivedParameters"]
 
 LEAST_MEMBERS = 3
-MOST_MEMBERS = 128
-"""Above this the complete graph of pairwise masks is no longer affordable."""
+MOST_MEMBERS = 200
+"""Of a charter: above this the list of survivors outgrows a log entry when names are long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class DecisionRule(Record, frozen=True, kw_only=True):
     """Who may decide an action: `threshold` distinct members that hold `role`."""
 
     role: Role
-    threshold: Annotated[int, msgspec.Meta(ge=1, le=128)]
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=200)]
 
 
 class LocalisationRule(Record, frozen=True, kw_only=True):
@@ -127,7 +127,7 @@ class PrivacyPolicy(Record, frozen=True, kw_only=True):
     delta: Annotated[str, msgspec.Meta(pattern=r"\A(0|0\.[0-9]{1,20}|[1-9]e-[1-9][0-9]?)\Z")] = "0"
     unit: Literal["person", "record"] = "person"
     adjacency: Literal["add-remove", "replace-one"] = "add-remove"
-    max_sites_per_person: Annotated[int, msgspec.Meta(ge=1, le=128)] = 2
+    max_sites_per_person: Annotated[int, msgspec.Meta(ge=1, le=200)] = 2
 
 
 class RetentionRule(Enum):
@@ -142,7 +142,7 @@ class SecureAggregationPolicy(Record, frozen=True, kw_only=True):
     """The constants of secure summation; thresholds follow from `max_colluders`."""
 
     max_colluders: Annotated[int, msgspec.Meta(ge=1, le=126)] = 1
-    min_survivors: Annotated[int, msgspec.Meta(ge=3, le=128)] | None = None
+    min_survivors: Annotated[int, msgspec.Meta(ge=3, le=200)] | None = None
     suite: Literal["cesa1-x25519", "cesa1-x25519-mlkem768"] = "cesa1-x25519-mlkem768"
     slots_per_epoch_max: Annotated[int, msgspec.Meta(ge=1, le=64)] = 32
     ring_bits: Annotated[

@@ -160,7 +160,7 @@ class Performer:
                         Digest(record.shares[MemberId(dealer)].predicate.columns[self._name])
                     )
                     for dealer in record.sealed.predicate.dealers
-                    if dealer != self._name
+                    if self._name in record.shares[MemberId(dealer)].predicate.columns
                 }
             except ResourceError as error:
                 # Nothing is lost yet: they are looked for again whenever a feed comes.
@@ -294,9 +294,9 @@ class Performer:
             self._drive_slot(SurvivorsAnnounced(record.sealed, secret))
         slot = self._slot
         if slot is not None and slot.phase is SlotPhase.CONFIRMED:
-            for confirmed in record.confirmed.values():
-                if self._slot is not None and self._slot.phase is SlotPhase.CONFIRMED:
-                    self._drive_slot(ConfirmationLogged(confirmed, secret))
+            one, *more = record.confirmed.values() or (None,)
+            if one is not None:
+                self._drive_slot(ConfirmationLogged(one, secret, tuple(filter(None, more))))
 
     def _secret(self, name: str) -> bytes | None:
         """Return a secret of the open epoch, or None where it is lost: the member sits out."""

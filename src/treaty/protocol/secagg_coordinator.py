@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from treaty.aggregation.masking import MaskPlan
 from treaty.crypto import shamir
-from treaty.errors import FormatError, VerificationError
+from treaty.errors import FormatError, UsageError, VerificationError
 from treaty.ids import Digest
 from treaty.protocol.machine import Transitions, advance, expect
 from treaty.protocol.secagg_dealing import open_wrap
@@ -39,7 +39,8 @@ from treaty.protocol.secagg_enrolment import (
     SealedLogged,
     SharesLogged,
 )
-from treaty.protocol.secagg_keys import Group, context_of, others, survivors_digest
+from treaty.protocol.secagg_graph import Graph
+from treaty.protocol.secagg_keys import Group, context_of, survivors_digest
 from treaty.protocol.secagg_messages import (
     InputDeclined,
     MaskedInput,
@@ -54,9 +55,7 @@ from treaty.protocol.secagg_messages import (
 )
 from treaty.protocol.secagg_opening import (
     holds_pair_seeds,
-    holds_round_seed,
-    holds_self_seed,
-    recover,
+    rebuild,
     unmask_plan,
 )
 from treaty.protocol.statements import Verified
@@ -179,7 +178,7 @@ TRANSITIONS: Transitions[RoundPhase] = MappingProxyType(
         (_P.COLLECTING, SurvivorsLogged): frozenset({_P.REVEALING}),
         (_P.REVEALING, ConfirmationLogged): frozenset({_P.REVEALING}),
         (_P.REVEALING, RevealLogged): frozenset({_P.REVEALING, _P.SUMMING, _P.ABANDONED}),
-        (_P.REVEALING, Deadline): frozenset({_P.ABANDONED}),
+        (_P.REVEALING, Deadline): frozenset({_P.SUMMING, _P.ABANDONED}),
         (_P.SUMMING, RevealLogged): frozenset({_P.SUMMING}),
         (_P.SUMMING, ConfirmationLogged): frozenset({_P.SUMMING}),
         (_P.SUMMING, SumReady): frozenset({_P.PUBLISHED}),
@@ -226,6 +225,13 @@ class CoordinatorRound:
     def group(self) -> Group:
         """Return who counts and how many are needed."""
         return self.epoch.group
+
+    @property
+    def graph(self) -> Graph:
+        """Return who holds whose shares. Raises `UsageError` before dealing is over."""
+        if self.epoch.graph is None:
+            raise UsageError("a round needs an epoch whose dealing is over")
+        return self.epoch.graph
 
     @property
     def survivor_names(self) -> tuple[str, ...]:
@@ -308,40 +314,31 @@ class CoordinatorRound:
             if before.digest != event.reveal.digest:
                 raise VerificationError(f"{author} answered before", code="second-reveal")
             return self, ()
-        dropped = set(self.opened.participants) - set(self.survivor_names)
-        if set(reveal.self_shares) != set(self.survivor_names) or (
-            set(reveal.round_shares) != dropped
-        ):
+        held = self.graph.owners(author, self.opened.participants)
+        inside = frozenset(self.survivor_names)
+        if set(reveal.self_shares) != held & inside or set(reveal.round_shares) != held - inside:
             raise VerificationError(
-                f"expected of {author} one share for each participant, of the right kind",
+                f"expected of {author} one share of the right kind of each participant it serves",
                 code="reveal-malformed",
             )
         reveals = MappingProxyType({**self.reveals, author: event.reveal})
         kept = replace(self, reveals=reveals)
-        if self.phase is RoundPhase.REVEALING and len(reveals) >= self.group.share_threshold:
+        # In a large group no small number of answers is enough: all answer, or time is up.
+        early = self.graph.choices is None and len(reveals) >= self.graph.threshold
+        if self.phase is RoundPhase.REVEALING and (early or not kept.silent):
             return kept._try_to_open(event)
         return kept, ()
 
     def _try_to_open(self, event: Event) -> tuple["CoordinatorRound", tuple[Effect, ...]]:
         """Rebuild and check all seeds; with too many false shares, wait for more answers."""
         answers = {name: one.predicate for name, one in self.reveals.items()}
-        slot, peers = self.opened.slot, self.epoch.peers
-        own = recover(
-            self.group,
-            {name: one.self_shares for name, one in answers.items()},
-            lambda name, seed: holds_self_seed(self.group, peers[name], name, slot, seed),
-        )
-        gone = recover(
-            self.group,
-            {name: one.round_shares for name, one in answers.items()},
-            lambda name, seed: holds_round_seed(self.group, peers[name], name, slot, seed),
-        )
+        own, gone = rebuild(self.graph, self.opened, self.epoch.peers, self.survivor_names, answers)
         liars = (own.liars | gone.liars) - self.liars
         blame: tuple[Effect, ...] = (Blame(liars, "false share"),) if liars else ()
         kept = replace(self, liars=self.liars | liars)
         unopened = own.missing | gone.missing
         if unopened:
-            if not kept.silent:
+            if not kept.silent or isinstance(event, Deadline):
                 return kept._abandon(event, RoundCode.SEEDS_DO_NOT_HOLD, unopened, blame)
             return kept, blame
         pairs: dict[str, tuple[str, ...]] = {}
@@ -358,14 +355,14 @@ class CoordinatorRound:
 
     def _pair_seeds(self, name: str, round_seed: str) -> tuple[str, ...] | None:
         """The post-quantum keys of a dropped member, or None if it did not keep its promise."""
-        ready, dealers = self.epoch.ready[name], self.epoch.dealers
+        ready = self.epoch.ready[name]
         try:
             seeds = open_wrap(
                 self.group,
                 name,
                 self.opened.epoch_hash,
                 self.opened.slot,
-                len(dealers) - 1,
+                len(self.graph.partners(name)),
                 shamir.decode_element(bytes.fromhex(round_seed)),
                 self.epoch.wraps[name],
             )
@@ -376,7 +373,7 @@ class CoordinatorRound:
     def _need_sum(self, seeds: _Seeds) -> NeedSum:
         names, slot = self.survivor_names, self.opened.slot
         pairs = {
-            name: dict(zip(others(self.epoch.dealers, name), keys, strict=True))
+            name: dict(zip(self.graph.partners(name), keys, strict=True))
             for name, keys in seeds.pair_seeds.items()
         }
         plan = unmask_plan(
@@ -388,6 +385,7 @@ class CoordinatorRound:
             seeds.round_seeds,
             {name: self.epoch.peers[name].round_keys[slot] for name in names},
             pairs,
+            graph=self.graph,
         )
         blobs = tuple(Digest(self.inputs[name].predicate.blob) for name in names)
         return NeedSum(names, blobs, self.opened.ring_bits, self.opened.length, plan)
@@ -416,8 +414,11 @@ class CoordinatorRound:
                 return self._abandon(event, RoundCode.TOO_FEW_INPUTS)
             case RoundPhase.REVEALING:
                 threshold = self.group.share_threshold
-                fast = self.group.fast_survivors(len(self.opened.participants))
-                if len(self.reveals) >= threshold:
+                fast = self.graph.fast_survivors(len(self.opened.participants))
+                answered = self.graph.opens(frozenset(self.reveals), self.opened.participants)
+                if answered and self.graph.choices is not None:
+                    return self._try_to_open(event)
+                if answered:
                     code = RoundCode.SEEDS_DO_NOT_HOLD
                 elif len(self.survivor_names) < fast and len(self.confirmed) < threshold:
                     code = RoundCode.TOO_FEW_CONFIRMATIONS

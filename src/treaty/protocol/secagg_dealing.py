@@ -11,7 +11,7 @@ Every share key seals one message: it is derived from the roster's hash, dealer,
 slot. Pure functions; the machines decide when they run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from treaty.crypto import key_agreement
@@ -26,7 +26,6 @@ from treaty.protocol.secagg_keys import (
     Group,
     SlotSecrets,
     key_commitment,
-    others,
     pair_commitment,
     pair_seed,
     share_context,
@@ -88,11 +87,12 @@ def deal(
     peers: Mapping[str, EpochKeys],
     epoch_hash: str,
     slots: int,
+    threshold: int,
 ) -> Dealt:
-    """Return the columns for every member of the roster but `me`."""
+    """Return the columns for the holders of this member's shares: `peers` but `me`."""
     index = group.index(me)
     points = [group.index(name) for name in peers]
-    dealt = [secrets.deal(slot, group.share_threshold, points) for slot in range(slots)]
+    dealt = [secrets.deal(slot, threshold, points) for slot in range(slots)]
     transport = secrets.transport_key()
     columns: dict[str, bytes] = {}
     outgoing: dict[str, bytes] = {}
@@ -190,30 +190,34 @@ def slot_secrets(
     group: Group,
     me: str,
     secrets: EpochSeed,
-    peers: Mapping[str, EpochKeys],
+    partners: Mapping[str, EpochKeys],
+    holders: Collection[str],
     slots: int,
-    opened: Mapping[str, tuple[Opened, bytes | None]],
+    threshold: int,
+    opened: Mapping[str, Opened],
+    outgoing: Mapping[str, bytes],
 ) -> tuple[SlotSecrets, ...]:
     """Return what the member keeps for each slot.
 
-    `opened` is, for each peer whose column opened, what it held and, in the hybrid suite, the
-    transport secret chosen for that peer. Raises `UsageError` when one of those is missing.
+    `partners` are the members that it shares masks with, `holders` those that it dealt to, itself
+    among them, `opened` what the columns held that it got; `outgoing` is, in the hybrid suite,
+    the transport secret for each holder. Raises `UsageError` when one of those is missing.
     """
     index = group.index(me)
-    points = [group.index(name) for name in peers]
+    points = [group.index(name) for name in holders]
     kept: list[SlotSecrets] = []
     for slot in range(slots):
-        round_own, self_own = secrets.deal(slot, group.share_threshold, points)
-        round_shares = {name: one.shares[slot][0] for name, (one, _) in opened.items()}
-        self_shares = {name: one.shares[slot][1] for name, (one, _) in opened.items()}
+        round_own, self_own = secrets.deal(slot, threshold, points)
+        round_shares = {name: one.shares[slot][0] for name, one in opened.items()}
+        self_shares = {name: one.shares[slot][1] for name, one in opened.items()}
         pairs: dict[str, str] = {}
-        if group.hybrid:
-            for name, (one, outgoing) in opened.items():
-                if outgoing is None:
-                    raise UsageError(f"the transport secret for {name} was not kept")
-                lower = index < group.index(name)
-                first, second = (outgoing, one.transport) if lower else (one.transport, outgoing)
-                pairs[name] = pair_seed(first, second, slot).hex()
+        for name in partners if group.hybrid else ():
+            if name in holders and name not in outgoing:
+                raise UsageError(f"the transport secret for {name} was not kept")
+            sent = outgoing.get(name, b"")
+            got = opened[name].transport if name in opened else b""
+            lower = index < group.index(name)
+            pairs[name] = pair_seed(*((sent, got) if lower else (got, sent)), slot).hex()
         kept.append(
             SlotSecrets(
                 slot=slot,
@@ -221,7 +225,7 @@ def slot_secrets(
                 agreement=secrets.agreement_key(slot).seed_bytes().hex(),
                 self_shares={**self_shares, me: encode_element(self_own[index]).hex()},
                 round_shares={**round_shares, me: encode_element(round_own[index]).hex()},
-                peers={name: peers[name].round_keys[slot] for name in opened},
+                peers={name: keys.round_keys[slot] for name, keys in partners.items()},
                 pair_seeds=pairs,
             )
         )
@@ -251,16 +255,18 @@ def ready_statement(
     me: str,
     secrets: EpochSeed,
     epoch_hash: str,
-    dealers: Sequence[str],
+    partners: Sequence[str],
     slots: Sequence[SlotSecrets],
 ) -> tuple[EpochReady, tuple[bytes, ...]]:
-    """Return the statement that the columns are open, and the blob that it names, if any."""
+    """Return the statement that the columns are open, and the blob that it names, if any.
+
+    `partners` are the dealers that the member shares masks with, in order.
+    """
     commitments: tuple[str, ...] = ()
     blobs: tuple[bytes, ...] = ()
     if group.hybrid:
         # A dealer without a usable column is no partner of any round; zeros keep its place.
-        names = others(dealers, me)
-        lists = [[one.pair_seeds.get(name, "0" * 64) for name in names] for one in slots]
+        lists = [[one.pair_seeds.get(name, "0" * 64) for name in partners] for one in slots]
         commitments = tuple(
             pair_commitment(epoch_hash, group.index(me), slot, seeds)
             for slot, seeds in enumerate(lists)

@@ -20,7 +20,8 @@ from treaty.errors import PolicyError, VerificationError
 from treaty.ids import Digest, MemberId
 from treaty.protocol.machine import Transitions, advance, expect
 from treaty.protocol.secagg_dealing import complaint_holds
-from treaty.protocol.secagg_keys import Group, epoch_hash_of, others
+from treaty.protocol.secagg_graph import Graph, check_choice
+from treaty.protocol.secagg_keys import Group, epoch_hash_of
 from treaty.protocol.secagg_lifecycle import Expected
 from treaty.protocol.secagg_messages import (
     CloseCode,
@@ -193,6 +194,7 @@ class CoordinatorEpoch:
     epoch_hash: Digest | None = None
     shares: Mapping[str, Verified[EpochShares]] = field(default_factory=dict)
     dealers: tuple[str, ...] = ()
+    graph: Graph | None = None
     ready: Mapping[str, EpochReady] = field(default_factory=dict)
     wraps: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     excluded: frozenset[str] = frozenset()
@@ -234,7 +236,8 @@ class CoordinatorEpoch:
         """Return the digests of the blobs to hand to `member` with the end of dealing."""
         return tuple(
             Digest(self.shares[dealer].predicate.columns[member])
-            for dealer in others(self.dealers, member)
+            for dealer in self.dealers
+            if member in self.shares[dealer].predicate.columns
         )
 
     def next_round(
@@ -274,8 +277,9 @@ class CoordinatorEpoch:
         """Return the next state and what to append; a refusal means: do not log the statement.
 
         Raises `VerificationError`: ``wrong-epoch``, ``second-keys``, ``second-shares``,
-        ``second-ready``, ``keys-malformed``, ``shares-malformed``, ``ready-malformed``,
-        ``not-in-roster``, ``out-of-order`` and those of `check_roster`.
+        ``second-ready``, ``keys-malformed``, ``shares-malformed``, ``nonce-missing``,
+        ``nonce-differs``, ``ready-malformed``, ``not-in-roster``, ``out-of-order`` and those of
+        `check_roster`.
         """
         expect(TRANSITIONS, self.phase, event)
         match event:
@@ -328,11 +332,8 @@ class CoordinatorEpoch:
     def _on_shares(self, event: SharesLogged) -> tuple["CoordinatorEpoch", tuple[Effect, ...]]:
         shares, author = event.shares.predicate, str(event.shares.author)
         self._check_inside(shares.epoch_hash, author)
-        if set(shares.columns) != set(self.peers) - {author}:
-            raise VerificationError(
-                f"expected one column of {author} for every other member of the roster",
-                code="shares-malformed",
-            )
+        roster = tuple(self.peers)
+        check_choice(self.group, self.peers[author], roster, shares.epoch_hash, shares)
         if _repeated(self.shares.get(author), event.shares, "shares"):
             return self, ()
         kept = replace(self, shares=MappingProxyType({**self.shares, author: event.shares}))
@@ -346,14 +347,20 @@ class CoordinatorEpoch:
             raise VerificationError("dealing was sealed for another roster", code="wrong-epoch")
         if not set(sealed.dealers) <= set(self.shares):
             raise VerificationError("a dealer's shares are not in the log", code="not-in-roster")
-        return replace(self._move(event, EnrolmentPhase.COLLECTING_READY), dealers=sealed.dealers)
+        dealt = {dealer: self.shares[dealer].predicate for dealer in sealed.dealers}
+        return replace(
+            self._move(event, EnrolmentPhase.COLLECTING_READY),
+            dealers=sealed.dealers,
+            graph=Graph.of(self.group, tuple(self.peers), dealt),
+        )
 
     def _on_ready(self, event: ReadyLogged) -> "CoordinatorEpoch":
         ready, author = event.ready.predicate, str(event.ready.author)
         self._check_inside(ready.epoch_hash, author)
         if author not in self.dealers:
             raise VerificationError(f"{author} is not a dealer", code="not-in-roster")
-        size = self.slots * (32 * (len(self.dealers) - 1) + TAG_BYTES)
+        partners = () if self.graph is None else self.graph.partners(author)
+        size = self.slots * (32 * len(partners) + TAG_BYTES)
         fits = (
             event.wraps is not None
             and len(event.wraps) == size

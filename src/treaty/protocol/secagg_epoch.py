@@ -42,11 +42,16 @@ from treaty.protocol.secagg_effects import (
     Send,
     StoreSecret,
 )
+from treaty.protocol.secagg_graph import (
+    Graph,
+    chosen_holders,
+    nonce_commitment,
+    threshold_in,
+)
 from treaty.protocol.secagg_keys import (
     EpochSeed,
     Group,
     epoch_hash_of,
-    others,
 )
 from treaty.protocol.secagg_lifecycle import (
     EPOCH_KEY,
@@ -66,7 +71,7 @@ from treaty.protocol.secagg_messages import (
     Names,
     ShareComplaint,
 )
-from treaty.protocol.secagg_roster import check_roster
+from treaty.protocol.secagg_roster import check_dealt, check_roster
 from treaty.protocol.statements import Verified
 
 __all__ = [
@@ -108,6 +113,7 @@ class _State(Record):
     ready: EpochReady | None = None
     complaints: tuple[ShareComplaint, ...] = ()
     dealers: Names = ()
+    sparse: bool = False
     last_slot: Int53 = -1
 
 
@@ -173,6 +179,11 @@ class MemberEpoch:
             kem=secrets.encapsulation_key().public.hex() if group.hybrid else None,
             round_keys=tuple(secrets.agreement_key(slot).public.hex() for slot in range(ask.slots)),
             commitments=tuple(secrets.commitment(slot) for slot in range(ask.slots)),
+            graph=nonce_commitment(
+                secrets.graph_nonce(), bytes.fromhex(group.charter), ask.epoch, index
+            )
+            if group.large
+            else None,
         )
         state = _State(
             phase=EpochPhase.INIT,
@@ -220,6 +231,11 @@ class MemberEpoch:
     def dealers(self) -> tuple[str, ...]:
         """Return the members whose shares this one holds, itself included."""
         return self.state.dealers
+
+    @property
+    def sparse(self) -> bool:
+        """Say whether members chose holders: then every set of survivors is confirmed first."""
+        return self.state.sparse
 
     @property
     def last_slot(self) -> int:
@@ -309,18 +325,32 @@ class MemberEpoch:
             )
         secret = canonical.decode(event.secret, _Secret)
         epoch_hash = epoch_hash_of(self.group.charter, state.epoch, roster.keys)
-        dealt = deal(self.group, self.me, self._seed(secret), peers, epoch_hash, state.slots)
+        seed, size = self._seed(secret), len(peers)
+        sparse = self.group.degree(size) is not None
+        nonce = seed.graph_nonce().hex() if sparse else None
+        holders = chosen_holders(self.group, self.me, tuple(peers), epoch_hash, nonce)
+        dealt = deal(
+            self.group,
+            self.me,
+            seed,
+            {name: keys for name, keys in peers.items() if name == self.me or name in holders},
+            epoch_hash,
+            state.slots,
+            threshold_in(self.group, size),
+        )
         shares = EpochShares(
             charter=self.group.charter,
             author=self.me,
             epoch_hash=epoch_hash,
             columns={name: canonical.sha256(column) for name, column in dealt.columns.items()},
+            nonce=nonce,
         )
         moved = self._with(
             phase=advance(EPOCH_TRANSITIONS, self.phase, event, EpochPhase.DEALING),
             epoch_hash=epoch_hash,
             peers=peers,
             shares=shares,
+            sparse=sparse,
         )
         effects: list[Effect] = []
         if self.group.hybrid:
@@ -334,10 +364,11 @@ class MemberEpoch:
 
     def _on_sealed(self, event: DealingSealed) -> tuple["MemberEpoch", tuple[Effect, ...]]:
         """Open the columns, having checked: 1 the epoch; 2 the dealers are of the roster, in
-        order, enough, this member among them; 3 each one's column is there and is what it signed.
+        order, enough, this member among them; 3 each one dealt to its holders, and the column for
+        this member, if it is one, is there and is what the dealer signed.
         """
         state, sealed = self.state, event.sealed.predicate
-        if sealed.epoch_hash != state.epoch_hash:  # 1
+        if sealed.epoch_hash != state.epoch_hash or state.shares is None:  # 1
             raise VerificationError("dealing was sealed for another roster", code="wrong-epoch")
         self.group.check_order(sealed.dealers, "dealers")  # 2
         if not set(sealed.dealers) <= set(state.peers):
@@ -349,9 +380,26 @@ class MemberEpoch:
             )
         if self.me not in sealed.dealers:
             return self._close(event)
-        for dealer in others(sealed.dealers, self.me):  # 3
-            self._check_column(dealer, event)
+        for dealer in sealed.dealers:  # 3
+            if dealer != self.me:
+                check_dealt(
+                    self.group,
+                    self.me,
+                    state.peers,
+                    sealed.epoch_hash,
+                    dealer,
+                    event.shares.get(dealer),
+                    event.columns.get(dealer),
+                )
         secret = canonical.decode(event.secret, _Secret)
+        graph = Graph.of(
+            self.group,
+            tuple(state.peers),
+            {
+                dealer: state.shares if dealer == self.me else event.shares[dealer].predicate
+                for dealer in sealed.dealers
+            },
+        )
         opened = {
             dealer: open_column(
                 self.group,
@@ -363,7 +411,8 @@ class MemberEpoch:
                 state.slots,
                 event.columns[dealer],
             )
-            for dealer in others(sealed.dealers, self.me)
+            for dealer in sealed.dealers
+            if dealer != self.me and graph.holds(self.me, dealer)
         }
         good = {name: one for name, one in opened.items() if isinstance(one, Opened)}
         complaints = tuple(
@@ -378,18 +427,21 @@ class MemberEpoch:
             for dealer, one in opened.items()
             if isinstance(one, BadShare)
         )
-        usable = tuple(name for name in sealed.dealers if name == self.me or name in good)
-        outgoing = {name: bytes.fromhex(key) for name, key in secret.outgoing.items()}
+        usable = tuple(name for name in sealed.dealers if name in good or name not in opened)
+        partners = graph.partners(self.me)
         slots = slot_secrets(
             self.group,
             self.me,
             self._seed(secret),
-            state.peers,
+            {name: state.peers[name] for name in partners if name in usable},
+            {self.me, *state.shares.columns},
             state.slots,
-            {name: (one, outgoing.get(name)) for name, one in good.items()},
+            graph.threshold,
+            good,
+            {name: bytes.fromhex(key) for name, key in secret.outgoing.items()},
         )
         ready, blobs = ready_statement(
-            self.group, self.me, self._seed(secret), sealed.epoch_hash, sealed.dealers, slots
+            self.group, self.me, self._seed(secret), sealed.epoch_hash, partners, slots
         )
         moved = self._with(
             phase=advance(EPOCH_TRANSITIONS, self.phase, event, EpochPhase.OPENING),
@@ -404,27 +456,6 @@ class MemberEpoch:
             StoreSecret(self.slot_secret_name(one.slot), canonical.encode(one)) for one in slots
         )
         return moved, (*files, moved._persist(EpochPhase.READY, blobs))
-
-    def _check_column(self, dealer: str, event: DealingSealed) -> None:
-        dealt = event.shares.get(dealer)
-        if dealt is None or dealt.author != dealer:
-            raise VerificationError(
-                f"no shares of dealer {dealer} in the log", code="shares-missing"
-            )
-        if dealt.predicate.epoch_hash != self.state.epoch_hash:
-            raise VerificationError(
-                f"the shares of {dealer} are for another roster", code="wrong-epoch"
-            )
-        column = event.columns.get(dealer)
-        if column is None:
-            raise VerificationError(
-                f"the column of {dealer} did not arrive: fetch it by its digest",
-                code="column-missing",
-            )
-        if canonical.sha256(column) != dealt.predicate.columns.get(self.me):
-            raise VerificationError(
-                f"the column of {dealer} is not the one it signed", code="column-differs"
-            )
 
     def _close(self, event: EpochEvent) -> tuple["MemberEpoch", tuple[Effect, ...]]:
         moved = self._with(

@@ -26,6 +26,7 @@ from treaty.crypto.prg import Keystream
 from treaty.errors import UsageError, VerificationError
 from treaty.governance.charter import Charter, charter_digest
 from treaty.ids import Digest, MemberId
+from treaty.protocol.secagg_degree import COMPLETE_UP_TO, Degree, degree_of
 from treaty.protocol.secagg_messages import (
     HYBRID_SUITE,
     Hex32,
@@ -44,7 +45,6 @@ __all__ = [
     "epoch_hash_of",
     "key_commitment",
     "mask_plan",
-    "others",
     "pair_commitment",
     "pair_key",
     "pair_seed",
@@ -64,8 +64,10 @@ NO_RESULT: Final = Digest("0" * 64)
 class Group:
     """The unsuspended members of one charter version and the thresholds that follow.
 
-    `share_threshold` shares open a seed; a sum over fewer than `min_survivors` is never opened;
-    up to `max_colluders` members may collude with the coordinator.
+    `share_threshold` members confirm a set of survivors, and in a small group as many shares open
+    a seed; a sum over fewer than `min_survivors` is never opened; up to `max_colluders` members may
+    collude with the coordinator. `profile` forces the graph of a large group on a small one, for
+    tests: `of`, by which every party makes its group, never sets it.
     """
 
     charter: Digest
@@ -76,6 +78,7 @@ class Group:
     max_colluders: int
     suite: Suite
     slots_max: int
+    profile: Degree | None = None
     _indexes: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +117,17 @@ class Group:
     def min_honest(self) -> int:
         """Return the least number of honest inputs in an opened sum."""
         return self.min_survivors - self.max_colluders
+
+    @property
+    def large(self) -> bool:
+        """Say whether members commit to a choice of holders (`secagg_graph`)."""
+        return self.profile is not None or len(self.members) > COMPLETE_UP_TO
+
+    def degree(self, roster: int) -> Degree | None:
+        """Return the graph's degree in an epoch of `roster` members; None: the complete graph."""
+        if self.profile is not None or not self.large:
+            return self.profile
+        return degree_of(roster, self.max_colluders, self.min_survivors)
 
     def index(self, member: str) -> int:
         """Return the member's number, from 1; `VerificationError` (code ``not-a-member``)."""
@@ -190,6 +204,10 @@ class EpochSeed:
     def encapsulation_key(self) -> EncapsulationKey:
         """Return the ML-KEM-768 key of the hybrid suite."""
         return EncapsulationKey.generate(self._derive("kem-d") + self._derive("kem-z"))
+
+    def graph_nonce(self) -> bytes:
+        """Return the nonce that chooses the holders of the member's shares; shown when it deals."""
+        return self._derive("graph")
 
     def self_seed(self, slot: int) -> int:
         """Return z: the seed of the member's own mask in `slot`."""
@@ -304,23 +322,22 @@ def wrap_context(epoch_hash: str, index: int, slot: int) -> bytes:
 def pair_seed(first: bytes, second: bytes, slot: int) -> bytes:
     """Return the post-quantum key of a pair for `slot`.
 
-    `first` is the transport secret that the lower member encapsulated, `second` the higher's.
+    `first` is the transport secret that the lower member encapsulated, `second` the higher's. In a
+    large group one of them may have dealt nothing to the other: its secret is empty.
     """
     return kdf(extract(first, second), "pq", slot)
 
 
 def pair_commitment(epoch_hash: str, index: int, slot: int, seeds: Iterable[str]) -> Digest:
-    """Return the commitment to all post-quantum keys of one member in `slot`, in dealer order."""
+    """Return the commitment to all post-quantum keys of one member in `slot`, in dealer order.
+
+    Those of its partners in the graph: in a small group of everyone else.
+    """
     return Digest(
         labelled_hash(
             "pq-com", bytes.fromhex(epoch_hash), index, slot, *map(bytes.fromhex, seeds)
         ).hex()
     )
-
-
-def others(dealers: Iterable[str], name: str) -> tuple[str, ...]:
-    """Return the dealers without one: the order of its post-quantum keys."""
-    return tuple(dealer for dealer in dealers if dealer != name)
 
 
 def pair_key(
@@ -348,16 +365,16 @@ def mask_plan(
     context: str,
     epoch_hash: str,
 ) -> MaskPlan:
-    """Return the masks of one input: the member's own, and one with every other participant.
+    """Return the masks of one input: the member's own, and one with every participant in `peers`.
 
-    Raises `VerificationError` (code ``low-order-key``) for a peer's key that the roster should
-    never have held.
+    In a small group those are all others. Raises `VerificationError` (code ``low-order-key``) for
+    a peer's key that the roster should never have held.
     """
     mine = AgreementKey(bytes.fromhex(secrets.agreement))
     index, bound = group.index(me), bytes.fromhex(context)
     plan = [(kdf(bytes.fromhex(secrets.self_seed), "self", bound), 1)]
     for peer in participants:
-        if peer != me:
+        if peer != me and peer in secrets.peers:
             other = group.index(peer)
             key = pair_key(
                 mine,

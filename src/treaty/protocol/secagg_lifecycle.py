@@ -185,10 +185,14 @@ class SurvivorsAnnounced:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationLogged:
-    """A participant bound itself to a set of survivors. `secret` as in `SurvivorsAnnounced`."""
+    """A participant bound itself to a set of survivors. `secret` as in `SurvivorsAnnounced`.
+
+    `others` are confirmations that stand in the log too.
+    """
 
     confirmed: Verified[SurvivorsConfirmed]
     secret: bytes | None = field(default=None, repr=False)
+    others: tuple[Verified[SurvivorsConfirmed], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

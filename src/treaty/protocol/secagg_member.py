@@ -323,7 +323,9 @@ class MemberSlot:
                 code="locked-set",
             )
         lock = msgspec.structs.replace(state.lock, survivors=names)
-        if len(names) >= self.epoch.group.fast_survivors(len(state.opened.participants)):
+        if not self.epoch.sparse and len(names) >= self.epoch.group.fast_survivors(
+            len(state.opened.participants)
+        ):
             reveal = self._reveal(names, digest, event.secret)
             moved = self._move(
                 event,
@@ -353,21 +355,29 @@ class MemberSlot:
     def _on_confirmation(
         self, event: ConfirmationLogged
     ) -> tuple["MemberSlot", tuple[Effect, ...]]:
-        confirmed, author, state = event.confirmed.predicate, event.confirmed.author, self.state
-        self._check_context(confirmed.context)
-        if state.sealed is None or author not in {one.member for one in state.sealed.survivors}:
-            raise VerificationError(f"{author} is no survivor", code="not-a-participant")
-        if confirmed.survivors != state.survivors:
-            raise VerificationError(
-                f"{author} confirmed another set of survivors", code="confirmation-differs"
-            )
-        if author in state.confirmed_by:
+        state = self.state
+        names = () if state.sealed is None else tuple(one.member for one in state.sealed.survivors)
+        survivors, by = frozenset(names), dict.fromkeys(state.confirmed_by)
+        for logged in (event.confirmed, *event.others):
+            confirmed, author = logged.predicate, str(logged.author)
+            self._check_context(confirmed.context)
+            if author not in survivors:
+                raise VerificationError(f"{author} is no survivor", code="not-a-participant")
+            if confirmed.survivors != state.survivors:
+                raise VerificationError(
+                    f"{author} confirmed another set of survivors", code="confirmation-differs"
+                )
+            by[author] = None
+        if len(by) == len(state.confirmed_by) or state.survivors is None:
             return self, ()
-        by = (*state.confirmed_by, str(author))
+        return self._confirmed(event, names, tuple(by), state.survivors)
+
+    def _confirmed(
+        self, event: ConfirmationLogged, names: tuple[str, ...], by: tuple[str, ...], digest: str
+    ) -> tuple["MemberSlot", tuple[Effect, ...]]:
         following = self.phase
         if following is SlotPhase.CONFIRMED and len(by) >= self.epoch.group.share_threshold:
-            names = tuple(one.member for one in state.sealed.survivors)
-            reveal = self._reveal(names, confirmed.survivors, event.secret)
+            reveal = self._reveal(names, digest, event.secret)
             moved = self._move(event, SlotPhase.ANSWER_PERSISTING, confirmed_by=by, reveal=reveal)
             return moved, (moved._persist(SlotPhase.ANSWERED),)
         return self._move(event, following, confirmed_by=by), ()
@@ -417,14 +427,16 @@ class MemberSlot:
         secrets = canonical.decode(secret, SlotSecrets)
         if secrets.slot != self.slot:
             raise UsageError(f"expected the secrets of slot {self.slot}, got those of another")
-        dropped = (name for name in self.state.opened.participants if name not in names)
+        inside = frozenset(names)
+        # In a large group this member holds the shares of those alone that chose it.
+        held = [name for name in self.state.opened.participants if name in secrets.self_shares]
         return Reveal(
             charter=self.epoch.group.charter,
             author=self.epoch.me,
             context=self.state.context,
             survivors=digest,
-            self_shares={name: secrets.self_shares[name] for name in names},
-            round_shares={name: secrets.round_shares[name] for name in dropped},
+            self_shares={name: secrets.self_shares[name] for name in held if name in inside},
+            round_shares={name: secrets.round_shares[name] for name in held if name not in inside},
         )
 
     def _token(self) -> str:

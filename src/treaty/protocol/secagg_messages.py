@@ -54,7 +54,10 @@ Hex32 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 KemKey = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{2368}\Z")]
 """An ML-KEM-768 encapsulation key: 1,184 bytes."""
 
-Names = Annotated[tuple[MemberName, ...], msgspec.Meta(max_length=128)]
+MAX_LISTED = 1024
+"""Members that a statement can list. The size of a log entry is reached before."""
+
+Names = Annotated[tuple[MemberName, ...], msgspec.Meta(max_length=MAX_LISTED)]
 RingBits = Annotated[int, msgspec.Meta(ge=16, le=64, multiple_of=16)]
 """Width of the ring's words; 48 passes here and is refused as ``wrong-shape``."""
 
@@ -130,12 +133,14 @@ class EpochOpened(Predicate):
         "kem": _KEY,
         "round_keys": _KEY,
         "commitments": Artefact.COMMITMENT,
+        "graph": Artefact.COMMITMENT,
     },
 )
-class EpochKeys(Predicate):
+class EpochKeys(Predicate, omit_defaults=True):
     """A member's public keys of an epoch: one for shares, one for each slot.
 
-    `commitments` bind the self-mask seeds. `kem` is null in the classical suite.
+    `commitments` bind the self-mask seeds. `kem` is null in the classical suite. In a large group
+    `graph` binds the nonce that chooses the holders of this member's shares.
     """
 
     epoch: Count
@@ -144,6 +149,7 @@ class EpochKeys(Predicate):
     kem: KemKey | None
     round_keys: _PerSlot
     commitments: _PerSlot
+    graph: Hex32 | None = None
 
     def subjects(self) -> tuple[Subject, ...]:
         """Return the opening statement."""
@@ -160,7 +166,7 @@ class EpochRoster(Predicate):
 
     epoch: Count
     opened: DigestField
-    keys: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=128)]
+    keys: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=MAX_LISTED)]
 
     def subjects(self) -> tuple[Subject, ...]:
         """Return the opening statement."""
@@ -180,12 +186,16 @@ class _InEpoch(Predicate):
 @statement(
     "epoch-shares/v1",
     signer=SignerKind.RUNNER,
-    classes={"epoch_hash": _ID, "columns": _ID},
+    classes={"epoch_hash": _ID, "columns": _ID, "nonce": _KEY},
 )
-class EpochShares(_InEpoch):
-    """A member dealt its slot secrets: for each other member, the digest of its sealed column."""
+class EpochShares(_InEpoch, omit_defaults=True):
+    """A member dealt its slot secrets: for each holder, the digest of its sealed column.
+
+    The holders are all others; in a large group those that `nonce` chooses.
+    """
 
     columns: dict[MemberName, DigestField]
+    nonce: Hex32 | None = None
 
 
 @statement(
@@ -339,7 +349,7 @@ class Survivor(Record):
 class SurvivorsSealed(_InRound):
     """The inputs of the sum are these; the members are asked for what opens it."""
 
-    survivors: Annotated[tuple[Survivor, ...], msgspec.Meta(max_length=128)]
+    survivors: Annotated[tuple[Survivor, ...], msgspec.Meta(max_length=MAX_LISTED)]
 
 
 @statement(

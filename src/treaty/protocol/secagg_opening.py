@@ -15,11 +15,11 @@ from treaty.aggregation.masking import MaskPlan
 from treaty.crypto import shamir
 from treaty.crypto.derivation import kdf
 from treaty.errors import VerificationError
+from treaty.protocol.secagg_graph import Graph
 from treaty.protocol.secagg_keys import (
     Group,
     agreement_key,
     context_of,
-    others,
     pair_commitment,
     pair_key,
     self_commitment,
@@ -28,6 +28,7 @@ from treaty.protocol.secagg_keys import (
 from treaty.protocol.secagg_messages import (
     EpochKeys,
     EpochReady,
+    Reveal,
     RoundOpened,
     RoundResult,
     SurvivorsSealed,
@@ -40,6 +41,7 @@ __all__ = [
     "holds_pair_seeds",
     "holds_round_seed",
     "holds_self_seed",
+    "rebuild",
     "recover",
     "unmask_plan",
 ]
@@ -57,13 +59,15 @@ def unmask_plan(
     round_seeds: Mapping[str, str],
     round_keys: Mapping[str, str],
     pair_seeds: Mapping[str, Mapping[str, str]],
+    *,
+    graph: Graph | None = None,
 ) -> MaskPlan:
     """Return what takes the masks off the sum of the survivors' inputs.
 
     Each survivor's own mask goes by its self seed; the pair masks between survivors cancel, those
     with a dropped member go by the key that follows from its round seed. `round_keys` are the
     public keys of the slot, `pair_seeds` the post-quantum keys by dropped member and survivor. The
-    seeds are taken as checked (`check_result`).
+    seeds are taken as checked (`check_result`). Without a `graph` everyone masks with everyone.
     """
     bound = bytes.fromhex(context_of(group.charter, opened))
     charter = bytes.fromhex(group.charter)
@@ -74,6 +78,8 @@ def unmask_plan(
         value = shamir.decode_element(bytes.fromhex(seed))
         key = agreement_key(value, charter, epoch, index, opened.slot)
         for name in survivors:
+            if graph is not None and not graph.masks(dropped, name):
+                continue
             other = group.index(name)
             pair = pair_key(
                 key,
@@ -96,14 +102,16 @@ def check_result(
     dealers: Sequence[str],
     sealed: SurvivorsSealed,
     result: RoundResult,
+    *,
+    graph: Graph | None = None,
 ) -> MaskPlan:
     """Return the unmask plan of a published result, having checked every seed in it.
 
     `keys` and `ready` are the members' statements of the epoch, `dealers` those of its
-    `EpochSealed`. The sum is what `recompute_sum` makes of the survivors' inputs and this
-    plan; its SHA-256 must be `result.sum`. Raises `VerificationError`: ``wrong-context``,
-    ``survivors-differ``, ``too-few-survivors``, ``seeds-incomplete``, ``seed-differs``;
-    `FormatError` for a seed outside the field.
+    `EpochSealed`, `graph` its graph; without one everyone masks with everyone. The sum is what
+    `recompute_sum` makes of the survivors' inputs and this plan; its SHA-256 must be `result.sum`.
+    Raises `VerificationError`: ``wrong-context``, ``survivors-differ``, ``too-few-survivors``,
+    ``seeds-incomplete``, ``seed-differs``; `FormatError` for a seed outside the field.
     """
     context = context_of(group.charter, opened)
     if sealed.context != context or result.context != context:
@@ -138,10 +146,19 @@ def check_result(
             group, keys[name], name, opened.slot, shamir.decode_element(bytes.fromhex(seed))
         ):
             raise _differs(name)
-    pairs = _checked_pairs(group, opened, ready, dealers, dropped, result.pair_seeds)
+    graph = graph or Graph(group, tuple(dealers), group.share_threshold)
+    pairs = _checked_pairs(group, opened, ready, graph, dropped, result.pair_seeds)
     round_keys = {name: keys[name].round_keys[opened.slot] for name in names}
     return unmask_plan(
-        group, opened, epoch, names, result.self_seeds, result.round_seeds, round_keys, pairs
+        group,
+        opened,
+        epoch,
+        names,
+        result.self_seeds,
+        result.round_seeds,
+        round_keys,
+        pairs,
+        graph=graph,
     )
 
 
@@ -172,6 +189,9 @@ def recover(
     group: Group,
     shares: Mapping[str, Mapping[str, str]],
     holds: Callable[[str, int], bool],
+    *,
+    owners: Iterable[str] | None = None,
+    threshold: int | None = None,
 ) -> Recovered:
     """Rebuild every member's seed from shares, given by answering member and then by owner.
 
@@ -179,20 +199,26 @@ def recover(
     `share_threshold` answers fails, others are tried, the members caught lying last; a share that
     does not lie on the polynomial of a seed that holds convicts who signed it, because the
     answer is in the log. At most `MAX_SUBSETS` subsets are tried for one seed.
+
+    `owners` are those whose seeds are wanted, all whom the first answer names unless given, and
+    `threshold` of shares open one, the group's unless given: in a large group answers differ.
     """
     answers = sorted(shares, key=group.index)
-    owners = shares[answers[0]] if answers else {}
+    if owners is None:
+        owners = shares[answers[0]] if answers else ()
+    needed = group.share_threshold if threshold is None else threshold
     seeds: dict[str, str] = {}
     liars: set[str] = set()
     missing: set[str] = set()
     for owner in owners:
+        holders = [name for name in answers if owner in shares[name]]
         points = {
             group.index(name): int.from_bytes(bytes.fromhex(shares[name][owner]), "big")
-            for name in answers
+            for name in holders
         }
-        trusted = [group.index(name) for name in answers if name not in liars]
-        doubted = [group.index(name) for name in answers if name in liars]
-        found = _first_that_holds(group, owner, points, [*trusted, *doubted], holds)
+        trusted = [group.index(name) for name in holders if name not in liars]
+        doubted = [group.index(name) for name in holders if name in liars]
+        found = _first_that_holds(needed, owner, points, [*trusted, *doubted], holds)
         if found is None:
             missing.add(owner)
             continue
@@ -201,21 +227,47 @@ def recover(
         if not clean:
             liars |= {
                 name
-                for name in answers
+                for name in holders
                 if not _on_polynomial(points, subset, group.index(name), seed)
             }
     return Recovered(seeds, frozenset(liars), frozenset(missing))
 
 
+def rebuild(
+    graph: Graph,
+    opened: RoundOpened,
+    keys: Mapping[str, EpochKeys],
+    survivors: Iterable[str],
+    answers: Mapping[str, Reveal],
+) -> tuple[Recovered, Recovered]:
+    """Return the survivors' self seeds and the others' round seeds, as far as answers open them."""
+    group, slot, inside = graph.group, opened.slot, tuple(survivors)
+    own = recover(
+        group,
+        {name: one.self_shares for name, one in answers.items()},
+        lambda name, seed: holds_self_seed(group, keys[name], name, slot, seed),
+        owners=inside,
+        threshold=graph.threshold,
+    )
+    gone = recover(
+        group,
+        {name: one.round_shares for name, one in answers.items()},
+        lambda name, seed: holds_round_seed(group, keys[name], name, slot, seed),
+        owners=[name for name in opened.participants if name not in set(inside)],
+        threshold=graph.threshold,
+    )
+    return own, gone
+
+
 def _first_that_holds(
-    group: Group,
+    needed: int,
     owner: str,
     points: Mapping[int, int],
     order: Sequence[int],
     holds: Callable[[str, int], bool],
 ) -> tuple[int, tuple[int, ...], bool] | None:
     """The seed, the subset it came from, and whether it was the first one tried."""
-    subsets = combinations(order, group.share_threshold)
+    subsets = combinations(order, needed)
     for tried, subset in enumerate(islice(subsets, MAX_SUBSETS)):
         if any(points[at] >= shamir.MODULUS for at in subset):
             continue
@@ -247,7 +299,7 @@ def _checked_pairs(
     group: Group,
     opened: RoundOpened,
     ready: Mapping[str, EpochReady],
-    dealers: Sequence[str],
+    graph: Graph,
     dropped: Sequence[str],
     pair_seeds: Mapping[str, Sequence[str]],
 ) -> dict[str, dict[str, str]]:
@@ -257,7 +309,7 @@ def _checked_pairs(
         )
     checked: dict[str, dict[str, str]] = {}
     for name, seeds in pair_seeds.items():
-        peers = others(dealers, name)
+        peers = graph.partners(name)
         if len(peers) != len(seeds) or not holds_pair_seeds(
             group, opened, ready[name], name, seeds
         ):

@@ -7,13 +7,14 @@ put a key of its own choice, or somebody else's, in place of a member's.
 
 from collections.abc import Mapping
 
-from treaty.crypto import key_agreement
+from treaty.crypto import canonical, key_agreement
 from treaty.errors import PolicyError, VerificationError
+from treaty.protocol.secagg_graph import check_choice
 from treaty.protocol.secagg_keys import Group
-from treaty.protocol.secagg_messages import EpochKeys, EpochRoster
+from treaty.protocol.secagg_messages import EpochKeys, EpochRoster, EpochShares
 from treaty.protocol.statements import Verified
 
-__all__ = ["check_keys", "check_roster"]
+__all__ = ["check_dealt", "check_keys", "check_roster"]
 
 
 def check_roster(
@@ -59,7 +60,7 @@ def check_keys(group: Group, keys: EpochKeys, slots: int) -> None:
     `VerificationError` (``keys-malformed``, ``low-order-key``) or `FormatError`.
     """
     if not len(keys.round_keys) == len(keys.commitments) == slots or (
-        (keys.kem is not None) != group.hybrid
+        (keys.kem is not None, keys.graph is not None) != (group.hybrid, group.large)
     ):
         raise VerificationError(
             f"expected keys for {slots} slots under suite {group.suite} of {keys.author}",
@@ -69,3 +70,38 @@ def check_keys(group: Group, keys: EpochKeys, slots: int) -> None:
         key_agreement.check_agreement_key(bytes.fromhex(key))
     if keys.kem is not None:
         key_agreement.check_encapsulation_key(bytes.fromhex(keys.kem))
+
+
+def check_dealt(
+    group: Group,
+    me: str,
+    roster: Mapping[str, EpochKeys],
+    epoch_hash: str,
+    dealer: str,
+    dealt: Verified[EpochShares] | None,
+    column: bytes | None,
+) -> None:
+    """Raise unless `dealer` dealt to its holders and `column`, if `me` is one, is what it signed.
+
+    `VerificationError`: ``shares-missing``, ``wrong-epoch``, ``column-missing``,
+    ``column-differs``, and those of `check_choice`.
+    """
+    if dealt is None or dealt.author != dealer:
+        raise VerificationError(f"no shares of dealer {dealer} in the log", code="shares-missing")
+    shares = dealt.predicate
+    if shares.epoch_hash != epoch_hash:
+        raise VerificationError(
+            f"the shares of {dealer} are for another roster", code="wrong-epoch"
+        )
+    if me in shares.columns or group.degree(len(roster)) is None:
+        if column is None:
+            raise VerificationError(
+                f"the column of {dealer} did not arrive: fetch it by its digest",
+                code="column-missing",
+            )
+        if canonical.sha256(column) != shares.columns.get(me):
+            raise VerificationError(
+                f"the column of {dealer} is not the one it signed", code="column-differs"
+            )
+    # Prevents a dealer from choosing its holders, or from leaving one out.
+    check_choice(group, roster[dealer], tuple(roster), epoch_hash, shares)

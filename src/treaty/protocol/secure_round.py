@@ -24,6 +24,7 @@ from typing import TypeVar, cast
 from treaty.errors import VerificationError
 from treaty.ids import Digest, MemberId
 from treaty.protocol.machine import Transitions, advance
+from treaty.protocol.secagg_graph import Graph, check_choice, chosen_holders
 from treaty.protocol.secagg_keys import Group, context_of, epoch_hash_of, survivors_digest
 from treaty.protocol.secagg_messages import (
     EpochClosed,
@@ -108,6 +109,7 @@ class EpochRecord:
     roster: Verified[EpochRoster] | None = None
     shares: Mapping[MemberId, Verified[EpochShares]] = field(default_factory=dict)
     sealed: Verified[EpochSealed] | None = None
+    graph: Graph | None = None
     ready: Mapping[MemberId, Verified[EpochReady]] = field(default_factory=dict)
     complaints: tuple[Verified[ShareComplaint], ...] = ()
     last_slot: int = -1
@@ -138,7 +140,8 @@ class EpochRecord:
                 slots = self.opened.predicate.slots
                 self._shape(
                     len(body.round_keys) == len(body.commitments) == slots
-                    and (body.kem is not None) == self.group.hybrid,
+                    and (body.kem is not None) == self.group.hybrid
+                    and (body.graph is not None) == self.group.large,
                     f"{slots} round keys and commitments of {body.author}",
                 )
                 return replace(self, keys=keys)
@@ -149,10 +152,15 @@ class EpochRecord:
                 self._of_roster(body.epoch_hash)
                 self._among(body.author, self._listed())
                 shares = _once(self.shares, of_kind(verified, EpochShares))
-                self._shape(
-                    set(body.columns) == self._listed() - {body.author},
-                    f"one column of {body.author} for every other member of the roster",
+                roster, dealer = self._roster(), self.keys[MemberId(body.author)].predicate
+                holders = chosen_holders(
+                    self.group, body.author, roster, body.epoch_hash, body.nonce
                 )
+                self._shape(
+                    set(body.columns) == set(holders),
+                    f"one column of {body.author} for every holder of its shares",
+                )
+                check_choice(self.group, dealer, roster, body.epoch_hash, body)
                 return replace(self, shares=shares)
             case EpochSealed():
                 return self._on_sealed(body, of_kind(verified, EpochSealed))
@@ -221,7 +229,9 @@ class EpochRecord:
             )
         self.group.check_order(body.dealers, "dealers")
         self._enough(len(body.dealers), "dealers")
-        return replace(self, phase=phase, sealed=verified)
+        dealt = {dealer: self.shares[MemberId(dealer)].predicate for dealer in body.dealers}
+        graph = Graph.of(self.group, self._roster(), dealt)
+        return replace(self, phase=phase, sealed=verified, graph=graph)
 
     def _on_complaint(self, verified: Verified[ShareComplaint]) -> "EpochRecord":
         if any(before.digest == verified.digest for before in self.complaints):
@@ -234,6 +244,11 @@ class EpochRecord:
         """The members whose keys the roster names."""
         named = set() if self.roster is None else set(self.roster.predicate.keys)
         return frozenset(member for member, one in self.keys.items() if one.digest in named)
+
+    def _roster(self) -> tuple[MemberId, ...]:
+        """The members of the roster in its order."""
+        listed = self._listed()
+        return tuple(member for member in self.group.members if member in listed)
 
     def _dealers(self) -> frozenset[str]:
         return frozenset() if self.sealed is None else frozenset(self.sealed.predicate.dealers)
@@ -277,6 +292,7 @@ class RoundRecord:
     opened: Verified[RoundOpened]
     question: Digest
     context: Digest
+    graph: Graph
     phase: RoundPhase = RoundPhase.COLLECTING
     inputs: Mapping[MemberId, Verified[MaskedInput]] = field(default_factory=dict)
     declined: Mapping[MemberId, Verified[InputDeclined]] = field(default_factory=dict)
@@ -288,10 +304,12 @@ class RoundRecord:
     abandoned: Verified[RoundAbandoned] | None = None
 
     @staticmethod
-    def begin(group: Group, opened: Verified[RoundOpened], question: Digest) -> "RoundRecord":
-        """Return the record of a round that has just opened."""
+    def begin(
+        group: Group, opened: Verified[RoundOpened], question: Digest, graph: Graph
+    ) -> "RoundRecord":
+        """Return the record of a round that has just opened in an epoch with this graph."""
         context = context_of(Digest(opened.predicate.charter), opened.predicate)
-        return RoundRecord(group, opened, question, context)
+        return RoundRecord(group, opened, question, context, graph)
 
     @property
     def participants(self) -> tuple[MemberId, ...]:
@@ -386,7 +404,7 @@ class RoundRecord:
         self._same_survivors(body.survivors)
         self._survivor(body.author)
         inside = set(self.members_in)
-        fast = self.group.fast_survivors(len(self.participants))
+        fast = self.graph.fast_survivors(len(self.participants))
         if len(inside) < fast and len(self.confirmed) < self.group.share_threshold:
             raise VerificationError(
                 f"{body.author} answers after {len(self.confirmed)} confirmations, expected at "
@@ -397,7 +415,10 @@ class RoundRecord:
             raise VerificationError(
                 f"{body.author} reveals both kinds of share of one member", code="both-shares"
             )
-        if set(body.self_shares) - inside or set(body.round_shares) - self._dropped():
+        held = self.graph.owners(body.author, self.participants)
+        if set(body.self_shares) - (inside & held) or (
+            set(body.round_shares) - (self._dropped() & held)
+        ):
             raise VerificationError(
                 f"{body.author} reveals shares for the wrong members", code="wrong-shares"
             )
@@ -406,10 +427,10 @@ class RoundRecord:
     def _on_result(self, body: RoundResult, verified: Verified[RoundResult]) -> "RoundRecord":
         phase = self._move(body, RoundPhase.PUBLISHED)
         self._same_survivors(body.survivors)
-        if len(self.reveals) < self.group.share_threshold:
+        if not self.graph.opens(frozenset(self.reveals), self.participants):
             raise VerificationError(
                 f"{len(self.reveals)} members answered, expected at least "
-                f"{self.group.share_threshold}",
+                f"{self.graph.threshold} holders of every participant's shares",
                 code="too-few",
             )
         if set(body.self_seeds) != set(self.members_in) or set(body.round_seeds) != self._dropped():

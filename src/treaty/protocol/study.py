@@ -227,7 +227,9 @@ class Study:
                     code=f"wrong-{name}",
                 )
         epoch = self._open_epoch().use_slot(body)
-        record = RoundRecord.begin(self.group, verified, awaited.question)
+        if epoch.graph is None:
+            raise VerificationError("the epoch's dealing is not over", code="out-of-order")
+        record = RoundRecord.begin(self.group, verified, awaited.question, epoch.graph)
         return replace(self, epoch=epoch, round=record)
 
     def _in_round(self, verified: Verified[Body]) -> "Study":

@@ -85,12 +85,12 @@ def _in_round(record: RoundRecord, hub: tuple[MemberId, ...]) -> Awaited:
         missing = set(record.participants) - set(record.inputs) - set(record.declined)
         return Awaited("masked inputs", _sorted(missing)) if missing else Awaited("survivors", hub)
     group = record.group
-    few = len(record.members_in) < group.fast_survivors(len(record.participants))
+    few = len(record.members_in) < record.graph.fast_survivors(len(record.participants))
     if few and len(record.confirmed) < group.share_threshold:
         return Awaited("confirmations", _sorted(set(record.members_in) - set(record.confirmed)))
     missing = set(record.members_in) - set(record.reveals)
     # With enough answers the sum can be opened; the others are not waited for.
-    if len(record.reveals) >= group.share_threshold or not missing:
+    if record.graph.opens(frozenset(record.reveals), record.participants) or not missing:
         return Awaited("the opened sum", hub)
     return Awaited("answers that open the sum", _sorted(missing))
 

@@ -168,6 +168,7 @@ def _recompute(worker: _Replay, study: Study, result: RoundResult) -> None:
         epoch.sealed.predicate.dealers,
         record.sealed.predicate,
         result,
+        graph=epoch.graph,
     )
     headers = [record.inputs[member].predicate for member in record.members_in]
     if not all(worker.has(Digest(header.blob)) for header in headers):

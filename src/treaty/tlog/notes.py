@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 MAX_NOTE_BYTES: Final = 1 << 16
-MAX_SIGNATURES: Final = 128
+MAX_SIGNATURES: Final = 256
 _MAX_TIME_S: Final = (1 << 63) - 1
 _TIME_BYTES: Final = 8
 

@@ -20,6 +20,7 @@ from treaty.ids import Digest, MemberId
 from treaty.protocol import secagg_coordinator as coordinator
 from treaty.protocol import secagg_messages as messages
 from treaty.protocol.secagg_coordinator import CoordinatorEpoch, CoordinatorRound
+from treaty.protocol.secagg_degree import Degree
 from treaty.protocol.secagg_effects import (
     Effect,
     EraseSecret,
@@ -63,13 +64,24 @@ def tag(text: str) -> Digest:
     return canonical.sha256(text.encode())
 
 
-def group_of(size: int, colluders: int = 1, *, hybrid: bool = False, least: int = 0) -> Group:
-    """Return a group of `size` members with the thresholds that a charter derives."""
+def group_of(
+    size: int,
+    colluders: int = 1,
+    *,
+    hybrid: bool = False,
+    least: int = 0,
+    profile: Degree | None = None,
+) -> Group:
+    """Return a group of `size` members with the thresholds that a charter derives.
+
+    With a `profile` every member chooses holders, as in a large group.
+    """
     threshold = (size + colluders) // 2 + 1
     return Group(
         charter=tag("charter"),
         coordinator=MemberId("hub"),
         members=tuple(MemberId(f"m{k:02d}") for k in range(1, size + 1)),
+        profile=profile,
         share_threshold=threshold,
         min_survivors=max(threshold, colluders + 2, least),
         max_colluders=colluders,
@@ -245,7 +257,7 @@ class Federation:
         columns = {
             dealer: self.columns[self.shares[dealer].predicate.columns[name]]
             for dealer in self.sealed.predicate.dealers
-            if dealer != name
+            if name in self.shares[dealer].predicate.columns
         }
         return DealingSealed(self.sealed, self.shares, columns, self.nodes[name].secret)
 
@@ -407,8 +419,8 @@ def announce(
     out: dict[str, list[Predicate]] = {}
     for name in names:
         node = turn.node(name)
-        for header in turn.headers.values():
-            node.on_slot(InputLogged(header))
+        first, *rest = turn.headers.values()
+        node.on_slot(InputLogged(first, tuple(rest)))
         out[name] = node.on_slot(SurvivorsAnnounced(sealed, node.slot_secret))
     return out
 
@@ -428,10 +440,10 @@ def finish(turn: Round, silent: Iterable[str] = ()) -> None:
     answers = [one for sent in said.values() for one in sent if isinstance(one, messages.Reveal)]
     for confirmation in confirmations:
         turn.give(coordinator.ConfirmationLogged(confirmation))
-        for name in talking:
-            node = turn.node(name)
-            sent = node.on_slot(ConfirmationLogged(confirmation, node.slot_secret))
-            answers += [one for one in sent if isinstance(one, messages.Reveal)]
+    for name in talking if confirmations else ():
+        node, (first, *more) = turn.node(name), confirmations
+        sent = node.on_slot(ConfirmationLogged(first, node.slot_secret, tuple(more)))
+        answers += [one for one in sent if isinstance(one, messages.Reveal)]
     for answer in answers:
         if turn.hub.phase is not coordinator.RoundPhase.ABANDONED:
             turn.give(coordinator.RevealLogged(verified(answer)))

@@ -56,6 +56,7 @@ def checked(federation: Federation, turn: Round, result: messages.RoundResult) -
         hub.dealers,
         turn.sealed.predicate,
         result,
+        graph=hub.graph,
     )
 
 

@@ -305,7 +305,7 @@ NOTES = {
     "a short signature": BODY + "\n— a AAAAAA==\n".encode(),
     "no utf-8 in the text": FULL.replace(b"log.example", b"log\xff", 1),
     "no utf-8 in a name": FULL.replace(b"m1.", b"m\xff."),
-    "too many lines": SIGNED + UNKNOWN * 128,
+    "too many lines": SIGNED + UNKNOWN * 256,
     "too long": b"x" * MAX_NOTE_BYTES + b"\n\n" + _text(LINES[0]),
     "carriage returns": FULL.replace(b"\n", b"\r\n"),
 }
@@ -319,9 +319,9 @@ def test_notes_of_another_form_are_refused(data: bytes, strict: bool) -> None:
         _open(data, strict=strict)
 
 
-def test_128_signatures_are_read() -> None:
+def test_256_signatures_are_read() -> None:
     """The limit is inclusive."""
-    assert len(parse_note(SIGNED + UNKNOWN * 127).lines) == 128
+    assert len(parse_note(SIGNED + UNKNOWN * 255).lines) == 256
 
 
 def test_a_note_text_may_hold_empty_lines() -> None:
