@@ -14,12 +14,14 @@ if TYPE_CHECKING:
         LogisticRegression,
         MultilayerPerceptron,
     )
+    from treaty.studies.calibrating import Privacy
 
 __all__ = [
     "Bundle",
     "Consortium",
     "LogisticRegression",
     "MultilayerPerceptron",
+    "Privacy",
     "Study",
     "__version__",
     "simulate",
@@ -34,6 +36,7 @@ _HOMES = {
     "simulate": "treaty.api",
     "LogisticRegression": "treaty.models.specification",
     "MultilayerPerceptron": "treaty.models.specification",
+    "Privacy": "treaty.studies.calibrating",
 }
 
 

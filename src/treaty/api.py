@@ -4,43 +4,69 @@
 import treaty
 
 consortium = treaty.simulate(sites={"cleveland": "cleveland.csv", ...}, contract="heart.toml")
-study = consortium.train(treaty.LogisticRegression())
+study = consortium.train(treaty.LogisticRegression(), privacy=treaty.Privacy(epsilon=1.0))
 print(study.compare())
+print(study.certificate())
 study.report("report.html")
 study.bundle("bundle").verify(study.anchor)
 ```
 
-Sums are exact and hidden from everybody but in total; differential privacy is not part of this
-version, and the certificate of no study claims it.
+Training is differentially private: every site clips each person's contribution and adds its share
+of noise, and the charter allows nothing else. `simulate(..., exact_sums=True)` founds a consortium
+whose charter accepts exact sums instead: hidden from everybody but in total, with no epsilon.
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
+
+import msgspec
 
 from treaty.aggregation.tensors import NamedTensors
+from treaty.contracts.normalisation import with_public_bounds
 from treaty.contracts.schema import Contract, Number, parse_contract
 from treaty.errors import ResourceError, UsageError
+from treaty.governance.terms import PrivacyMode
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import LogisticRegression, ModelSpecification
+from treaty.privacy.terms import DistributedGaussian, ExactSums, PrivacyTerms
 from treaty.protocol.consortium import Consortium as State
-from treaty.protocol.messages import ComparisonPublished
+from treaty.protocol.messages import ComparisonPublished, Figures
 from treaty.protocol.study import Study as StudyState
 from treaty.provenance.bundle import Edition
+from treaty.provenance.privacy import study_privacy
 from treaty.provenance.verify import Verdict, verify_bundle
 from treaty.reports.summary import report_html
 from treaty.simulation.federation import COORDINATOR, Federation, SiteFilesToWrite
-from treaty.simulation.pooled import compare_with_pooled
-from treaty.studies.outcome import EvaluationOutcome
+from treaty.simulation.pooled import compare_with_pooled, compare_without_noise
+from treaty.studies.calibrating import Privacy, private_model, terms_for
+from treaty.studies.certificates import PrivacyStatement, statement_text
+from treaty.studies.outcome import EvaluationOutcome, FigureRecord
 from treaty.studies.plan import AggregationSettings, EvaluationSettings, SplitSettings
-from treaty.wiring import dataset_adapter, read_bundle, read_file, write_bundle, write_file
+from treaty.wiring import (
+    SystemEntropy,
+    dataset_adapter,
+    read_bundle,
+    read_file,
+    write_bundle,
+    write_file,
+)
 
 if TYPE_CHECKING:
     from treaty.wiring import Dataset
 
-__all__ = ["Bundle", "ComparisonTable", "Consortium", "Study", "from_dataset", "simulate"]
+__all__ = [
+    "Bundle",
+    "ComparisonTable",
+    "Consortium",
+    "Privacy",
+    "Study",
+    "from_dataset",
+    "simulate",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +141,37 @@ class Study:
     def compare(self) -> ComparisonTable:
         """Return federated against alone, per site where the charter shows it, and pooled."""
         outcome = self.evaluation
-        rows: list[tuple[str, int, int | None, int]] = [
-            (
-                "federated",
-                outcome.federated.accuracy,
-                outcome.federated.auc,
-                outcome.federated.brier,
-            ),
-            ("each site alone", outcome.alone.accuracy, outcome.alone.auc, outcome.alone.brier),
-        ]
+        rows: list[tuple[str, int, int | None, int]] = [_row("federated", outcome.federated)]
+        if outcome.alone is not None:
+            rows.append(_row("each site alone", outcome.alone))
         for name, report in sorted(self.state.reports.items()):
             for label, figures in (("federated", report.federated), ("alone", report.alone)):
                 rows.append((f"  {name} {label}", figures.accuracy, figures.auc, figures.brier))
-        if self.comparison is not None:
-            pooled = self.comparison.pooled
-            rows.append(("pooled (simulation only)", pooled.accuracy, pooled.auc, pooled.brier))
+        found = self.comparison
+        if found is None:
+            return ComparisonTable(tuple(rows))
+        if found.alone_private_everywhere is None:
+            return ComparisonTable((*rows, _row("pooled (simulation only)", found.pooled)))
+        rows.append(_row("all rows, no noise (simulation only)", found.pooled))
+        for label, table in (
+            ("same epsilon", found.alone_private_everywhere),
+            ("no noise", found.alone_everywhere),
+        ):
+            for site, figures in sorted(table.items()):
+                rows.append(_row(f"  {site} alone, {label} (simulation only)", figures))
         return ComparisonTable(tuple(rows))
+
+    @property
+    def privacy(self) -> PrivacyStatement | None:
+        """What training and evaluation cost a person; None where sums are exact."""
+        return study_privacy(self.state)
+
+    def certificate(self) -> str:
+        """Return the privacy certificates in plain words, one line for each partition first."""
+        statement = self.privacy
+        if statement is None:
+            return "Sums are exact: no differential privacy is claimed.\n"
+        return statement_text(statement)
 
     def bundle(self, path: str | Path, *, edition: Edition = "full") -> Bundle:
         """Export the consortium's bundle to the new directory `path`."""
@@ -145,6 +186,10 @@ class Study:
         target = Path(path)
         write_file(target, report_html(verdict, files).encode())
         return target
+
+
+def _row(name: str, figures: Figures | FigureRecord) -> tuple[str, int, int | None, int]:
+    return (name, figures.accuracy, figures.auc, figures.brier)
 
 
 class Consortium:
@@ -163,6 +208,7 @@ class Consortium:
         self,
         model: ModelSpecification | None = None,
         *,
+        privacy: Privacy | None = None,
         name: str = "study",
         seed: int = 0,
         support_rows: int = 1,
@@ -172,23 +218,51 @@ class Consortium:
     ) -> Study:
         """Plan, ratify and run one study; return it when it is finished and released.
 
+        Under a differentially private charter `privacy` says what training may cost a person, by
+        default epsilon 1; a logistic regression is then trained on rows of length one with a
+        common intercept, and columns are scaled by the contract's public bounds. Under a charter
+        of exact sums there is no `privacy`.
+
         `seed` fixes the split; `site_figures` asks for per-site figures, which the charter must
         allow; `compare_pooled` adds the simulation-only comparison. Raises `PolicyError` when the
         plan does not pass its lint, `ResourceError` when too few sites answer.
         """
         federation = self.federation
+        policy = federation.charter.privacy
+        aggregation = AggregationSettings(support_rows=support_rows)
+        spec: ModelSpecification = model or LogisticRegression()
+        contract = self.contract
+        terms: PrivacyTerms = ExactSums()
+        if policy.mode is PrivacyMode.DIFFERENTIAL:
+            spec, contract = private_model(spec), with_public_bounds(contract)
+            bound = min(aggregation.max_persons_per_site, contract.max_persons_per_site)
+            aggregation = msgspec.structs.replace(aggregation, max_persons_per_site=bound)
+            terms = terms_for(
+                privacy or Privacy(),
+                spec,
+                contract,
+                policy,
+                members=len(federation.members),
+                max_persons_per_site=bound,
+            )
+        elif privacy is not None:
+            raise UsageError(
+                "the charter's sums are exact and have no budget: found the consortium without "
+                "exact_sums, or leave privacy out"
+            )
         federation.establish()
         plan = federation.plan(
             name,
-            self.contract,
-            model or LogisticRegression(),
+            contract,
+            spec,
             split=SplitSettings(seed=seed),
             evaluation=EvaluationSettings(site_figures=site_figures),
-            aggregation=AggregationSettings(support_rows=support_rows),
+            aggregation=aggregation,
+            privacy=terms,
         )
         state = federation.run_study(
             plan,
-            self.contract,
+            contract,
             None if progress is None else lambda: progress(federation.coordinator.state),
         )
         if state.final_model is not None:
@@ -206,7 +280,11 @@ class Consortium:
             for name in study.rounds[-1].members_in
         }
         charter = federation.coordinator.state.members.directory.charter
-        body = compare_with_pooled(study, sites, COORDINATOR, charter)
+        if isinstance(study.plan.privacy, DistributedGaussian):
+            fresh = SystemEntropy().bytes(32)
+            body = compare_without_noise(study, sites, COORDINATOR, charter, fresh)
+        else:
+            body = compare_with_pooled(study, sites, COORDINATOR, charter)
         federation.coordinator.submit(federation.coordinator.sign(body))
         identity = study.identity
         if not federation.run(lambda state: identity in state.comparisons):
@@ -225,9 +303,13 @@ def simulate(
     directory: str | Path | None = None,
     site_figures: bool = False,
     consortium: str = "simulated.example",
+    exact_sums: bool = False,
+    epsilon_budget: float = 3.0,
 ) -> Consortium:
     """Return a simulated consortium of `sites` (name -> CSV file) under the contract file.
 
+    Its charter allows noised sums over training rows only, within `epsilon_budget` for a person
+    over all studies; with `exact_sums` it accepts exact sums by name, and states no epsilon.
     `adapters` (name -> TOML file) say how a site's columns reach the contract; without one the
     file must already be in the contract's terms. `directory` keeps the parties' state, by
     default a temporary one.
@@ -243,24 +325,58 @@ def simulate(
         for name, path in sites.items()
     }
     place = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="treaty-"))
-    Federation.found(place, files, consortium=consortium, site_figures=site_figures)
+    Federation.found(
+        place,
+        files,
+        consortium=consortium,
+        site_figures=site_figures,
+        **_budget(exact_sums, epsilon_budget),
+    )
     return Consortium(Federation(place), parsed)
 
 
 def from_dataset(
-    dataset: "Dataset", directory: Path, *, consortium: str, title: str = ""
+    dataset: "Dataset",
+    directory: Path,
+    *,
+    consortium: str,
+    title: str = "",
+    exact_sums: bool = False,
+    epsilon_budget: float = 3.0,
 ) -> Consortium:
     """Return the simulated consortium of a known data set in `directory`, founded or resumed.
 
-    The charter lets every site's own figures leave, by name: a demonstration shows them.
+    With `exact_sums` the charter lets sums be exact and every site's own figures leave, by name.
     """
     if not (directory / "anchor.txt").exists():
         files = {
             site: SiteFilesToWrite(source.csv_bytes(), dataset_adapter(dataset, site))
             for site, source in dataset.sites.items()
         }
-        Federation.found(directory, files, consortium=consortium, title=title, site_figures=True)
+        Federation.found(
+            directory,
+            files,
+            consortium=consortium,
+            title=title,
+            site_figures=exact_sums,
+            **_budget(exact_sums, epsilon_budget),
+        )
     return Consortium(Federation(directory), dataset.contract)
+
+
+class _Budget(TypedDict):
+    epsilon_budget_milli: int
+    delta: str
+
+
+def _budget(exact_sums: bool, epsilon: float) -> _Budget:
+    """Return the charter's budget: none for exact sums."""
+    if exact_sums:
+        return _Budget(epsilon_budget_milli=0, delta="0")
+    milli = math.floor(epsilon * 1000)
+    if not 1 <= milli <= 100_000:
+        raise UsageError(f"expected an epsilon_budget of 0.001 to 100, got {epsilon}")
+    return _Budget(epsilon_budget_milli=milli, delta="1e-5")
 
 
 def _plain_adapter(contract: Contract, site: str) -> bytes:

@@ -25,7 +25,7 @@ from treaty.contracts.schema import Contract
 from treaty.errors import UsageError
 from treaty.ids import Digest, MemberId, Timestamp
 from treaty.models.specification import ModelSpecification
-from treaty.models.task import TrainingTask
+from treaty.models.task import GradientPart, TrainingTask
 
 __all__ = [
     "FRAME_LIMIT_BYTES",
@@ -305,6 +305,12 @@ class Trainer(Protocol):
 
     def alone(self, task: TrainingTask) -> NamedTensors:
         """Return the site's own model, trained on its rows only; raises `TrainerFailure`."""
+
+    def layers(self, task: TrainingTask) -> Sequence[GradientPart]:
+        """Return what every row's gradient at `task.model` is made of, for clipping by person.
+
+        What stands for a row depends on that row and the model alone. Raises `TrainerFailure`.
+        """
 
 
 class Journal(Protocol):

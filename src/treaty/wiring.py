@@ -5,7 +5,7 @@ site its data, adapter and policy. `open_*` functions put a node together from s
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from treaty.errors import FormatError, ResourceError, UsageError
 from treaty.governance.site_policy import SitePolicy, site_policy_from_toml
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import ModelSpecification, TorchModule
-from treaty.models.task import TrainingTask
+from treaty.models.task import GradientPart, TrainingTask
 from treaty.node.coordinator import Coordinator, CoordinatorKeys
 from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
 from treaty.node.participant import Participant, ParticipantKeys
@@ -108,6 +108,10 @@ class LocalTrainer:
     def alone(self, task: TrainingTask) -> NamedTensors:
         """See `treaty.ports.Trainer.alone`."""
         return self._for(task.specification).alone(task)
+
+    def layers(self, task: TrainingTask) -> Sequence[GradientPart]:
+        """See `treaty.ports.Trainer.layers`."""
+        return self._for(task.specification).layers(task)
 
     def _for(self, specification: ModelSpecification) -> Trainer:
         if not isinstance(specification, TorchModule):

@@ -486,6 +486,7 @@ def test_t_51_a_plan_that_reads_otherwise_than_it_is(hidden: str) -> None:
     escaped = f"\\u{ord(hidden):04x}"
     for field in ("title", "purpose"):
         text = 'study = "s"\ntitle = "t"\npurpose = "p"\n[model]\nkind = "logistic-regression"\n'
+        text += '[privacy]\nkind = "exact"\n'
         bound = {"charter": digest("a"), "contract": digest("b"), "code": digest("c")}
         assert plan_from_toml(text, **bound).study == "s"
         with pytest.raises(UsageError, match=field):

@@ -50,7 +50,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from treaty.cli.demo import run_demo
-result = run_demo(Path(sys.argv[1]), data=sys.argv[2])
+result = run_demo(Path(sys.argv[1]), data=sys.argv[2], exact=True)
 sys.exit(0 if result.verified else 3)
 """
 

@@ -31,21 +31,43 @@ from treaty.protocol.messages import Figures
 from treaty.protocol.secure_round import RoundPhase
 from treaty.provenance.verify import VerdictRecord, said_lines, verify_bundle
 from treaty.reports.summary import report_html
+from treaty.studies.certificates import happened_line, partition_lines
 from treaty.studies.outcome import FigureRecord
 
 if TYPE_CHECKING:
     from treaty.wiring import Dataset
 
-__all__ = ["MODELS", "DemoProgress", "DemoResult", "DemoSettings", "choose_data", "run_demo"]
+__all__ = [
+    "EXACT_MODELS",
+    "MODELS",
+    "DemoProgress",
+    "DemoResult",
+    "DemoSettings",
+    "choose_data",
+    "run_demo",
+]
 
 SETTINGS = "demo.json"
+WITH_DP = (
+    "privacy: differential, epsilon 1 for a person; every site adds its share of noise to each sum"
+)
+NO_DP = (
+    "PRIVACY: NONE IS CLAIMED. --no-dp makes every sum exact: a published total can be subtracted "
+    "by whoever knows the rest"
+)
 
 MODELS: dict[str, ModelSpecification] = {
-    "site-intercepts": LogisticRegression(site_intercepts=True),
-    "plain": LogisticRegression(site_intercepts=False),
+    "logistic": LogisticRegression(),
     "perceptron": MultilayerPerceptron(hidden=(16,), rounds=20),
 }
-"""The models that the demonstration offers, fixed before anything was run."""
+"""The models that the demonstration trains under noise, fixed before anything was run."""
+
+EXACT_MODELS: dict[str, ModelSpecification] = {
+    "site-intercepts": LogisticRegression(site_intercepts=True),
+    "plain": LogisticRegression(site_intercepts=False),
+    "perceptron": MODELS["perceptron"],
+}
+"""The models that it trains on exact sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +101,16 @@ class DemoResult:
 
 
 class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a run was asked for: the data set that was found, what is said of it, model, seed."""
+    """What a run was asked for: the data set that was found, what is said of it, model, seed.
+
+    `exact` says that sums are exact, without differential privacy.
+    """
 
     data: str
     note: str
     model: str
     seed: int
+    exact: bool = False
     format: Literal["treaty.demo/v1"] = "treaty.demo/v1"
 
 
@@ -104,41 +130,51 @@ def run_demo(
     *,
     data: str = "auto",
     seed: int = 0,
-    model: str = "site-intercepts",
+    model: str | None = None,
+    exact: bool = False,
     progress: Callable[[DemoProgress], None] | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> DemoResult:
     """Run the demonstration in `out` and return its result.
 
-    `announce` gets a sentence on the data, and one when an interrupted run goes on. Raises
-    `UsageError` for unknown names and for a directory that is finished or not a demonstration's,
-    `ResourceError` when data, disk or verifier fail.
+    Training is differentially private, at epsilon 1, unless `exact`. `model` None takes the first
+    of `MODELS`, or of `EXACT_MODELS`. `announce` gets a sentence on the data, one on privacy, and
+    one when an interrupted run goes on. Raises `UsageError` for unknown names and for a directory
+    that is finished or not a demonstration's, `ResourceError` when data, disk or verifier fail.
     """
     say = announce or (lambda _: None)
     started = time.monotonic()
-    if model not in MODELS:
-        raise UsageError(f"expected a model of {', '.join(MODELS)}, got {model!r}")
-    earlier = _earlier(out, data, model, seed)
+    offered = EXACT_MODELS if exact else MODELS
+    model = model or next(iter(offered))
+    if model not in offered:
+        hint = "" if exact or model not in EXACT_MODELS else ": it needs --no-dp"
+        raise UsageError(f"expected a model of {', '.join(offered)}, got {model!r}{hint}")
+    earlier = _earlier(out, data, model, seed, exact)
     wiring.make_directory(out, mode=0o755)
     if earlier is None:
         dataset = choose_data(data, out / "cache")
-        settings = DemoSettings(dataset.name, dataset.note, model, seed)
+        settings = DemoSettings(dataset.name, dataset.note, model, seed, exact)
         wiring.write_file(out / SETTINGS, msgspec.json.encode(settings))
     else:
         dataset = replace(choose_data(earlier.data, out / "cache"), note=earlier.note)
         say(f"an interrupted run lies in {out}: it goes on where its log ends")
     say(f"data: {dataset.note}")
+    say(NO_DP if exact else WITH_DP)
     consortium = from_dataset(
-        dataset, out, consortium=f"{dataset.name}.example", title=f"Demonstration: {dataset.note}"
+        dataset,
+        out,
+        consortium=f"{dataset.name}.example",
+        title=f"Demonstration: {dataset.note}",
+        exact_sums=exact,
     )
     ready = time.monotonic()
     try:
         study = consortium.train(
-            MODELS[model],
+            offered[model],
             name=f"{dataset.name}-{model}",
             seed=seed,
-            site_figures=True,
-            compare_pooled=model != "perceptron",
+            site_figures=exact,
+            compare_pooled=not exact or model != "perceptron",
             progress=None if progress is None else lambda state: progress(_progress(state)),
         )
         trained = time.monotonic()
@@ -168,7 +204,7 @@ def run_demo(
     return DemoResult(study, dataset, record, verdict, verified, _learned(consortium, study))
 
 
-def _earlier(out: Path, data: str, model: str, seed: int) -> DemoSettings | None:
+def _earlier(out: Path, data: str, model: str, seed: int, exact: bool) -> DemoSettings | None:
     """Return what the interrupted run in `out` was asked for, None for a new directory.
 
     Raises `UsageError` when it is finished, asked for something else, or is no demonstration.
@@ -186,10 +222,12 @@ def _earlier(out: Path, data: str, model: str, seed: int) -> DemoSettings | None
         found = msgspec.json.decode(wiring.read_file(out / SETTINGS), type=DemoSettings)
     except msgspec.MsgspecError as error:
         raise ResourceError(f"{out / SETTINGS} is damaged: remove {out} and start anew") from error
-    if data not in ("auto", found.data) or (model, seed) != (found.model, found.seed):
+    asked, before = (model, seed, exact), (found.model, found.seed, found.exact)
+    if data not in ("auto", found.data) or asked != before:
         raise UsageError(
             f"{out} holds an interrupted run with --data {found.data} --model {found.model} "
-            f"--seed {found.seed}: ask for the same, or name another directory with --out"
+            f"--seed {found.seed}{' --no-dp' if found.exact else ''}: ask for the same, or name "
+            "another directory with --out"
         )
     return found
 
@@ -250,7 +288,7 @@ def _record(
         "data_note": dataset.note,
         "sites": len(state.group.members),
         "federated": _figures(outcome.federated),
-        "alone": _figures(outcome.alone),
+        "alone": None if outcome.alone is None else _figures(outcome.alone),
         "per_site": {
             name: {"federated": _figures(one.federated), "alone": _figures(one.alone)}
             for name, one in sorted(state.reports.items())
@@ -262,13 +300,30 @@ def _record(
         "anchor": study.anchor,
         "verdict": "holds" if verified else "refused",
         "comparison_verdict": outcome.verdict,
+        "differential_privacy": _certified(study),
         "study_seconds": round(study_seconds, 3),
         "seconds": round(seconds, 3),
     }
+    if comparison is not None and comparison.alone_private_everywhere is not None:
+        record["alone_everywhere_same_epsilon_simulation_only"] = {
+            name: _figures(one) for name, one in comparison.alone_private_everywhere.items()
+        }
+        record["alone_everywhere_no_noise_simulation_only"] = {
+            name: _figures(one) for name, one in comparison.alone_everywhere.items()
+        }
     if comparison is not None:
         record["pooled_simulation_only"] = _figures(comparison.pooled)
         record["max_probability_gap_simulation_only"] = comparison.max_probability_gap_e12 / 1e12
     return record
+
+
+def _certified(study: Study) -> dict[str, object] | None:
+    """Return the privacy statement for result.json, None where sums are exact."""
+    statement = study.privacy
+    if statement is None:
+        return None
+    lines = [*partition_lines(statement), happened_line(statement)]
+    return {"lines": lines, "statement": msgspec.to_builtins(statement)}
 
 
 def _figures(figures: Figures | FigureRecord) -> dict[str, float | None]:
@@ -284,6 +339,26 @@ def _learned(consortium: Consortium, study: Study) -> tuple[tuple[str, str, str]
     sums = study.state.progress.index
     survivors = study.state.group.min_survivors
     reports = len(study.state.reports)
+    if study.privacy is not None:
+        return (
+            (
+                "coordinator, members",
+                f"{sums - 1} sums over training rows, each over at least {survivors} sites",
+                "noised: every site's share is in it",
+            ),
+            ("coordinator, members", "the model after every round", "derived from the noised sums"),
+            (
+                "coordinator, members",
+                "one histogram of scores on test rows",
+                "exact, as the charter accepts by name",
+            ),
+            (
+                "coordinator",
+                "masked vectors",
+                "indistinguishable from random before they are summed",
+            ),
+            ("nobody but the site", "rows, counts, means, its own model", "never leave"),
+        )
     return (
         (
             "coordinator, members",

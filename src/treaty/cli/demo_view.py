@@ -15,6 +15,7 @@ from rich.table import Table
 
 from treaty.cli.demo import DemoProgress, DemoResult
 from treaty.cli.output import aligned, printable
+from treaty.studies.certificates import happened_line, partition_lines
 
 __all__ = ["DemoView", "result_lines", "result_record"]
 
@@ -86,7 +87,9 @@ def result_lines(result: DemoResult, out: Path) -> list[str]:
         "",
         "Who learned what",
         *_indented(aligned(result.learned)),
-        "  sums are exact and only totals are shown; this version has no differential privacy",
+        "",
+        "What a person risks",
+        *_indented(_privacy_lines(result)),
         "",
         "What a separate process found in the bundle",
         *_indented(list(result.verdict)),
@@ -105,6 +108,16 @@ def result_lines(result: DemoResult, out: Path) -> list[str]:
     ]
 
 
+def _privacy_lines(result: DemoResult) -> list[str]:
+    """Return one certificate line for each partition, and what the log shows."""
+    statement = result.study.privacy
+    if statement is None:
+        return [
+            "PRIVACY: NONE IS CLAIMED. Sums are exact (--no-dp), as the charter accepts by name"
+        ]
+    return [*partition_lines(statement), happened_line(statement)]
+
+
 def result_record(result: DemoResult, out: Path) -> dict[str, object]:
     """Return the summary for programs; shares are parts per million."""
     return {
@@ -112,7 +125,7 @@ def result_record(result: DemoResult, out: Path) -> dict[str, object]:
         "bundle": str(out / "bundle"),
         "data": result.dataset.name,
         "data_note": result.dataset.note,
-        "differential_privacy": False,
+        "differential_privacy": result.record["differential_privacy"],
         "figures": [
             {"accuracy_ppm": accuracy, "auc_ppm": auc, "brier_ppm": brier, "name": name.strip()}
             for name, accuracy, auc, brier in result.study.compare()

@@ -28,6 +28,7 @@ class DataChoice(StrEnum):
 class ModelChoice(StrEnum):
     """Which model the demonstration trains."""
 
+    LOGISTIC = "logistic"
     SITE_INTERCEPTS = "site-intercepts"
     PLAIN = "plain"
     PERCEPTRON = "perceptron"
@@ -79,8 +80,14 @@ def demo(
         DataChoice, typer.Option("--data", help="auto is heart, or a bundled set in its place.")
     ] = DataChoice.AUTO,
     model: Annotated[
-        ModelChoice, typer.Option("--model", help="What the sites train together.")
-    ] = ModelChoice.SITE_INTERCEPTS,
+        ModelChoice | None,
+        typer.Option(
+            "--model", help="What the sites train; site-intercepts and plain need --no-dp."
+        ),
+    ] = None,
+    no_dp: Annotated[
+        bool, typer.Option("--no-dp", help="Exact sums, without differential privacy.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes which rows are held out.")] = 0,
     form: FormatOption = Format.TABLE,
 ) -> None:
@@ -93,7 +100,8 @@ def demo(
             out,
             data=data.value,
             seed=seed,
-            model=model.value,
+            model=None if model is None else model.value,
+            exact=no_dp,
             progress=view.show,
             announce=view.announce,
         )

@@ -29,11 +29,12 @@ from treaty.governance.charter import Charter, charter_digest
 from treaty.governance.exposure import Artefact, Form, describe_artefact
 from treaty.governance.roles import Role
 from treaty.ids import MemberId
-from treaty.models.specification import max_rounds, parameter_count
+from treaty.models.specification import parameter_count
+from treaty.studies.calibrating import with_noise
 from treaty.studies.lint import Finding as PlanFinding
 from treaty.studies.lint import kinds_of, lint_plan
 from treaty.studies.plan import Plan, parse_plan, plan_from_toml
-from treaty.studies.queries import NO_DIGEST, Query, QueryKind, make_query
+from treaty.studies.queries import NO_DIGEST, Query, QueryKind, make_query, sums_at_most
 
 __all__ = [
     "ContractChange",
@@ -65,18 +66,20 @@ def read_contract(path: Path) -> Contract:
 def read_plan(path: Path, contract: Contract, charter: Charter) -> Plan:
     """Return the plan in `path`: canonical JSON as proposed, or TOML bound to the two given.
 
-    Of TOML the code is not bound yet: its digest is filled in on proposing.
+    Of TOML the code is not bound yet: its digest is filled in on proposing. Where it states an
+    epsilon and no noise, the least noise that keeps it is filled in.
     """
     text = read_text(path)
     try:
         if text.startswith("{"):
             return parse_plan(text.removesuffix("\n").encode())
-        return plan_from_toml(
+        plan = plan_from_toml(
             text,
             charter=charter_digest(charter),
             contract=contract_digest(contract),
             code=NO_DIGEST,
         )
+        return with_noise(plan, contract)
     except UsageError as error:
         raise UsageError(unnamed(path, error)) from error
     except FormatError as error:
@@ -298,18 +301,21 @@ def _disclosure(kind: QueryKind, plan: Plan, contract: Contract, charter: Charte
         model=NO_DIGEST,
         normaliser=NO_DIGEST,
     )
-    repeated = kind in {QueryKind.NEWTON, QueryKind.AVERAGING}
+    repeated = kind in {QueryKind.NEWTON, QueryKind.AVERAGING, QueryKind.DESCENT}
+    what = describe_artefact(kind.artefact)
     return Disclosure(
         query,
-        max_rounds(plan.model) if repeated else 1,
-        describe_artefact(kind.artefact),
-        _recipients(charter, kind.artefact, charter.parameters().min_survivors),
+        sums_at_most(plan) - len(kinds_of(plan)) + 1 if repeated else 1,
+        f"{what}, with noise" if kind.form is Form.NOISED else what,
+        _recipients(charter, kind.artefact, charter.parameters().min_survivors, kind.form),
     )
 
 
-def _recipients(charter: Charter, artefact: Artefact, members: int) -> tuple[str, ...]:
-    """Return the roles to which `artefact` over the data of `members` members may go, exact."""
+def _recipients(
+    charter: Charter, artefact: Artefact, members: int, form: Form = Form.EXACT
+) -> tuple[str, ...]:
+    """Return the roles to which `artefact` over the data of `members` members may go."""
     matrix = charter.exposure_matrix()
     return tuple(
-        role.value for role in Role if matrix.decide(artefact, role, Form.EXACT, members).allowed
+        role.value for role in Role if matrix.decide(artefact, role, form, members).allowed
     )

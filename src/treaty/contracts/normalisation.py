@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treaty.contracts.conformance import ConformedData
+from treaty.contracts.decimals import exact
 from treaty.contracts.design import Column, design_columns
-from treaty.contracts.schema import Contract
+from treaty.contracts.schema import Contract, Number
 from treaty.crypto.canonical import Record, Text
 from treaty.errors import FormatError, UsageError
 
@@ -37,6 +38,7 @@ __all__ = [
     "normaliser_from_bounds",
     "normaliser_from_record",
     "normaliser_from_sums",
+    "with_public_bounds",
 ]
 
 HexFloat = Annotated[
@@ -169,16 +171,34 @@ def normaliser_from_sums(
 
 
 def normaliser_from_bounds(contract: Contract) -> Normaliser:
-    """Return the data-independent normaliser: public centres and spreads.
+    """Return the data-independent normaliser: what the contract says, nothing of the rows.
 
-    For private training: it discloses nothing and costs nothing.
+    A number's `typical` interval becomes -1 .. 1; without one its public centre and spread are
+    taken. For private training: it discloses nothing and costs nothing.
     """
     columns = design_columns(contract)
+    numbers = (feature for feature in contract.features if isinstance(feature, Number))
+    typical = {number.name: number.typical for number in numbers}
+    mean, scale = [], []
+    for column in columns:
+        interval = typical.get(column.feature)
+        if interval is None:
+            mean.append(column.centre)
+            scale.append(column.spread)
+            continue
+        low, high = (exact(bound) for bound in interval)
+        mean.append(float((low + high) / 2))
+        scale.append(float((high - low) / 2))
     return Normaliser(
         columns=tuple(column.name for column in columns),
-        mean=_frozen([column.centre for column in columns]),
-        scale=_frozen([column.spread for column in columns]),
+        mean=_frozen(mean),
+        scale=_frozen(scale),
     )
+
+
+def with_public_bounds(contract: Contract) -> Contract:
+    """Return `contract` normalised by its public bounds, as private studies need it."""
+    return msgspec.structs.replace(contract, normalise="public_bounds")
 
 
 def normaliser_from_record(record: NormaliserRecord) -> Normaliser:

@@ -59,6 +59,7 @@ __all__ = [
     "contribution_manifest",
     "family",
     "has_site_intercepts",
+    "has_unit_rows",
     "initial_model",
     "max_rounds",
     "model_manifest",
@@ -98,11 +99,16 @@ class LogisticRegression(Record, frozen=True, tag_field="kind", tag="logistic-re
     With `site_intercepts` every site keeps its own intercept at home. It ends when the step is
     negligible, mostly after 6 to 8 rounds; a level whose rows all have one label takes about a
     round more for each unit by which its log odds grow until the ridge holds them.
+
+    With `unit_rows` every row, with the constant one of the intercept behind it, is scaled to
+    length one, in training and in prediction: what private training needs, with a common
+    intercept.
     """
 
     ridge_milli: Milli = 1000
     site_intercepts: bool = True
     max_rounds: NewtonRounds = 16
+    unit_rows: bool = False
 
 
 class LinearRegression(Record, frozen=True, tag_field="kind", tag="linear-regression"):
@@ -187,6 +193,11 @@ def has_site_intercepts(spec: ModelSpecification) -> bool:
     return not isinstance(spec, MultilayerPerceptron | TorchModule) and spec.site_intercepts
 
 
+def has_unit_rows(spec: ModelSpecification) -> bool:
+    """Return whether rows are scaled to length one, in training and in prediction."""
+    return isinstance(spec, LogisticRegression) and spec.unit_rows
+
+
 def check_specification(spec: ModelSpecification, columns: int) -> None:
     """Raise `UsageError` unless `spec` makes sense for a design of `columns` columns."""
     if not 1 <= columns <= MAX_COLUMNS:
@@ -194,6 +205,8 @@ def check_specification(spec: ModelSpecification, columns: int) -> None:
     if has_site_intercepts(spec) and getattr(spec, "ridge_milli", 0) < 1:
         # A site whose labels are all equal would have an infinite intercept.
         raise UsageError("site intercepts need ridge_milli of at least 1, got 0")
+    if has_unit_rows(spec) and has_site_intercepts(spec):
+        raise UsageError("rows of length one need a common intercept: set site_intercepts = false")
     if isinstance(spec, TorchModule):
         check_manifest(spec.manifest)
         if not spec.manifest:

@@ -20,10 +20,12 @@ import numpy.typing as npt
 from treaty.aggregation.tensors import Manifest, NamedTensors
 from treaty.errors import PolicyError, UsageError
 from treaty.models.specification import ModelSpecification
+from treaty.privacy.mechanisms import Layer
 
 __all__ = [
     "MIN_ENTROPY_BYTES",
     "FailureCode",
+    "GradientPart",
     "TrainerFailure",
     "TrainingTask",
     "check_contribution",
@@ -76,6 +78,22 @@ class TrainingTask:
             raise UsageError("expected one float64 label for every row of features")
         if len(self.entropy) < MIN_ENTROPY_BYTES:
             raise UsageError(f"expected at least {MIN_ENTROPY_BYTES} bytes of entropy")
+
+
+@dataclass(frozen=True, slots=True)
+class GradientPart:
+    """One dense layer's activations and errors, for every row of a task in order.
+
+    The gradient of the loss of one row (not of a mean) is the outer product of the row's
+    activations and errors; it belongs to the tensor `weight`, of shape (fan-in, fan-out), or
+    (fan-out, fan-in) when `transposed`, or (fan-in,) for one output. The errors themselves
+    belong to the tensor `bias`, when the layer has one.
+    """
+
+    weight: str
+    bias: str | None
+    layer: Layer = field(repr=False)
+    transposed: bool = False
 
 
 def check_contribution(

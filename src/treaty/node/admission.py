@@ -9,12 +9,12 @@ from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.governance.exposure import ExposureMatrix
 from treaty.governance.site_policy import SitePolicy, StudyRequest, effective_matrix, permit_study
 from treaty.ids import Digest
-from treaty.models.specification import max_rounds
 from treaty.node.contribution import LocalStudy
 from treaty.ports import Batch, DataSource, EventStore, Journal, Trainer
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.membership import Membership
 from treaty.protocol.study import Study
+from treaty.studies.queries import sums_at_most
 
 __all__ = ["Admission"]
 
@@ -77,7 +77,7 @@ class Admission:
                     plan_digest=study.identity,
                     purpose=study.plan.purpose,
                     model_kind=str(type(study.plan.model).__struct_config__.tag),
-                    rounds=max_rounds(study.plan.model) + 3,
+                    rounds=sums_at_most(study.plan),
                     rows=local.data.training.rows + local.data.holdout.rows,
                     data_use=study.plan.data_use,
                 ),

@@ -1,8 +1,9 @@
 """Contribution: what one site computes for one query, before masking.
 
-The order of the pipeline is fixed: compute, check against the plan's manifest and bounds, quantise.
-Clipping and noise have their place between check and quantisation; charging comes before
-masking. Everything here happens inside the site; the result leaves only under masks.
+The order of the pipeline is fixed: compute, check against the plan's manifest and bounds, quantise;
+under noise compute, clip every person, quantise, add the site's share of noise
+(`treaty.node.noising`). Charging comes after and before masking. Everything here happens inside
+the site; the result leaves only under masks.
 
 Guarantees (docs/spec/studies.md, section 2):
   * The vector has exactly the query's layout, or the site declines with a closed code.
@@ -10,13 +11,13 @@ Guarantees (docs/spec/studies.md, section 2):
     stands in an exception: callers journal the cause and send a closed code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from treaty.aggregation.quantization import RingVector, encode
+from treaty.aggregation.quantization import RingVector, encode, encode_grid
 from treaty.aggregation.tensors import NamedTensors
 from treaty.contracts.conformance import ConformedData, support_indicator
 from treaty.contracts.design import design_columns
@@ -28,10 +29,15 @@ from treaty.evaluation.metrics import (
     exact_figures,
     local_sums,
 )
+from treaty.ids import Digest
 from treaty.models.specification import contribution_bounds, contribution_manifest
-from treaty.models.task import TrainingTask, check_contribution
+from treaty.models.task import GradientPart, TrainingTask, check_contribution
 from treaty.node.guarding import GuardedTrainer
+from treaty.node.noising import noised_contribution
 from treaty.ports import SiteData, Trainer
+from treaty.privacy.certificate import Cohort
+from treaty.privacy.distributed import noise_commitment, noise_key
+from treaty.privacy.terms import DistributedGaussian
 from treaty.studies.plan import Plan
 from treaty.studies.progress import StudyProgress
 from treaty.studies.queries import CONTRIBUTORS, ROWS, Query, QueryKind
@@ -46,9 +52,13 @@ NO_ENTROPY = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A site's unmasked contribution as ring integers. It stays at the site."""
+    """A site's unmasked contribution as ring integers. It stays at the site.
+
+    Under noise, `noise` is the commitment to the key of the noise that is in it.
+    """
 
     vector: RingVector = field(repr=False)
+    noise: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +74,16 @@ class LocalStudy:
         if not isinstance(self.trainer, GuardedTrainer):
             object.__setattr__(self, "trainer", GuardedTrainer(self.trainer))
 
-    def answer(self, query: Query, progress: StudyProgress, entropy: bytes) -> Answer:
+    def answer(
+        self,
+        query: Query,
+        progress: StudyProgress,
+        entropy: bytes,
+        cohort: Cohort | None = None,
+    ) -> Answer:
         """Return the contribution to `query` at the state `progress`.
+
+        `cohort` is the group now, from which the share of noise follows; `entropy` 32 fresh bytes.
 
         Raises `PolicyError` (codes of `check_contribution`, ``overflow``, ``rows-over-bound``,
         of `GuardedTrainer`) when the site has nothing that may be sent.
@@ -78,6 +96,10 @@ class LocalStudy:
                 code="rows-over-bound",
             )
         match query.kind:
+            case QueryKind.COUNT | QueryKind.DESCENT:
+                if cohort is None:
+                    raise UsageError("a noised sum needs the group from which shares follow")
+                return self._noised(query, progress, entropy, cohort)
             case QueryKind.SUPPORT:
                 values: Mapping[str, object] = {
                     "support": support_indicator(training, self.plan.aggregation.support_rows)
@@ -178,11 +200,41 @@ class LocalStudy:
         )
 
     def _evaluated(self, progress: StudyProgress, entropy: bytes) -> dict[str, object]:
-        federated, alone = self.scores(progress, entropy)
-        return {
-            **self._sums("federated", federated),
-            **self._sums("alone", alone),
-        }
+        federated = self._sums("federated", self.federated_scores(progress, entropy))
+        if isinstance(self.plan.privacy, DistributedGaussian):
+            # The model alone would be an exact function of training rows.
+            return federated
+        alone = self.alone_scores(progress, self.data.holdout, entropy)
+        return {**federated, **self._sums("alone", alone)}
+
+    def _noised(
+        self, query: Query, progress: StudyProgress, entropy: bytes, cohort: Cohort
+    ) -> Answer:
+        training = self.data.training
+        tensors = None
+        if query.kind is QueryKind.DESCENT:
+
+            def parts(rows: NDArray[np.int64]) -> Sequence[GradientPart]:
+                features = self._features(progress, training)[rows]
+                task = TrainingTask(
+                    self.plan.model, progress.model, features, training.label[rows], NO_ENTROPY
+                )
+                return self.trainer.layers(task)
+
+            tensors = parts
+        found = noised_contribution(
+            self.plan,
+            progress.model.manifest,
+            training.persons,
+            tensors,
+            cohort,
+            ring_bits=query.layout.ring_bits,
+            key=noise_key(entropy),
+            sampling_key=entropy,
+        )
+        flat = np.concatenate([found, np.array([0, 1], dtype=np.int64)])
+        commitment = noise_commitment(noise_key(entropy), query.digest)
+        return Answer(encode_grid(flat, query.layout), commitment)
 
     def _sums(self, model: str, scores: Matrix) -> dict[str, object]:
         sums: ScoreSums = local_sums(

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from treaty.aggregation.tensors import NamedTensors
 from treaty.errors import PolicyError
 from treaty.models.specification import ModelSpecification
-from treaty.models.task import FailureCode, TrainerFailure, TrainingTask
+from treaty.models.task import FailureCode, GradientPart, TrainerFailure, TrainingTask
 from treaty.ports import Trainer
+from treaty.privacy.mechanisms import Layer
 
 __all__ = ["GuardedTrainer"]
 
@@ -68,12 +69,43 @@ class GuardedTrainer:
         with _declining():
             return _plain(self._trainer.alone(task))
 
+    def layers(self, task: TrainingTask) -> tuple[GradientPart, ...]:
+        """See `treaty.ports.Trainer.layers`. Every matrix has one row for each of the task."""
+        with _declining():
+            parts = tuple(_part(one) for one in self._trainer.layers(task))
+        for part in parts:
+            for matrix in (part.layer.inputs, part.layer.errors):
+                if matrix.ndim != 2 or len(matrix) != len(task.label):
+                    raise PolicyError(
+                        "expected one row of activations and errors for each row from the trainer",
+                        code="contribution-shape",
+                    )
+                if not np.all(np.isfinite(matrix)):
+                    raise PolicyError(
+                        "expected finite activations and errors from the trainer",
+                        code="contribution-not-finite",
+                    )
+        return parts
+
 
 def _plain(result: object) -> NamedTensors:
     """Return `result` as tensors that nobody else holds; a subclass could change its answers."""
     if type(result) is not NamedTensors:
         raise _WrongKind
     return NamedTensors(result.manifest, result.arrays)
+
+
+def _part(result: object) -> GradientPart:
+    """Return `result` with arrays that nobody else holds."""
+    if type(result) is not GradientPart or type(result.layer) is not Layer:
+        raise _WrongKind
+    layer = Layer(
+        np.array(result.layer.inputs, dtype=np.float64, copy=True, order="C"),
+        np.array(result.layer.errors, dtype=np.float64, copy=True, order="C"),
+        bool(result.layer.has_bias),
+    )
+    bias = None if result.bias is None else str(result.bias)
+    return GradientPart(str(result.weight), bias, layer, bool(result.transposed))
 
 
 class _WrongKind(Exception):  # noqa: N818  # never leaves this module

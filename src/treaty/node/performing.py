@@ -19,6 +19,7 @@ from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
 from treaty.node.mirror import Mirror
 from treaty.ports import Entropy, EventStore, Journal, SecretFile
+from treaty.privacy.certificate import Cohort
 from treaty.protocol.gate import check_sum
 from treaty.protocol.secagg_effects import (
     Effect,
@@ -30,6 +31,7 @@ from treaty.protocol.secagg_effects import (
     StoreSecret,
 )
 from treaty.protocol.secagg_epoch import MemberEpoch
+from treaty.protocol.secagg_keys import Group
 from treaty.protocol.secagg_lifecycle import (
     EPOCH_KEY,
     SLOT_KEY,
@@ -55,6 +57,7 @@ __all__ = ["Performer", "Sender"]
 
 LAST_EPOCH_KEY = "secagg/last-epoch"
 PREMASK_KEY = "premask"
+NOISE_KEY = "premask-noise"
 
 Sender = Callable[[Predicate, tuple[tuple[Digest, bytes], ...]], None]
 """Puts a statement with its blobs into the next post, or refuses (`PolicyError`)."""
@@ -88,6 +91,7 @@ class Performer:
         self._refused: set[Digest] = set()
         self._lost: set[str] = set()
         self._premask: bytes | None = None
+        self._noise: Digest | None = None
         self._recover()
 
     @property
@@ -237,6 +241,7 @@ class Performer:
                 self._admission.matrix(self._mirror.state),
                 query.kind.artefact,
                 members=study.group.min_survivors,
+                form=query.kind.form,
             )
             need = effects[0]
             event = self._input(study, need)
@@ -271,13 +276,18 @@ class Performer:
         held = self._store.get(PREMASK_KEY)
         if need.vector is not None and held is not None and sha256(held) == need.vector:
             vector = ring_vector(held, need.ring_bits, need.length).copy()
+            kept = self._store.get(NOISE_KEY)
+            noise = Digest(kept.decode()) if kept else None
         else:
             local = self._admission.prepared(study)
-            vector = local.answer(query, study.progress, self._entropy.bytes(32)).vector
-        self._premask = vector.tobytes()
+            answer = local.answer(
+                query, study.progress, self._entropy.bytes(32), _cohort(study.group)
+            )
+            vector, noise = answer.vector, answer.noise
+        self._premask, self._noise = vector.tobytes(), noise
         digest = sha256(self._premask)
         root = mask_input(vector, need.plan, need.ring_bits)
-        return InputReady(digest, root, self._mirror.keep(vector.tobytes()))
+        return InputReady(digest, root, self._mirror.keep(vector.tobytes()), noise)
 
     def _answer(self, record: RoundRecord) -> None:
         slot = self._slot
@@ -350,10 +360,11 @@ class Performer:
         puts = list(effect.records)
         if self._premask is not None:
             puts.append((PREMASK_KEY, self._premask))
-            self._premask = None
+            puts.append((NOISE_KEY, (self._noise or "").encode()))
+            self._premask = self._noise = None
         elif self._epoch is not None and self._epoch.phase is MemberPhase.CLOSED:
             # What a retry would have needed is of no use once the epoch is over.
-            puts.append((PREMASK_KEY, b""))
+            puts += [(PREMASK_KEY, b""), (NOISE_KEY, b"")]
         if self._epoch is not None:
             puts.append((LAST_EPOCH_KEY, str(self._epoch.number).encode()))
         masked = tuple(self._mirror.document(one) for one in self._masked_blobs())
@@ -396,6 +407,11 @@ class Performer:
                 self._slot = MemberSlot.restore(self._epoch, slot)
         except (PeerError, PolicyError) as refusal:
             self._journal.note("stored-epoch-closed", str(refusal))
+
+
+def _cohort(group: Group) -> Cohort:
+    """Return the group as certificates count it: a share of noise follows from it."""
+    return Cohort(len(group.members), group.min_survivors, group.max_colluders)
 
 
 def _label(token: str) -> str:

@@ -45,6 +45,7 @@ __all__ = [
     "certificate_text",
     "certify",
     "epsilon_micro",
+    "shown_epsilon",
 ]
 
 FORMAT = "treaty-privacy-certificate-v1"
@@ -245,9 +246,12 @@ def certificate_text(certificate: Certificate) -> str:
         )
     for line in certificate.lines:
         sites = "one site" if line.sites == 1 else f"{line.sites} sites"
+        moved, replaced = (
+            shown_epsilon(line.add_remove_micro),
+            shown_epsilon(line.replace_one_micro),
+        )
         text.append(
-            f"A person at {sites}: epsilon {_decimal(line.add_remove_micro)} (added or removed), "
-            f"{_decimal(line.replace_one_micro)} (replaced)."
+            f"A person at {sites}: epsilon {moved} (added or removed), {replaced} (replaced)."
         )
     first = certificate.lines[0].add_remove_micro
     if first is None or first > MEANINGFUL_LIMIT_MICRO:
@@ -257,7 +261,7 @@ def certificate_text(certificate: Certificate) -> str:
         missing = certificate.members - point.honest_shares
         text.append(
             f"  {missing} of {certificate.members} shares known or missing: "
-            f"epsilon {_decimal(point.epsilon_micro)}"
+            f"epsilon {shown_epsilon(point.epsilon_micro)}"
         )
     attack = certificate.attack
     text.append(
@@ -304,7 +308,7 @@ def _line(basis: str, bound: AttackBound) -> AttackLine:
     )
 
 
-def _decimal(micro: int | None) -> str:
+def shown_epsilon(micro: int | None) -> str:
     """Return epsilon with three decimals, rounded up."""
     if micro is None:
         return "infinite"

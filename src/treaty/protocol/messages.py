@@ -248,13 +248,16 @@ class StudyCompleted(Predicate):
         "pooled": Artefact.SIMULATION_COMPARISON,
         "max_probability_gap_e12": Artefact.SIMULATION_COMPARISON,
         "alone_everywhere": Artefact.SIMULATION_COMPARISON,
+        "alone_private_everywhere": Artefact.SIMULATION_COMPARISON,
     },
 )
 class ComparisonPublished(Predicate):
     """Simulation only: the pooled model beside the federated one, outside the protocol.
 
     `max_probability_gap_e12` is the largest difference of predicted probability on the holdouts,
-    times 1e12, rounded up.
+    times 1e12, rounded up. Of a study under noise `pooled` and `alone_everywhere` are the same
+    training without noise, on all rows and at each site; `alone_private_everywhere` is each site
+    by itself under the study's epsilon.
     """
 
     plan: DigestField
@@ -263,6 +266,7 @@ class ComparisonPublished(Predicate):
     pooled: Figures
     max_probability_gap_e12: Count
     alone_everywhere: dict[MemberName, Figures]
+    alone_private_everywhere: dict[MemberName, Figures] | None = None
 
     def subjects(self) -> tuple[Subject, ...]:
         """Return the model."""

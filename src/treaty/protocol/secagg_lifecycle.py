@@ -153,11 +153,15 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class InputReady:
-    """The masked vector is stored: digests of the vector before masking, its root, its bytes."""
+    """The masked vector is stored: digests of the vector before masking, its root, its bytes.
+
+    `noise` is the commitment to the key of the noise in it, where there is noise.
+    """
 
     vector: Digest
     root: Digest
     blob: Digest
+    noise: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,6 +238,7 @@ class MemberSlot:
             length=opened.length,
             root=event.root,
             blob=event.blob,
+            noise=event.noise,
         )
         moved = self._move(event, SlotPhase.INPUT_PERSISTING, input=header, lock=kept)
         moved = replace(moved, epoch=self.epoch.with_slot_used(opened.slot))

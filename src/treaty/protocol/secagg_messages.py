@@ -308,14 +308,20 @@ class _InRound(Predicate):
         "length": _ID,
         "root": Artefact.MASKED_INPUT,
         "blob": Artefact.MASKED_INPUT,
+        "noise": Artefact.COMMITMENT,
     },
 )
 class MaskedInput(_InRound):
-    """A member's masked vector: its chunk root, and the SHA-256 of its bytes."""
+    """A member's masked vector: its chunk root, and the SHA-256 of its bytes.
+
+    `noise` is the commitment to the key of the noise that the member added, null where the
+    query is for an exact sum.
+    """
 
     length: _Words
     root: DigestField
     blob: DigestField
+    noise: DigestField | None = None
 
     def subjects(self) -> tuple[Subject, ...]:
         """Return the round and the masked vector."""

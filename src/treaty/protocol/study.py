@@ -28,6 +28,7 @@ from treaty.protocol.secagg_lifecycle import Expected
 from treaty.protocol.secagg_messages import (
     EpochClosed,
     EpochOpened,
+    MaskedInput,
     RoundOpened,
     RoundResult,
     SurvivorsSealed,
@@ -36,6 +37,7 @@ from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, Ro
 from treaty.protocol.statements import Body, Verified, of_kind
 from treaty.studies.plan import Plan, plan_digest
 from treaty.studies.progress import Stage, StudyProgress, begin
+from treaty.studies.queries import NOISED
 
 __all__ = ["CODE_OF_STAGE", "Phase", "Study", "StudyEvent", "group_of", "open_study"]
 
@@ -236,6 +238,8 @@ class Study:
         record = self._open_round().step(verified)
         if isinstance(verified.predicate, SurvivorsSealed):
             self._same_set(record)
+        if isinstance(verified.predicate, MaskedInput):
+            self._noise_committed(verified.predicate)
         if record.is_over:
             return replace(self, round=None, rounds=(*self.rounds, record))
         return replace(self, round=record)
@@ -326,6 +330,16 @@ class Study:
                 raise VerificationError(
                     "this question was answered for another set of survivors", code="locked-set"
                 )
+
+    def _noise_committed(self, header: MaskedInput) -> None:
+        """Refuse an input to a noised sum without a commitment to its noise, and the reverse."""
+        noised = self.progress.expected_query().kind in NOISED
+        if (header.noise is not None) != noised:
+            raise VerificationError(
+                f"the input of {header.author} {'has no' if noised else 'has a'} commitment to "
+                f"noise, the query is for {'a noised' if noised else 'an exact'} sum",
+                code="noise-commitment",
+            )
 
     def _open_epoch(self) -> EpochRecord:
         if self.epoch is None or self.phase is not Phase.RUNNING:

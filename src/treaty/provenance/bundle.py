@@ -12,6 +12,7 @@ recomputed; ``attested`` leaves them out.
 | blobs/<sha256> | charters, contracts, plans, opened sums; in the full edition masked inputs |
 | policy | the C2SP tlog-policy that the charter implies |
 | model.safetensors, normaliser.json, evaluation.json, plan.json | of the last completed study |
+| privacy.json | its privacy statement, where its sums are noised |
 | release.tlog-proof | inclusion proof of the release, for readers of one file |
 """
 
@@ -25,6 +26,7 @@ from treaty.governance.charter import Charter
 from treaty.ids import Digest
 from treaty.protocol.membership import log_verifier, witness_verifiers
 from treaty.protocol.study import Study
+from treaty.provenance.privacy import study_privacy
 from treaty.provenance.record import Record as History
 from treaty.provenance.record import replay
 from treaty.studies.plan import plan_bytes
@@ -115,6 +117,9 @@ def derived_files(history: History, tree: MerkleTree, checkpoint: bytes) -> dict
     files["normaliser.json"] = canonical.encode(study.progress.normaliser.record())
     files["evaluation.json"] = canonical.encode(progress.evaluation)
     files["plan.json"] = plan_bytes(study.plan)
+    privacy = study_privacy(study)
+    if privacy is not None:
+        files["privacy.json"] = canonical.encode(privacy)
     released = history.state.releases.get(study.final_model)
     if released is not None:
         proof = LogProof(released, tree.inclusion_proof(released), checkpoint)

@@ -147,8 +147,8 @@ def _check_sum_exposure(state: Consortium, study: Study) -> None:
     the middle of a study can lower that number below what the charter's row accepts.
     """
     survivors = 0 if study.round is None else len(study.round.members_in)
-    artefact = study.progress.expected_query().kind.artefact
-    check_sum(state.members.matrix, artefact, members=survivors)
+    kind = study.progress.expected_query().kind
+    check_sum(state.members.matrix, kind.artefact, members=survivors, form=kind.form)
 
 
 def _recompute(worker: _Replay, study: Study, result: RoundResult) -> None:

@@ -28,8 +28,10 @@ from treaty.provenance.bundle import (
     final_study,
     policy_of,
 )
+from treaty.provenance.privacy import study_privacy
 from treaty.provenance.record import Record as History
 from treaty.provenance.record import replay
+from treaty.studies.certificates import happened_line, partition_lines
 from treaty.tlog.checkpoint import SignedCheckpoint, open_checkpoint, parse_unverified
 from treaty.tlog.merkle import MerkleTree, leaf_hash
 from treaty.tlog.tiles import parse_entry_bundle, resources, tiles_of_size
@@ -340,19 +342,34 @@ def _guarantees(
         if released
         else ("release", uncovered, "no release in this log")
     )
-    found += [
+    found.append(
         (
             "site-data",
             uncovered,
             "that sites computed honestly on true data cannot be shown by any log",
-        ),
-        (
-            "privacy",
-            uncovered,
-            "sums are exact, as the charter accepts by name: no differential privacy is claimed",
-        ),
-    ]
+        )
+    )
+    found += _privacy(history)
     return tuple(
         Guarantee(name=name, status=status, statement=statement)
         for name, status, statement in found
     )
+
+
+def _privacy(history: History) -> list[tuple[str, Status, str]]:
+    """Return one guarantee for each partition, recomputed from plan, charter and log."""
+    study = final_study(history) or next(reversed(list(history.state.studies.values())), None)
+    statement = None if study is None else study_privacy(study)
+    if statement is None:
+        exact = "sums are exact, as the charter accepts by name: no differential privacy is claimed"
+        return [("privacy", Status.NOT_COVERED, exact)]
+    training, holdout = partition_lines(statement)
+    drawn = (
+        f"{training}; recomputed from plan, charter and log; that each site clipped and drew the "
+        "noise it committed to is attested by its signature"
+    )
+    return [
+        ("privacy-training", Status.ATTESTED, drawn),
+        ("privacy-log", Status.PROVED, happened_line(statement)),
+        ("privacy-holdout", Status.NOT_COVERED, holdout),
+    ]

@@ -66,6 +66,7 @@ class Verdict(Enum):
     SUPERIOR = "superior"
     INFERIOR = "inferior"
     INCONCLUSIVE = "inconclusive"
+    NOT_COMPARED = "not-compared"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,20 +144,23 @@ class ModelFigures:
 class EvaluationResult:
     """The registered evaluation: one secure sum over the holdouts of `sites` sites.
 
-    `alone` pools each site's own model on its own holdout. `auc_difference` is federated minus
-    alone, and `auc_margin` its 95 % bound, both in parts per million.
+    `alone` pools each site's own model on its own holdout, absent where training was noised.
+    `auc_difference` is federated minus alone, and `auc_margin` its 95 % bound, both in parts per
+    million.
     """
 
     sites: int
     federated: ModelFigures
-    alone: ModelFigures
+    alone: ModelFigures | None
     verdict: Verdict
     auc_difference: int | None = None
     auc_margin: int | None = None
 
     def __post_init__(self) -> None:
         _counts(sites=self.sites, auc_margin=self.auc_margin)
-        if self.verdict is not Verdict.INCONCLUSIVE and (
+        if (self.alone is None) != (self.verdict is Verdict.NOT_COMPARED):
+            raise UsageError("a verdict of not-compared is for an evaluation without models alone")
+        if self.verdict in (Verdict.SUPERIOR, Verdict.INFERIOR) and (
             self.auc_difference is None or self.auc_margin is None
         ):
             raise UsageError(
@@ -178,12 +182,14 @@ class PooledComparison:
     """Simulation only: a model fitted on all rows in one place.
 
     `largest_gap` is the largest difference of predicted probability on the holdouts, a decimal
-    string. `alone_everywhere` has each site's own model on everybody's holdout.
+    string. `alone_everywhere` has each site's own model on everybody's holdout. Of a study under
+    noise all these are without noise, and `alone_private` is under the study's own epsilon.
     """
 
     pooled: ModelFigures
     largest_gap: str
     alone_everywhere: tuple[tuple[str, ModelFigures], ...] = ()
+    alone_private: tuple[tuple[str, ModelFigures], ...] = ()
 
     def __post_init__(self) -> None:
         _decimals(largest_gap=self.largest_gap)

@@ -72,6 +72,8 @@ def headline(data: ReportData) -> str:
             return "Training alone beat training together."
         case Verdict.INCONCLUSIVE:
             return "No difference was shown between training together and training alone."
+        case Verdict.NOT_COMPARED:
+            return "One model was trained together, under differential privacy."
 
 
 def answers(data: ReportData) -> tuple[Answer, ...]:
@@ -153,6 +155,8 @@ def _against_alone(data: ReportData) -> Answer:
     result = data.evaluation
     if result is None:
         return Answer(question, "Not evaluated", "No evaluation was opened.", Tone.NEUTRAL)
+    if result.verdict is Verdict.NOT_COMPARED:
+        return _against_alone_simulated(data, question, result.federated.auc)
     if result.auc_difference is None or result.auc_margin is None:
         return Answer(
             question,
@@ -170,13 +174,39 @@ def _against_alone(data: ReportData) -> Answer:
         case Verdict.INFERIOR:
             short, tone = "No, worse", Tone.BAD
             how = f"beyond the 95 % margin of {margin}"
-        case Verdict.INCONCLUSIVE:
+        case _:
             short, tone = "Not shown", Tone.NEUTRAL
             how = f"within the 95 % margin of {margin}, so chance can explain it"
     sentence = (
         f"Over the test patients of {result.sites} sites the AUC differs by {difference}, {how}."
     )
     return Answer(question, short, sentence + _single_sites(data), tone)
+
+
+def _against_alone_simulated(data: ReportData, question: str, federated: int | None) -> Answer:
+    """Answer for a study under noise: models alone leave no site, a simulation may know them."""
+    found = () if data.comparison is None else data.comparison.alone_private
+    areas = [figures.auc for _, figures in found if figures.auc is not None]
+    if federated is None or not areas:
+        return Answer(
+            question,
+            "Not compared",
+            "A site's own model is an exact function of its training rows, so under differential "
+            "privacy none was evaluated in common.",
+            Tone.NEUTRAL,
+        )
+    mean = sum(areas) // len(areas)
+    sentence = (
+        f"Simulation only: the common model's AUC is {area(federated)}, that of a site training "
+        f"by itself under the same epsilon {area(mean)} on average and {area(max(areas))} at best."
+    )
+    better = federated > max(areas)
+    return Answer(
+        question,
+        "Yes" if better else "On average" if federated > mean else "No",
+        sentence,
+        Tone.GOOD if better else Tone.NEUTRAL,
+    )
 
 
 def _single_sites(data: ReportData) -> str:
@@ -204,6 +234,16 @@ def _against_pooled(data: ReportData) -> Answer:
         )
     largest = value_of(data.comparison.largest_gap)
     gap = scientific(data.comparison.largest_gap)
+    if data.noised:
+        pooled = data.comparison.pooled.auc
+        shown = "has no AUC" if pooled is None else f"has an AUC of {area(pooled)}"
+        return Answer(
+            question,
+            "Close, not equal" if largest <= CLOSE_PREDICTIONS else "Differs by the noise",
+            f"Simulation only: the same training on all data in one place and without noise {shown}"
+            f"; predicted risks differ by up to {gap}.",
+            Tone.NEUTRAL,
+        )
     if largest <= SAME_PREDICTIONS:
         return Answer(
             question,

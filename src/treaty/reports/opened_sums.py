@@ -6,9 +6,9 @@ rounds, evaluation. So the kind of a sum follows from its place.
 
 from dataclasses import dataclass
 
-from treaty.models.specification import family
 from treaty.protocol.secure_round import RoundPhase, RoundRecord
 from treaty.protocol.study import Study
+from treaty.studies.lint import kinds_of
 from treaty.studies.queries import QueryKind
 
 __all__ = ["OpenedSum", "opened_sums"]
@@ -26,11 +26,11 @@ class OpenedSum:
 def opened_sums(study: Study) -> tuple[OpenedSum, ...]:
     """Return the opened sums of `study` in order of the log."""
     records = [one for one in study.rounds if one.phase is RoundPhase.PUBLISHED]
-    fitted = QueryKind.NEWTON if family(study.plan.model) == "newton" else QueryKind.AVERAGING
     rounds = len(study.progress.trace)
-    kinds = [QueryKind.SUPPORT, QueryKind.STATISTICS, *[fitted] * rounds, QueryKind.EVALUATION]
+    *before, fitted, last = kinds_of(study.plan)
+    kinds = [*before, *[fitted] * rounds, last]
     # A study that stopped early has fewer records than its program has kinds.
     return tuple(
-        OpenedSum(record, kind, place - 2 if kind is fitted else None)
+        OpenedSum(record, kind, place - len(before) if kind is fitted else None)
         for place, (record, kind) in enumerate(zip(records, kinds, strict=False))
     )

@@ -156,24 +156,44 @@ def _comparison_rows(data: ReportData) -> tuple[_ComparisonRow, ...]:
                 data.evaluation.federated,
             )
         )
-        rows.append(
-            _ComparisonRow(
-                True,
-                "Each site alone",
-                "every site's own model on its own test patients",
-                "alone",
-                data.evaluation.alone,
+        if data.evaluation.alone is not None:
+            rows.append(
+                _ComparisonRow(
+                    True,
+                    "Each site alone",
+                    "every site's own model on its own test patients",
+                    "alone",
+                    data.evaluation.alone,
+                )
             )
-        )
     if data.comparison is not None:
+        note = ", without noise" if data.noised else ""
         rows.append(
             _ComparisonRow(
-                False, "Pooled data", "all rows in one place", "pooled", data.comparison.pooled
+                False,
+                "Pooled data",
+                f"all rows in one place{note}",
+                "pooled",
+                data.comparison.pooled,
             )
         )
         rows += [
             _ComparisonRow(
-                False, f"Only {site}", "its model on everybody's patients", "everywhere", figures
+                False,
+                f"Only {site}, same epsilon",
+                "its model on everybody's patients, with its own noise",
+                "everywhere",
+                figures,
+            )
+            for site, figures in data.comparison.alone_private
+        ]
+        rows += [
+            _ComparisonRow(
+                False,
+                f"Only {site}",
+                f"its model on everybody's patients{note}",
+                "everywhere",
+                figures,
             )
             for site, figures in data.comparison.alone_everywhere
         ]

@@ -23,11 +23,14 @@ from treaty.governance.amendment import CharterHistory
 from treaty.governance.charter import time_to_text
 from treaty.governance.terms import PrivacyMode
 from treaty.ids import Digest, MemberId, Timestamp
+from treaty.privacy.terms import DistributedGaussian
 from treaty.protocol.membership import log_verifier, witness_verifiers
 from treaty.protocol.messages import ComparisonPublished, Figures, SiteReported
 from treaty.protocol.study import Phase, Study
 from treaty.provenance.bundle import CHECKPOINT, final_study, policy_of
+from treaty.provenance.privacy import study_privacy
 from treaty.provenance.verify import Verdict as BundleVerdict
+from treaty.reports.certified import privacy_lines
 from treaty.reports.document import (
     CalibrationLine,
     CountLine,
@@ -78,6 +81,8 @@ _KIND_WORDS = {
     QueryKind.NEWTON: "gradient and Hessian",
     QueryKind.AVERAGING: "model updates",
     QueryKind.EVALUATION: "evaluation histograms",
+    QueryKind.COUNT: "number of persons, noised",
+    QueryKind.DESCENT: "clipped gradients, noised",
 }
 _EDITIONS = {
     "full": "full: sums recomputed from the masked contributions",
@@ -143,7 +148,11 @@ def report_data(verdict: BundleVerdict, files: Mapping[str, bytes]) -> ReportDat
         max_colluders=colluders,
         min_survivors=survivors,
         witness_quorum=record.quorum,
-        noised=study is None and charter.privacy.mode is PrivacyMode.DIFFERENTIAL,
+        noised=(
+            charter.privacy.mode is PrivacyMode.DIFFERENTIAL
+            if study is None
+            else isinstance(study.plan.privacy, DistributedGaussian)
+        ),
         verification=_verification(verdict),
         guarantees=_guarantees(verdict),
         plan_digest=None if study is None else study.identity,
@@ -227,7 +236,7 @@ def _evaluation(outcome: EvaluationOutcome) -> EvaluationResult:
     return EvaluationResult(
         sites=outcome.sites,
         federated=_pooled_figures(outcome.federated),
-        alone=_pooled_figures(outcome.alone),
+        alone=None if outcome.alone is None else _pooled_figures(outcome.alone),
         verdict=Verdict(outcome.verdict),
         auc_difference=outcome.auc_difference,
         auc_margin=outcome.auc_margin,
@@ -269,10 +278,13 @@ def _comparison(body: ComparisonPublished | None) -> PooledComparison | None:
     return PooledComparison(
         pooled=_own_figures(body.pooled),
         largest_gap=f"{gap}e-12" if gap else "0",
-        alone_everywhere=tuple(
-            (name, _own_figures(figures)) for name, figures in sorted(body.alone_everywhere.items())
-        ),
+        alone_everywhere=_by_site(body.alone_everywhere),
+        alone_private=_by_site(body.alone_private_everywhere or {}),
     )
+
+
+def _by_site(found: Mapping[str, Figures]) -> tuple[tuple[str, ModelFigures], ...]:
+    return tuple((name, _own_figures(figures)) for name, figures in sorted(found.items()))
 
 
 def _calibration(outcome: EvaluationOutcome) -> tuple[CalibrationLine, ...]:
@@ -285,6 +297,9 @@ def _calibration(outcome: EvaluationOutcome) -> tuple[CalibrationLine, ...]:
 def _privacy(part: _StudyPart | None) -> tuple[PrivacyLine, ...]:
     if part is None:
         return ()
+    statement = study_privacy(part.study)
+    if statement is not None:
+        return privacy_lines(statement)
     kinds = {one.kind for one in part.sums}
     sentence = "Exact sums, accepted in the charter by name; no differential privacy is claimed."
     lines = []

@@ -49,11 +49,12 @@ def model_in_words(spec: ModelSpecification, columns: int) -> str:
     over = f"over {counted(columns, 'design column')}"
     match spec:
         case LogisticRegression() | LinearRegression() | PoissonRegression():
-            name = {
+            names: dict[type[ModelSpecification], str] = {
                 LogisticRegression: "Logistic",
                 LinearRegression: "Linear",
                 PoissonRegression: "Poisson",
-            }[type(spec)]
+            }
+            name = names[type(spec)]
             intercepts = (
                 "site intercepts that stay at home"
                 if spec.site_intercepts

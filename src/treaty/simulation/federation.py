@@ -109,8 +109,14 @@ class Federation:
         post_quantum: bool | None = None,
         entropy: Entropy | None = None,
         slots_per_epoch: int = 16,
+        epsilon_budget_milli: int = 0,
+        delta: str = "0",
+        max_sites_per_person: int = 2,
     ) -> None:
         """Write the parties' directories: keys, data, policies, and the charter that all sign.
+
+        With `epsilon_budget_milli` (thousandths) and `delta` (a decimal text) the charter is
+        differentially private: sums over training rows are noised only. Without it they are exact.
 
         Raises `UsageError` for fewer than three sites or a directory that is in use.
         """
@@ -146,6 +152,9 @@ class Federation:
                 max_colluders=max_colluders,
                 post_quantum=post_quantum,
                 slots_per_epoch_max=max(slots_per_epoch, 1),
+                epsilon_budget_milli=epsilon_budget_milli,
+                delta=delta,
+                max_sites_per_person=max_sites_per_person,
             ),
             titles=titles,
         )

@@ -13,15 +13,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from treaty.aggregation.tensors import NamedTensors
+from treaty.crypto.derivation import kdf
 from treaty.errors import UsageError
 from treaty.evaluation.metrics import ModelFigures, exact_figures
 from treaty.ids import MemberId
 from treaty.models.specification import LogisticRegression
 from treaty.node.contribution import LocalStudy
+from treaty.privacy.terms import DistributedGaussian
 from treaty.protocol.messages import ComparisonPublished, Figures
 from treaty.protocol.study import Study
+from treaty.simulation.descent import PlainRows, descend
 
-__all__ = ["PooledFit", "compare_with_pooled", "fit_pooled"]
+__all__ = ["PooledFit", "compare_with_pooled", "compare_without_noise", "fit_pooled"]
 
 Matrix = NDArray[np.float64]
 
@@ -87,6 +91,8 @@ def compare_with_pooled(
 
     `sites` are the simulated sites' own sides. Raises `UsageError` for other model kinds.
     """
+    if isinstance(study.plan.privacy, DistributedGaussian):
+        raise UsageError("a study under noise is compared by `compare_without_noise`")
     spec = study.plan.model
     if not isinstance(spec, LogisticRegression) or study.final_model is None:
         raise UsageError("the pooled comparison is made for completed logistic regressions")
@@ -124,6 +130,53 @@ def compare_with_pooled(
                 exact_figures(np.concatenate(parts), everything, threshold_permille=threshold)
             )
             for name, parts in own.items()
+        },
+    )
+
+
+def compare_without_noise(
+    study: Study, sites: Mapping[MemberId, LocalStudy], author: MemberId, charter: str, noise: bytes
+) -> ComparisonPublished:
+    """Return the comparison of a completed study under noise with the same training without.
+
+    Beside it stands each site alone, without noise and under the study's own epsilon; `noise`
+    (32 fresh bytes) is what that is drawn from. Raises `UsageError` for a study that is not done.
+    """
+    if study.final_model is None:
+        raise UsageError("the comparison is made for completed studies")
+    plan, progress = study.plan, study.progress
+    rows = {name: local.rows(progress) for name, local in sites.items()}
+    plain = {
+        name: PlainRows(*rows[name][0], persons=local.data.training.persons)
+        for name, local in sites.items()
+    }
+    trainer = next(iter(sites.values())).trainer
+    labels = np.concatenate([held[1] for _, held in rows.values()])
+
+    def scores(model: NamedTensors) -> Matrix:
+        found = [trainer.predict(plan.model, model, held[0]) for _, held in rows.values()]
+        return np.concatenate(found)
+
+    def figures(model: NamedTensors) -> Figures:
+        threshold = plan.evaluation.threshold_permille
+        return _figures(exact_figures(scores(model), labels, threshold_permille=threshold))
+
+    pooled = descend(plan, trainer, tuple(plain.values()), noise=None)
+    gap = np.max(np.abs(scores(pooled) - scores(progress.model)), initial=0.0)
+    return ComparisonPublished(
+        charter=charter,
+        author=author,
+        plan=study.identity,
+        model=study.final_model,
+        label="simulation only",
+        pooled=figures(pooled),
+        max_probability_gap_e12=int(np.ceil(float(gap) * 1e12)),
+        alone_everywhere={
+            name: figures(descend(plan, trainer, (own,), noise=None)) for name, own in plain.items()
+        },
+        alone_private_everywhere={
+            name: figures(descend(plan, trainer, (own,), noise=kdf(noise, "alone", str(name))))
+            for name, own in plain.items()
         },
     )
 

@@ -9,7 +9,8 @@ statistics; 3 no sum can wrap in its ring, the charter has that ring, and an epo
 slots than the charter allows; 4 every coordinate of every sum can be made non-zero by at least
 `least_support` members; 5 every kind of sum is accepted by name in the exposure matrix, over the
 least number of members that an opened sum has; 6 site figures leave only where the
-matrix allows them; 7 the plan acknowledges exactly the charter's data-use terms.
+matrix allows them; 7 the plan acknowledges exactly the charter's data-use terms; 8 a plan with
+noised sums keeps what it promises (`treaty.studies.private_lint`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,8 +29,11 @@ from treaty.models.specification import (
     PoissonRegression,
     check_specification,
     family,
+    has_unit_rows,
 )
+from treaty.privacy.terms import DistributedGaussian
 from treaty.studies.plan import Plan
+from treaty.studies.private_lint import private_findings
 from treaty.studies.queries import NO_DIGEST, QueryKind, make_query
 
 __all__ = ["Finding", "kinds_of", "lint_plan", "require_clean"]
@@ -45,6 +49,8 @@ class Finding:
 
 def kinds_of(plan: Plan) -> tuple[QueryKind, ...]:
     """Return the kinds of secure sums that `plan` leads to, in order."""
+    if isinstance(plan.privacy, DistributedGaussian):
+        return (QueryKind.COUNT, QueryKind.DESCENT, QueryKind.EVALUATION)
     newton = family(plan.model) == "newton"
     return (
         QueryKind.SUPPORT,
@@ -83,11 +89,18 @@ def _findings(plan: Plan, contract: Contract, charter: Charter) -> Iterator[Find
             "the registered evaluation counts predicted probabilities, which a "
             f"{type(plan.model).__name__} does not give: take a classifier",
         )
-    if contract.normalise != "federated_zscore":
+    if isinstance(plan.privacy, DistributedGaussian):
+        yield from (Finding(*one) for one in private_findings(plan, contract, charter))  # 8
+    elif has_unit_rows(plan.model):
+        yield Finding(
+            "model",
+            "rows of length one are for training under noise: set unit_rows = false",
+        )
+    elif contract.normalise != "federated_zscore":
         yield Finding(
             "normalise",
-            f"the contract normalises by {contract.normalise}, a study sums statistics: "
-            "adopt a contract with federated_zscore",
+            f"the contract normalises by {contract.normalise}, a study with exact sums sums "
+            "statistics: adopt a contract with federated_zscore",
         )
     members = charter.active_members()
     yield from _rings(plan, contract, charter, len(members))  # 3
@@ -148,7 +161,7 @@ def _exposure(plan: Plan, charter: Charter) -> Iterator[Finding]:
     survivors = charter.parameters().min_survivors
     for kind in kinds_of(plan):
         for recipient in (Role.COORDINATOR, Role.MEMBER):
-            decision = matrix.decide(kind.artefact, recipient, Form.EXACT, survivors)
+            decision = matrix.decide(kind.artefact, recipient, kind.form, survivors)
             if not decision.allowed:
                 yield Finding(
                     "exposure", f"the charter does not accept this sum: {decision.explanation}"

@@ -16,6 +16,7 @@ from treaty.errors import VerificationError
 from treaty.evaluation.comparison import compare
 from treaty.evaluation.metrics import ModelFigures, ScoreSums, calibration_table, figures_from_sums
 from treaty.ids import Digest
+from treaty.privacy.terms import DistributedGaussian
 from treaty.studies.plan import Plan
 
 __all__ = ["CalibrationPoint", "EvaluationOutcome", "FigureRecord", "outcome_from_sums"]
@@ -60,16 +61,17 @@ class EvaluationOutcome(Record):
 
     `alone` pools each site's own model on its own holdout. `auc_difference` and `auc_margin` are
     federated minus alone and its 95 % bound, where both areas exist; `verdict` is
-    ``superior``, ``inferior`` or ``inconclusive``.
+    ``superior``, ``inferior`` or ``inconclusive``. Under noised training there is no `alone`, and
+    the verdict is ``not-compared``.
     """
 
     format: Literal["treaty.evaluation/v1"] = "treaty.evaluation/v1"
     sites: Count
     federated: FigureRecord
-    alone: FigureRecord
+    alone: FigureRecord | None
     auc_difference: Int53 | None
     auc_margin: Count | None
-    verdict: Literal["superior", "inferior", "inconclusive"]
+    verdict: Literal["superior", "inferior", "inconclusive", "not-compared"]
     calibration: tuple[CalibrationPoint, ...]
 
     def digest(self) -> Digest:
@@ -86,22 +88,23 @@ def outcome_from_sums(
     """
     threshold = plan.evaluation.threshold_permille
     federated = _scores(sums, "federated")
-    alone = _scores(sums, "alone")
     if federated.rows != rows:
         raise VerificationError(
             f"the histogram counts {federated.rows} rows, the sum is over {rows}",
             code="sum-implausible",
         )
     figures = figures_from_sums(federated, threshold_permille=threshold)
-    others = figures_from_sums(alone, threshold_permille=threshold)
-    comparison = compare(figures, others)
+    comparison = None
+    if not isinstance(plan.privacy, DistributedGaussian):
+        others = figures_from_sums(_scores(sums, "alone"), threshold_permille=threshold)
+        comparison = compare(figures, others)
     return EvaluationOutcome(
         sites=sites,
         federated=FigureRecord.of(figures),
-        alone=FigureRecord.of(others),
-        auc_difference=comparison.auc,
-        auc_margin=comparison.auc_margin,
-        verdict=comparison.verdict.value,
+        alone=None if comparison is None else FigureRecord.of(comparison.alone),
+        auc_difference=None if comparison is None else comparison.auc,
+        auc_margin=None if comparison is None else comparison.auc_margin,
+        verdict="not-compared" if comparison is None else comparison.verdict.value,
         calibration=tuple(
             CalibrationPoint(
                 lower=round(row.lower * 1_000_000),

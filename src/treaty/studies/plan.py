@@ -18,6 +18,7 @@ from treaty.errors import FormatError, UsageError
 from treaty.governance.exposure import Line
 from treaty.ids import Digest
 from treaty.models.specification import ModelSpecification
+from treaty.privacy.terms import ExactSums, PrivacyTerms
 
 __all__ = [
     "AggregationSettings",
@@ -74,8 +75,9 @@ class AggregationSettings(Record):
 class Plan(Record):
     """One study, as its members ratify it.
 
-    `code` is the digest of the training code that every site must run; `privacy` is the
-    mechanism of the study: ``exact`` sums, accepted in the charter row by row.
+    `code` is the digest of the training code that every site must run; `privacy` the terms:
+    noised sums with the epsilon that the plan promises, or exact ones, which the charter must
+    accept row by row.
     """
 
     format: Literal["treaty.plan/v1"] = PLAN_FORMAT
@@ -89,7 +91,7 @@ class Plan(Record):
     split: SplitSettings = SplitSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     aggregation: AggregationSettings = AggregationSettings()
-    privacy: Literal["exact"] = "exact"
+    privacy: PrivacyTerms = ExactSums()
     data_use: tuple[Name, ...] = ()
 
 
@@ -121,6 +123,11 @@ def plan_from_toml(text: str, *, charter: Digest, contract: Digest, code: Digest
     for bound in ("charter", "contract", "code"):
         if bound in table:
             raise UsageError(f"leave {bound} out of the plan's text: it is filled in on proposing")
+    if "privacy" not in table:
+        raise UsageError(
+            'expected a [privacy] section: kind = "distributed-gaussian" with epsilon_milli and '
+            'delta_inverse, or kind = "exact" where the charter accepts exact sums by name'
+        )
     table.setdefault("format", PLAN_FORMAT)
     table |= {"charter": charter, "contract": contract, "code": code}
     try:

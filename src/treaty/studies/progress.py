@@ -9,6 +9,8 @@ Invariants:
   * A sum whose count of contributors differs from its survivors is refused.
   * A design column with fewer supporting sites than `least_support` halts the study before
     anything else is summed.
+  * A study under noise asks for a noised count, noised gradient sums and the evaluation of the
+    one model: no sum over training rows is exact, and nothing is normalised by the rows.
 """
 
 from collections.abc import Mapping
@@ -21,12 +23,17 @@ from numpy.typing import NDArray
 from treaty.aggregation.quantization import decode_sum
 from treaty.aggregation.tensors import NamedTensors
 from treaty.contracts.design import design_columns
-from treaty.contracts.normalisation import Normaliser, normaliser_from_sums
+from treaty.contracts.normalisation import (
+    Normaliser,
+    normaliser_from_bounds,
+    normaliser_from_sums,
+)
 from treaty.contracts.schema import Contract
 from treaty.crypto import canonical
 from treaty.errors import UsageError, VerificationError
 from treaty.ids import Digest
 from treaty.models.averaging import next_tensors
+from treaty.models.descent import least_persons, mean_iterate, next_iterate
 from treaty.models.newton import next_coefficients
 from treaty.models.specification import (
     MultilayerPerceptron,
@@ -35,12 +42,15 @@ from treaty.models.specification import (
     initial_model,
     max_rounds,
 )
+from treaty.privacy.events import SAMPLING_UNIT
+from treaty.privacy.terms import DistributedGaussian
 from treaty.studies.outcome import EvaluationOutcome, outcome_from_sums
 from treaty.studies.plan import Plan
 from treaty.studies.queries import (
     CONTRIBUTORS,
     COUNTED,
     NO_DIGEST,
+    PERSONS,
     ROWS,
     Query,
     QueryKind,
@@ -66,7 +76,8 @@ class RoundTrace:
     """What one training round published: survivors, and the size of the step.
 
     `rows` are those of the statistics, counted once: a count in every round would show the rows
-    of a site that misses one. `loss` is the training loss before the step, per such row.
+    of a site that misses one. `loss` is the training loss before the step, per such row. Under
+    noise rows are 0 and there is no loss: neither leaves a site.
     """
 
     rows: int
@@ -77,7 +88,11 @@ class RoundTrace:
 
 @dataclass(frozen=True, slots=True)
 class StudyProgress:
-    """Where a study stands after `index` published sums."""
+    """Where a study stands after `index` published sums.
+
+    Under noise `persons` is the noised count that gradient sums are divided by, and `iterates`
+    are those of the second half of training, whose mean is the final model.
+    """
 
     plan: Plan
     contract: Contract
@@ -92,6 +107,8 @@ class StudyProgress:
     trace: tuple[RoundTrace, ...] = ()
     evaluation: EvaluationOutcome | None = None
     halt_reason: str | None = None
+    persons: float = 0.0
+    iterates: tuple[NamedTensors, ...] = ()
     _known: list[Query] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __eq__(self, other: object) -> bool:
@@ -129,12 +146,12 @@ class StudyProgress:
         """Return the query that the next round must ask; `UsageError` when there is none."""
         if self._known:
             return self._known[0]
+        private = isinstance(self.plan.privacy, DistributedGaussian)
+        exact = QueryKind.NEWTON if family(self.plan.model) == "newton" else QueryKind.AVERAGING
         kinds = {
             Stage.SUPPORT: QueryKind.SUPPORT,
-            Stage.STATISTICS: QueryKind.STATISTICS,
-            Stage.TRAINING: (
-                QueryKind.NEWTON if family(self.plan.model) == "newton" else QueryKind.AVERAGING
-            ),
+            Stage.STATISTICS: QueryKind.COUNT if private else QueryKind.STATISTICS,
+            Stage.TRAINING: QueryKind.DESCENT if private else exact,
             Stage.EVALUATION: QueryKind.EVALUATION,
         }
         kind = kinds.get(self.stage)
@@ -180,6 +197,10 @@ class StudyProgress:
                 return following._after_statistics(sums, rows, survivors)
             case QueryKind.NEWTON | QueryKind.AVERAGING:
                 return following._after_training(query, sums, survivors)
+            case QueryKind.COUNT:
+                return following._after_count(sums, survivors)
+            case QueryKind.DESCENT:
+                return following._after_descent(sums, survivors)
             case QueryKind.EVALUATION:
                 outcome = outcome_from_sums(self.plan, sums, rows=rows, sites=survivors)
                 return replace(following, stage=Stage.COMPLETED, evaluation=outcome)
@@ -226,6 +247,38 @@ class StudyProgress:
         )
         return replace(self, stage=Stage.TRAINING, normaliser=normaliser, rows=rows)
 
+    def _after_count(
+        self, sums: Mapping[str, NDArray[np.int64]], survivors: int
+    ) -> "StudyProgress":
+        # One rounding, and a division by a power of two: the same on every machine.
+        counted = float(int(sums[PERSONS][0])) / float(self._terms().clip.units)
+        return replace(self, stage=Stage.TRAINING, persons=max(counted, least_persons(survivors)))
+
+    def _after_descent(
+        self, sums: Mapping[str, NDArray[np.int64]], survivors: int
+    ) -> "StudyProgress":
+        terms = self._terms()
+        following = next_iterate(
+            self.model,
+            sums,
+            unit=terms.clip.step,
+            persons=self.persons * (terms.rate / SAMPLING_UNIT),
+            rate=terms.learning_rate_milli / 1000,
+        )
+        step = float(np.max(np.abs(following.flat() - self.model.flat())))
+        kept = (*self.iterates, following) if len(self.trace) >= terms.rounds // 2 else ()
+        trace = (*self.trace, RoundTrace(0, survivors, step, None))
+        if len(trace) < terms.rounds:
+            return replace(self, model=following, iterates=kept, trace=trace)
+        return replace(
+            self, model=mean_iterate(kept), iterates=(), trace=trace, stage=Stage.EVALUATION
+        )
+
+    def _terms(self) -> DistributedGaussian:
+        if not isinstance(self.plan.privacy, DistributedGaussian):
+            raise UsageError("the plan's sums are exact")
+        return self.plan.privacy
+
     def _after_training(
         self, query: Query, sums: Mapping[str, NDArray[np.int64]], survivors: int
     ) -> "StudyProgress":
@@ -255,12 +308,14 @@ def begin(plan: Plan, contract: Contract, *, members: int, least_support: int) -
     """Return the state before the first sum; `UsageError` when `contract` is not the plan's."""
     if canonical.digest_of(contract) != plan.contract:
         raise UsageError("the contract is not the one that the plan binds")
+    private = isinstance(plan.privacy, DistributedGaussian)
     return StudyProgress(
         plan=plan,
         contract=contract,
         members=members,
         least_support=least_support,
-        stage=Stage.SUPPORT,
+        stage=Stage.STATISTICS if private else Stage.SUPPORT,
         index=0,
         model=initial_model(plan.model, len(design_columns(contract))),
+        normaliser=normaliser_from_bounds(contract) if private else None,
     )

@@ -8,6 +8,7 @@ Rings and grids follow from public bounds; a layout whose sum could wrap is refu
 query is made. Nothing here depends on data.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,24 +23,32 @@ from treaty.contracts.schema import Contract
 from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, Name, Record
 from treaty.evaluation.metrics import RESIDUAL_SCALE_BITS
-from treaty.governance.exposure import Artefact
+from treaty.governance.exposure import Artefact, Form
 from treaty.ids import Digest
+from treaty.models.descent import gradient_manifest
 from treaty.models.specification import (
     contribution_bounds,
     contribution_manifest,
     family,
+    max_rounds,
+    model_manifest,
 )
+from treaty.privacy.terms import DistributedGaussian
+from treaty.studies.noise import noise_terms, training_sensitivity
 from treaty.studies.plan import Plan, plan_digest
 
 __all__ = [
     "CONTRIBUTORS",
     "COUNTED",
+    "NOISED",
     "NO_DIGEST",
+    "PERSONS",
     "ROWS",
     "Query",
     "QueryKind",
     "evaluation_segments",
     "make_query",
+    "sums_at_most",
 ]
 
 NO_DIGEST = Digest("0" * 64)
@@ -47,22 +56,44 @@ NO_DIGEST = Digest("0" * 64)
 
 ROWS = "rows"
 CONTRIBUTORS = "contributors"
+PERSONS = "persons"
 
 
 class QueryKind(Enum):
-    """What a secure sum is for. The value names the artefact class of the opened sum."""
+    """What a secure sum is for. An exact sum's value names its artefact class."""
 
     SUPPORT = "support-sum"
     STATISTICS = "statistics-sum"
     NEWTON = "gradient-hessian-sum"
     AVERAGING = "model-update-sum"
     EVALUATION = "evaluation-histogram"
+    COUNT = "noised-count"
+    DESCENT = "noised-gradient-sum"
 
     @property
     def artefact(self) -> Artefact:
         """Return the artefact class of the opened sum."""
-        return Artefact(self.value)
+        match self:
+            case QueryKind.COUNT:
+                return Artefact.STATISTICS_SUM
+            case QueryKind.DESCENT:
+                return Artefact.GRADIENT_HESSIAN_SUM
+            case _:
+                return Artefact(self.value)
 
+    @property
+    def form(self) -> Form:
+        """Return the form in which the opened sum is shown."""
+        return Form.NOISED if self in NOISED else Form.EXACT
+
+    @property
+    def over_training_rows(self) -> bool:
+        """Say whether the sum is a function of training rows."""
+        return self is not QueryKind.EVALUATION
+
+
+NOISED: Final = frozenset({QueryKind.COUNT, QueryKind.DESCENT})
+"""Kinds whose contributions carry every site's share of noise."""
 
 COUNTED: Final = frozenset({QueryKind.STATISTICS, QueryKind.EVALUATION})
 """Kinds whose sums say over how many rows they are; each is asked once."""
@@ -172,6 +203,8 @@ def make_query(
                 ring_bits = narrowest_ring(content, members, (16, 32))
         case QueryKind.EVALUATION:
             content = evaluation_segments(plan)
+        case QueryKind.COUNT | QueryKind.DESCENT:
+            content = _noised_segments(plan, columns, kind)
     layout = Layout(
         segments=(*content, Segment(ROWS, 1, 0, counted), Segment(CONTRIBUTORS, 1, 0, 1)),
         ring_bits=ring_bits,
@@ -181,23 +214,52 @@ def make_query(
     return Query(plan_digest(plan), kind, index, model, normaliser, layout)
 
 
+def sums_at_most(plan: Plan) -> int:
+    """Return the most secure sums that a site is asked for by `plan`."""
+    if isinstance(plan.privacy, DistributedGaussian):
+        return plan.privacy.rounds + 2
+    return max_rounds(plan.model) + 3
+
+
 def evaluation_segments(plan: Plan) -> tuple[Segment, ...]:
     """Return the words of the registered evaluation: the federated model's, then each site's own.
 
     Histograms of the predicted probability by label, correct decisions at the threshold, and the
-    sum of squared residuals.
+    sum of squared residuals. With noised training only the federated model is evaluated: a
+    site's own model is an exact function of its training rows.
     """
     persons = plan.aggregation.max_persons_per_site
     bins = plan.evaluation.bins
+    private = isinstance(plan.privacy, DistributedGaussian)
     return tuple(
         segment
-        for model in ("federated", "alone")
+        for model in (("federated",) if private else ("federated", "alone"))
         for segment in (
             Segment(f"{model}.negative", bins, 0, persons),
             Segment(f"{model}.positive", bins, 0, persons),
             Segment(f"{model}.correct", 1, 0, persons),
             Segment(f"{model}.residual", 1, RESIDUAL_SCALE_BITS, persons),
         )
+    )
+
+
+def _noised_segments(plan: Plan, columns: int, kind: QueryKind) -> tuple[Segment, ...]:
+    """Return the words of a noised sum, in grid units.
+
+    A site's word reaches at most what its persons can add, each within the clip, and sixteen
+    deviations of its noise; a draw beyond (less than one in 2^180) would make the site decline.
+    The share is taken for one honest member, which bounds it for every cohort.
+    """
+    terms, persons = noise_terms(plan), plan.aggregation.max_persons_per_site
+    variance = int(terms.count_variance if kind is QueryKind.COUNT else terms.variance, 16)
+    tail = 16 * (math.isqrt(variance) + 1)
+    if kind is QueryKind.COUNT:
+        return (Segment(PERSONS, 1, 0, persons * terms.clip.units + tail),)
+    each = training_sensitivity(plan.model, terms, columns=columns, max_rows=persons)
+    reach = persons * each + tail
+    return tuple(
+        Segment(spec.name, _length(spec.shape), 0, reach)
+        for spec in gradient_manifest(model_manifest(plan.model, columns))
     )
 
 

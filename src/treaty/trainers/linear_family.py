@@ -30,10 +30,18 @@ from treaty.models.specification import (
     LogisticRegression,
     NewtonModel,
     PoissonRegression,
+    has_unit_rows,
 )
 from treaty.models.task import FailureCode, TrainerFailure
 
-__all__ = ["check_labels", "derivatives", "expected_label", "own_intercept"]
+__all__ = [
+    "check_labels",
+    "derivatives",
+    "expected_label",
+    "own_intercept",
+    "row_errors",
+    "with_constant",
+]
 
 Vector = npt.NDArray[np.float64]
 
@@ -81,7 +89,7 @@ def derivatives(
         hessian = features.T @ weighted - np.outer(reach, reach) / (row.weight.sum() + ridge)
         penalty = ridge * intercept * intercept / 2
     else:
-        features = np.column_stack([features, np.ones(len(features))])
+        features = with_constant(spec, features)
         shared = np.append(coefficients, model.float64(INTERCEPT))
         row = _evaluate(spec, features @ shared, label)
         hessian = features.T @ (features * row.weight[:, None])
@@ -97,6 +105,37 @@ def derivatives(
             LOSS: np.array([loss]),
         }
     )
+
+
+def with_constant(spec: NewtonModel, features: Vector) -> Vector:
+    """Return (n, p + 1): `features` with the intercept's constant behind them.
+
+    With `unit_rows` every such row has length one. A row depends on itself alone, to the last
+    bit: only elementwise operations, columns in order.
+    """
+    design = np.column_stack([features, np.ones(len(features))])
+    if not has_unit_rows(spec):
+        return design
+    square = np.zeros(len(design))
+    for column in design.T:
+        square = square + column * column
+    return design / np.sqrt(square)[:, None]
+
+
+def row_errors(
+    spec: NewtonModel, model: NamedTensors, features: Vector, label: Vector
+) -> tuple[Vector, Vector]:
+    """Return (design (n, p + 1), error of each row (n, 1)) of a model with a common intercept.
+
+    The gradient of a row's loss is its design row times its error. As in `with_constant`, a
+    row's numbers depend on that row alone: no matrix product takes part.
+    """
+    design = with_constant(spec, features)
+    shared = np.append(model.float64(COEFFICIENTS), model.float64(INTERCEPT))
+    predictor = np.zeros(len(design))
+    for column, weight in zip(design.T, shared, strict=True):
+        predictor = predictor + column * weight
+    return design, (expected_label(spec, predictor) - label)[:, None]
 
 
 def own_intercept(spec: NewtonModel, offset: Vector, label: Vector) -> float:

@@ -24,12 +24,15 @@ from treaty.models.specification import (
     has_site_intercepts,
     model_manifest,
 )
-from treaty.models.task import FailureCode, TrainerFailure, TrainingTask
+from treaty.models.task import FailureCode, GradientPart, TrainerFailure, TrainingTask
+from treaty.privacy.mechanisms import Layer
 from treaty.trainers.linear_family import (
     check_labels,
     derivatives,
     expected_label,
     own_intercept,
+    row_errors,
+    with_constant,
 )
 from treaty.trainers.updates import batches, check_task, train_alone, weighted_update
 
@@ -109,10 +112,11 @@ class NumpyTrainer:
             return expected_label(LogisticRegression(), logit)
         if isinstance(specification, TorchModule):
             raise TrainerFailure(FailureCode.UNSUPPORTED_MODEL)
-        predictor = features @ model.float64(COEFFICIENTS)
         if not specification.site_intercepts:
-            predictor = predictor + model.float64(INTERCEPT)[0]
-        elif site_state:
+            shared = np.append(model.float64(COEFFICIENTS), model.float64(INTERCEPT))
+            return expected_label(specification, with_constant(specification, features) @ shared)
+        predictor = features @ model.float64(COEFFICIENTS)
+        if site_state:
             intercept = float(np.frombuffer(site_state, "<f8")[0])
             if not np.isfinite(intercept):
                 raise FormatError("expected a finite intercept in the site state")
@@ -123,6 +127,29 @@ class NumpyTrainer:
         """Return the site's own model, trained on its rows only; raises `TrainerFailure`."""
         _supported(task.specification)
         return train_alone(task, self.compute)
+
+    def layers(self, task: TrainingTask) -> tuple[GradientPart, ...]:
+        """Return activations and errors of every row at `task.model`; raises `TrainerFailure`.
+
+        Generalised linear models need a common intercept: one that each site fits to its rows
+        has no place among clipped contributions.
+        """
+        _supported(task.specification)
+        check_task(task)
+        spec = task.specification
+        with np.errstate(all="ignore"):
+            if isinstance(spec, MultilayerPerceptron):
+                if not np.all(np.isin(task.label, (0.0, 1.0))):
+                    raise TrainerFailure(FailureCode.LABEL_OUT_OF_RANGE)
+                return _row_layers(task)
+            if isinstance(spec, TorchModule) or spec.site_intercepts:
+                raise TrainerFailure(FailureCode.UNSUPPORTED_MODEL)
+            check_labels(spec, task.label)
+            design, errors = row_errors(spec, task.model, task.features, task.label)
+        return (
+            GradientPart(COEFFICIENTS, None, Layer(design[:, :-1], errors, has_bias=False)),
+            GradientPart(INTERCEPT, None, Layer(design[:, -1:], errors, has_bias=False)),
+        )
 
 
 def _supported(spec: ModelSpecification) -> None:
@@ -145,6 +172,22 @@ def _forward(layers: list[tuple[Vector, Vector]], features: Vector) -> list[Vect
         value = values[-1] @ weight + bias
         values.append(np.tanh(value) if index < len(layers) - 1 else value)
     return values
+
+
+def _row_layers(task: TrainingTask) -> tuple[GradientPart, ...]:
+    """Return the layers' activations and errors, the loss being each row's own log loss."""
+    layers = _layers(task.model)
+    values = _forward(layers, task.features)
+    probability = expected_label(LogisticRegression(), values[-1][:, 0])
+    error = (probability - task.label)[:, None]
+    parts: list[GradientPart] = []
+    for index in range(len(layers) - 1, -1, -1):
+        weight, _ = layers[index]
+        names = f"layer.{index}.weight", f"layer.{index}.bias"
+        parts.append(GradientPart(*names, Layer(values[index], error)))
+        if index:
+            error = (error @ weight.T) * (1.0 - values[index] ** 2)
+    return tuple(reversed(parts))
 
 
 def _descend(spec: MultilayerPerceptron, task: TrainingTask) -> NamedTensors:

@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from treaty.aggregation.tensors import NamedTensors, TensorSpec
 from treaty.models.specification import ModelSpecification, TorchModule, model_manifest
-from treaty.models.task import FailureCode, TrainerFailure, TrainingTask
+from treaty.models.task import FailureCode, GradientPart, TrainerFailure, TrainingTask
+from treaty.privacy.mechanisms import Layer
 from treaty.trainers.updates import batches, check_task, train_alone, weighted_update
 
 if TYPE_CHECKING:
@@ -130,6 +131,42 @@ class TorchTrainer:
         """Return the site's own model, trained on its rows only; raises `TrainerFailure`."""
         _supported(task.specification)
         return train_alone(task, self.compute)
+
+    def layers(self, task: TrainingTask) -> tuple[GradientPart, ...]:
+        """Return activations and errors of every linear layer; raises `TrainerFailure`.
+
+        One pass forward and one backward over the sum of the rows' log losses: the gradient at a
+        layer's output is then each row's own error, and no row's gradient is formed.
+        """
+        spec = _supported(task.specification)
+        check_task(task)
+        if not np.all(np.isin(task.label, (0.0, 1.0))):
+            raise TrainerFailure(FailureCode.LABEL_OUT_OF_RANGE)
+        # In double precision: how a kernel adds a row up may depend on the rows beside it, and the
+        # sensitivity allows for that in the last digits of a double only.
+        module = _loaded(spec, task.model, task.features.shape[1]).double()
+        import torch
+
+        module.train()
+        value = torch.from_numpy(task.features)
+        seen: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+        for name, child in module.named_children():
+            before = value
+            value = child(before)
+            if isinstance(child, torch.nn.Linear):
+                value.retain_grad()
+                seen.append((name, before, value))
+            elif next(child.parameters(), None) is not None:
+                raise TrainerFailure(FailureCode.UNSUPPORTED_MODEL)
+        label = torch.from_numpy(task.label)[:, None]
+        torch.nn.BCEWithLogitsLoss(reduction="sum")(value, label).backward()
+        parts: list[GradientPart] = []
+        for name, before, after in seen:
+            if after.grad is None:
+                raise TrainerFailure(FailureCode.UNSUPPORTED_MODEL)
+            layer = Layer(before.detach().numpy(), after.grad.detach().numpy())
+            parts.append(GradientPart(f"{name}.weight", f"{name}.bias", layer, transposed=True))
+        return tuple(parts)
 
 
 def _supported(spec: ModelSpecification) -> TorchModule:

@@ -23,6 +23,7 @@ title = "First study"
 purpose = "see whether it works"
 data_use = ["DUO:0000006"]
 model = { kind = "logistic-regression", max_rounds = 5 }
+privacy = { kind = "exact" }
 """
 ADAPTER = 'format = "treaty.adapter/v1"\ncontract = "example"\nsite = "alpha"\n[units]\n' + "".join(
     f'{name} = "{unit}"\n' for name, unit in UNITS.items()

@@ -6,6 +6,7 @@ left out of the mean; no tolerance for a constant column.
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ from treaty.contracts import (
     normaliser_from_record,
     normaliser_from_sums,
 )
+from treaty.contracts.schema import Number
 from treaty.crypto import canonical
 from treaty.errors import FormatError, UsageError
 
@@ -138,7 +140,16 @@ def test_applying_cuts_at_the_clip() -> None:
 
 
 def test_the_public_normaliser_needs_no_data() -> None:
-    normaliser = normaliser_from_bounds(example_contract())
+    """A typical interval becomes -1 to 1; without one the centre and the spread are taken."""
+    contract = example_contract()
+    normaliser = normaliser_from_bounds(contract)
+    assert normaliser.mean.tolist() == [60.0, 235.0, 0.0, 0.0, 0.0, 0.0]
+    assert normaliser.scale.tolist() == [20.0, 115.0, 1.0, 1.0, 1.0, 1.0]
+    plain = tuple(
+        msgspec.structs.replace(one, typical=None) if isinstance(one, Number) else one
+        for one in contract.features
+    )
+    normaliser = normaliser_from_bounds(msgspec.structs.replace(contract, features=plain))
     assert normaliser.mean.tolist() == [64.0, 200.0, 0.0, 0.0, 0.0, 0.0]
     assert normaliser.scale.tolist() == [46.0, 50.0, 1.0, 1.0, 1.0, 1.0]
 

@@ -66,7 +66,8 @@ def test_a_description_survives_its_canonical_bytes(spec: ModelSpecification) ->
 def test_the_canonical_bytes_are_these() -> None:
     """Freezes the format."""
     assert canonical.encode(LogisticRegression()) == (
-        b'{"kind":"logistic-regression","max_rounds":16,"ridge_milli":1000,"site_intercepts":true}'
+        b'{"kind":"logistic-regression","max_rounds":16,"ridge_milli":1000,'
+        b'"site_intercepts":true,"unit_rows":false}'
     )
 
 
@@ -77,15 +78,15 @@ def test_the_canonical_bytes_are_these() -> None:
         b'{"model":{}}',
         (
             b'{"model":{"kind":"logistic-regression","max_rounds":0,"ridge_milli":1,'
-            b'"site_intercepts":true}}'
+            b'"site_intercepts":true,"unit_rows":false}}'
         ),
         (
             b'{"model":{"kind":"logistic-regression","max_rounds":8,"ridge_milli":-1,'
-            b'"site_intercepts":true}}'
+            b'"site_intercepts":true,"unit_rows":false}}'
         ),
         (
             b'{"model":{"kind":"logistic-regression","max_rounds":8,"ridge_milli":1.5,'
-            b'"site_intercepts":true}}'
+            b'"site_intercepts":true,"unit_rows":false}}'
         ),
     ],
 )

@@ -33,7 +33,9 @@ MEMBER_BODIES: list[Body] = [
     EpochReady(
         **WHO, epoch_hash=digest("e"), pair_commitments=(digest("c"),), wraps=digest("w")
     ),
-    MaskedInput(**WHO, context=digest("c"), length=3, root=digest("r"), blob=digest("b")),
+    MaskedInput(
+        **WHO, context=digest("c"), length=3, root=digest("r"), blob=digest("b"), noise=digest("n")
+    ),
     Reveal(**WHO, context=digest("c"), survivors=digest("s"), self_shares={}, round_shares={}),
 ]  # fmt: skip
 REPORT = SiteReported(**WHO, plan=digest("p"), model=digest("m"), federated=FIGURES, alone=FIGURES)

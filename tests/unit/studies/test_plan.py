@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.worlds import digest
 from treaty.errors import FormatError, UsageError
 from treaty.models.specification import LogisticRegression, MultilayerPerceptron
+from treaty.privacy.terms import ExactSums
 from treaty.studies.plan import (
     AggregationSettings,
     EvaluationSettings,
@@ -42,7 +43,11 @@ bins = 32
 
 [aggregation]
 max_persons_per_site = 512
+
+[privacy]
+kind = "exact"
 """
+NOISED = 'kind = "distributed-gaussian"\nepsilon_milli = 1000\ndelta_inverse = 100000\n'
 BOUND = {"charter": digest("charter"), "contract": digest("contract"), "code": digest("code")}
 
 
@@ -58,7 +63,7 @@ def test_a_plan_is_read_with_its_defaults() -> None:
     assert PLAN.split == SplitSettings(holdout_permille=300, seed=7)
     assert PLAN.evaluation == EvaluationSettings(bins=32)
     assert PLAN.aggregation == AggregationSettings(max_persons_per_site=512)
-    assert PLAN.privacy == "exact"
+    assert PLAN.privacy == ExactSums()
     assert (PLAN.charter, PLAN.contract, PLAN.code) == tuple(BOUND.values())
 
 
@@ -120,8 +125,22 @@ def test_what_is_bound_is_not_written(name: str) -> None:
         ("max_persons_per_site = 512", "noise = 1", "noise"),
         ("[aggregation]", "[agregation]", "agregation"),
         ('study = "small"', 'study = "small"\nformat = "treaty.plan/v2"', "format"),
-        ('study = "small"', 'study = "small"\nprivacy = "secret"', "privacy"),
-        ('study = "small"', 'study = "small"\nprivacy = 1979-05-27', "privacy"),
+        ('[privacy]\nkind = "exact"\n', "", "privacy"),
+        ('kind = "exact"', 'kind = "secret"', "privacy"),
+        ('[privacy]\nkind = "exact"\n', "[[privacy]]\n", "privacy"),
+        ('kind = "exact"', NOISED.replace("epsilon_milli = 1000", ""), "epsilon_milli"),
+        ('kind = "exact"', NOISED.replace("= 1000\n", "= 0\n"), "epsilon_milli"),
+        ('kind = "exact"', NOISED.replace("delta_inverse = 100000", ""), "delta_inverse"),
+        ('kind = "exact"', NOISED.replace("= 100000", "= 1"), "delta_inverse"),
+        ('kind = "exact"', NOISED + "clip_micro = 0", "clip_micro"),
+        ('kind = "exact"', NOISED + "grid_bits = 23", "grid_bits"),
+        ('kind = "exact"', NOISED + "rounds = 0", "rounds"),
+        ('kind = "exact"', NOISED + "sampling = 0", "sampling"),
+        ('kind = "exact"', NOISED + "sampling = 9007199254740992", "sampling"),
+        ('kind = "exact"', NOISED + "variance = 5", "variance"),
+        ('kind = "exact"', NOISED + 'variance = "0"', "variance"),
+        ('kind = "exact"', NOISED + 'unit = "household"', "unit"),
+        ('kind = "exact"', NOISED + 'holdout = { kind = "secret" }', "holdout"),
     ],
 )
 def test_a_field_that_does_not_hold_is_named(old: str, new: str, named: str) -> None:

@@ -14,10 +14,12 @@ from tests.worlds import CONTRACT, digest, refused, small_charter, small_contrac
 from treaty.governance.exposure import SUMS, Artefact
 from treaty.ids import Digest
 from treaty.models.specification import LogisticRegression, ModelSpecification, MultilayerPerceptron
+from treaty.studies.calibrating import Privacy, private_model, terms_for
 from treaty.studies.plan import AggregationSettings, EvaluationSettings, Plan
 from treaty.studies.queries import (
     CONTRIBUTORS,
     NO_DIGEST,
+    NOISED,
     ROWS,
     Query,
     QueryKind,
@@ -27,6 +29,14 @@ from treaty.studies.queries import (
 
 CHARTER, DATA = small_charter(), small_contract()
 PLAN = small_plan(CHARTER, DATA)
+TERMS = terms_for(
+    Privacy(),
+    private_model(PLAN.model),
+    DATA,
+    CHARTER.privacy,
+    members=4,
+    max_persons_per_site=256,
+)
 PERCEPTRON = MultilayerPerceptron(hidden=(3,))
 
 
@@ -90,7 +100,10 @@ def test_the_layout_is_part_of_the_digest_word_by_word() -> None:
 @pytest.mark.parametrize("kind", QueryKind)
 def test_every_layout_ends_with_rows_and_the_constant_one(kind: QueryKind) -> None:
     model = PERCEPTRON if kind is QueryKind.AVERAGING else PLAN.model
-    layout = query(kind, plan=changed(model)).layout
+    plan = changed(model)
+    if kind in NOISED:
+        plan = msgspec.structs.replace(changed(private_model(model)), privacy=TERMS)
+    layout = query(kind, plan=plan).layout
     rows, ones = layout.segments[-2:]
     assert (rows.name, rows.length, rows.scale_bits) == (ROWS, 1, 0)
     assert (ones.name, ones.length, ones.scale_bits, ones.bound) == (CONTRIBUTORS, 1, 0, 1)

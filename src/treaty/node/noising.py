@@ -1,0 +1,133 @@
+"""Noising: a site's clipped and noised contribution to one sum, as grid integers.
+
+The order is fixed: gradients of the rows, clip each person, onto the grid, add up, add the site's
+share of noise (docs/spec/privacy.md, section 9). Charging and masking come after.
+
+Guarantees:
+  * A person moves the result by at most the plan's sensitivity; the share of noise follows from
+    the plan and the group alone.
+  * The trainer gives activations and errors only. Clipping, adding and noise are done here, so
+    a trainer cannot leave them out.
+
+LIMIT: that a row's activations and errors depend on that row alone is the trainer's promise;
+the plan names the digest of the code that keeps it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treaty.aggregation.tensors import Manifest, element_count
+from treaty.errors import PolicyError
+from treaty.models.task import GradientPart
+from treaty.privacy.certificate import Cohort
+from treaty.privacy.distributed import (
+    count_units,
+    ghost_person_sum,
+    noised,
+    person_sum,
+    persons_in_order,
+    sampled_persons,
+)
+from treaty.privacy.terms import share_of
+from treaty.studies.noise import noise_terms, uses_ghost_norms
+from treaty.studies.plan import Plan
+
+__all__ = ["clipped_gradient", "noised_contribution"]
+
+Integers = NDArray[np.int64]
+Parts = Callable[[NDArray[np.int64]], Sequence[GradientPart]]
+"""From row numbers to what their gradients are made of, in the same order."""
+
+
+def noised_contribution(
+    plan: Plan,
+    manifest: Manifest,
+    persons: Sequence[str],
+    parts: Parts | None,
+    cohort: Cohort,
+    *,
+    ring_bits: int,
+    key: bytes,
+    sampling_key: bytes,
+) -> Integers:
+    """Return a site's noised words, int64: the gradient of `manifest`, or the count of persons.
+
+    Without `parts` persons are counted. `key` is the noise key (32 bytes, for this vector only);
+    `sampling_key` decides who takes part where the plan samples. Raises `PolicyError` as
+    `privacy.distributed`, ``contribution-names`` or ``contribution-shape``.
+    """
+    terms = noise_terms(plan)
+    order, person = persons_in_order(persons)
+    if parts is None:
+        total, variance = count_units(person, terms.clip), terms.count_variance
+    else:
+        chosen = sampled_persons(person, terms.rate, sampling_key)
+        rows, person = order[chosen], person[chosen]
+        total = clipped_gradient(plan, manifest, parts, rows, person)
+        variance = terms.variance
+    share = share_of(terms, variance, cohort)
+    return noised(total, share_variance=share, ring_bits=ring_bits, key=key)
+
+
+def clipped_gradient(
+    plan: Plan,
+    manifest: Manifest,
+    parts: Parts,
+    rows: NDArray[np.int64],
+    person: NDArray[np.int64],
+) -> Integers:
+    """Return the sum of clipped gradients over persons, tensor after tensor of `manifest`.
+
+    `rows` are row numbers sorted by `person`. No noise is in it: it stays at the site.
+    """
+    terms = noise_terms(plan)
+    if not len(rows):
+        return np.zeros(sum(element_count(spec) for spec in manifest), dtype=np.int64)
+    found = parts(rows)
+    layers = [part.layer for part in found]
+    _check_names(found, manifest)
+    adds = ghost_person_sum if uses_ghost_norms(plan.model) else person_sum
+    return _in_manifest_order(adds(layers, person, terms.clip), found, manifest)
+
+
+def _check_names(parts: Sequence[GradientPart], manifest: Manifest) -> None:
+    """Refuse parts that are not the plan's tensors, each once and in its shape."""
+    wanted = {spec.name: spec for spec in manifest}
+    names = [name for part in parts for name in (part.weight, part.bias) if name is not None]
+    if sorted(names) != sorted(wanted):
+        raise PolicyError(
+            f"expected gradients of {', '.join(sorted(wanted))} from the trainer",
+            code="contribution-names",
+        )
+    for part in parts:
+        inputs, outputs = part.layer.inputs.shape[1], part.layer.errors.shape[1]
+        shapes: set[tuple[int, ...]] = {(outputs, inputs) if part.transposed else (inputs, outputs)}
+        if outputs == 1 and not part.transposed:
+            shapes.add((inputs,))
+        fits = wanted[part.weight].shape in shapes and part.layer.has_bias == (
+            part.bias is not None
+        )
+        if not fits or (part.bias is not None and wanted[part.bias].shape != (outputs,)):
+            raise PolicyError(
+                f"expected a gradient of the shape of {part.weight} from the trainer",
+                code="contribution-shape",
+            )
+
+
+def _in_manifest_order(
+    total: Integers, parts: Sequence[GradientPart], manifest: Manifest
+) -> Integers:
+    """Return the words of `total`, which are in the order of `parts`, in that of `manifest`."""
+    found: dict[str, Integers] = {}
+    start = 0
+    for part in parts:
+        inputs, outputs = part.layer.inputs.shape[1], part.layer.errors.shape[1]
+        weight = total[start : start + inputs * outputs].reshape(inputs, outputs)
+        found[part.weight] = (weight.T if part.transposed else weight).ravel()
+        start += inputs * outputs
+        if part.bias is not None:
+            found[part.bias] = total[start : start + outputs]
+            start += outputs
+    return np.concatenate([found[spec.name] for spec in manifest])

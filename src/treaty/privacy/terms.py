@@ -1,0 +1,239 @@
+"""A plan's terms of privacy: exact sums, or noise of every site added in the secure sum.
+
+Guarantees (docs/spec/privacy.md, section 9):
+  * Terms hold integers only: the clip is 2^`grid_bits` grid units, the noise a variance in grid
+    units squared, the rate a multiple of 2^-53, delta one over a whole number.
+  * `releases` gives the events that a plan may ever charge, a function of terms and cohort.
+    `claimed_epsilon_micro` recomputes epsilon from them; `check_claim` refuses terms that
+    promise less than it. Unsampled terms need no numerical library.
+  * `calibrated` finds the least noise for a target and leaves every other number as given.
+
+Left to others: the sensitivity (the clip, or `mechanisms.ghost_sensitivity`), which follows from
+the model and is passed in.
+"""
+
+import functools
+from fractions import Fraction
+from typing import Annotated, Literal
+
+import msgspec
+
+from treaty.crypto.canonical import Record
+from treaty.errors import PolicyError, UsageError
+from treaty.privacy.accountant import Adjacency, composed_epsilon, delta_of
+from treaty.privacy.calibration import Schedule, calibrated_variance, gaussian_mu
+from treaty.privacy.certificate import Cohort, NoisedSum, epsilon_micro
+from treaty.privacy.events import LEMMA_LOSS, SAMPLING_UNIT, Event, VarianceField, variance_field
+from treaty.privacy.ledger_entries import InverseDelta
+from treaty.privacy.mechanisms import Clip, noise_share
+
+__all__ = [
+    "COUNT_SHARE",
+    "NOT_CALIBRATED",
+    "DistributedGaussian",
+    "ExactHoldout",
+    "ExactSums",
+    "PrivacyTerms",
+    "calibrated",
+    "check_claim",
+    "claimed_epsilon_micro",
+    "count_sum",
+    "effective_cohort",
+    "releases",
+    "share_of",
+    "training_sum",
+]
+
+NOT_CALIBRATED = "1"
+"""A variance that no plan may have: it stands where the noise is yet to be found."""
+
+COUNT_SHARE = Fraction(1, 20)
+"""Share of the budget, in mu squared, that counting the persons once takes."""
+
+EpsilonMilli = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Micro = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+Milli = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+Rounds = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+GridBits = Annotated[int, msgspec.Meta(ge=24, le=32)]
+Rate = Annotated[int, msgspec.Meta(ge=1, le=SAMPLING_UNIT - 1)]
+Sites = Annotated[int, msgspec.Meta(ge=1, le=128)]
+
+
+class ExactSums(Record, frozen=True, tag="exact", tag_field="kind"):
+    """Sums over training rows are exact, as the charter must accept by name."""
+
+
+class ExactHoldout(Record, frozen=True, tag="exact", tag_field="kind"):
+    """The holdout's histogram is exact: not differentially private, accepted in the charter."""
+
+
+class DistributedGaussian(Record, frozen=True, tag="distributed-gaussian", tag_field="kind"):
+    """Every site clips each person's contribution and adds its share of discrete Gaussian noise.
+
+    Training is gradient descent on noised sums: `rounds` of them after one noised count of the
+    persons. A person's clipped contribution has norm at most `clip_micro` / 10^6, which is
+    2^`grid_bits` grid units. `variance` (of each gradient sum) and `count_variance` (of the
+    count) are what the honest shares of an opened sum add up to, in grid units squared,
+    hexadecimal. With `share` ``local`` every site adds the whole variance by itself.
+
+    `sampling` is the Poisson rate times 2^53; null: everybody takes part in every round.
+    `epsilon_milli` is what the plan promises at delta = 1 / `delta_inverse` to a person at one
+    site, added or removed. `max_sites_per_person` and `unit` repeat the charter's.
+    """
+
+    epsilon_milli: EpsilonMilli
+    delta_inverse: InverseDelta
+    variance: VarianceField = NOT_CALIBRATED
+    count_variance: VarianceField = NOT_CALIBRATED
+    rounds: Rounds = 20
+    clip_micro: Micro = 500_000
+    grid_bits: GridBits = 24
+    sampling: Rate | None = None
+    share: Literal["distributed", "local"] = "distributed"
+    learning_rate_milli: Milli = 16_000
+    unit: Literal["person-in-institution", "record-in-institution"] = "person-in-institution"
+    adjacency: Literal["add-remove"] = "add-remove"
+    max_sites_per_person: Sites = 2
+    holdout: ExactHoldout = ExactHoldout()
+
+    @property
+    def clip(self) -> Clip:
+        """The clip as the mechanism takes it."""
+        return Clip(self.clip_micro / 10**6, self.grid_bits)
+
+    @property
+    def rate(self) -> int:
+        """The Poisson rate times 2^53, 2^53 where everybody takes part."""
+        return SAMPLING_UNIT if self.sampling is None else self.sampling
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the noise is stated."""
+        return NOT_CALIBRATED not in (self.variance, self.count_variance)
+
+
+PrivacyTerms = ExactSums | DistributedGaussian
+
+
+def effective_cohort(terms: DistributedGaussian, cohort: Cohort) -> Cohort:
+    """Return the cohort whose honest shares carry the variance: one share where noise is local."""
+    if terms.share == "distributed":
+        return cohort
+    return Cohort(cohort.members, cohort.min_survivors, cohort.min_survivors - 1)
+
+
+def share_of(terms: DistributedGaussian, variance: str, cohort: Cohort) -> int:
+    """Return the variance of one site's share (grid units squared), rounded up.
+
+    Raises `UsageError` outside the sampler's range.
+    """
+    return noise_share(int(variance, 16), effective_cohort(terms, cohort).min_honest)
+
+
+def count_sum(terms: DistributedGaussian, cohort: Cohort) -> NoisedSum:
+    """Return the noised count: everybody, once. A person counts as the clip's grid units."""
+    return NoisedSum(
+        share_variance=share_of(terms, terms.count_variance, cohort),
+        sensitivity=terms.clip.units,
+        sampling=SAMPLING_UNIT,
+        rounds=1,
+    )
+
+
+def training_sum(terms: DistributedGaussian, cohort: Cohort, sensitivity: int) -> NoisedSum:
+    """Return the noised gradient sums; `sensitivity` in grid units, at least the clip's."""
+    if sensitivity < terms.clip.units:
+        raise UsageError(f"expected a sensitivity of at least the clip, got {sensitivity}")
+    return NoisedSum(
+        share_variance=share_of(terms, terms.variance, cohort),
+        sensitivity=sensitivity,
+        sampling=terms.rate,
+        rounds=terms.rounds,
+    )
+
+
+def releases(terms: DistributedGaussian, cohort: Cohort, sensitivity: int) -> tuple[Event, ...]:
+    """Return the most that a study under these terms ever charges, count first.
+
+    Guarantee: the noise counted is that of `min_honest` shares less the lemma's four units.
+    """
+    honest = effective_cohort(terms, cohort).min_honest
+    return (
+        count_sum(terms, cohort).event(honest),
+        training_sum(terms, cohort, sensitivity).event(honest),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def claimed_epsilon_micro(
+    terms: DistributedGaussian, cohort: Cohort, sensitivity: int
+) -> int | None:
+    """Return epsilon of the whole schedule in millionths, rounded up; None when infinite.
+
+    Guarantee: one person at one site, added or removed; as `accountant.composed_epsilon`.
+    """
+    events = releases(terms, cohort, sensitivity)
+    delta = delta_of(terms.delta_inverse)
+    return epsilon_micro(composed_epsilon(events, delta, adjacency=Adjacency.ADD_REMOVE))
+
+
+def check_claim(terms: DistributedGaussian, cohort: Cohort, sensitivity: int) -> int:
+    """Return epsilon in millionths, or raise `PolicyError` (code ``epsilon-claim``).
+
+    Refuses terms whose integers give more than they promise, and noise outside the sampler's
+    range (code ``noise-range``).
+    """
+    try:
+        found = claimed_epsilon_micro(terms, cohort, sensitivity)
+    except UsageError as error:
+        raise PolicyError(
+            f"the noise cannot be drawn or counted: {error}", code="noise-range"
+        ) from error
+    if found is None or found > terms.epsilon_milli * 1000:
+        shown = "infinite" if found is None else f"{found / 1e6:.6f}"
+        raise PolicyError(
+            f"the plan promises epsilon {terms.epsilon_milli / 1000:.3f}, its noise, rate and "
+            f"rounds give {shown}: calibrate it again",
+            code="epsilon-claim",
+        )
+    return found
+
+
+def calibrated(terms: DistributedGaussian, sensitivity: int) -> DistributedGaussian:
+    """Return `terms` with the least noise that meets `epsilon_milli` at the given delta.
+
+    One twentieth of mu squared goes to the count, the rest to the rounds; nothing else changes.
+    Guarantee: rounds towards more noise. Raises `UsageError` when no noise meets the target.
+    """
+    epsilon, delta = terms.epsilon_milli / 1000, delta_of(terms.delta_inverse)
+    mu = Fraction(gaussian_mu(epsilon, delta))
+    units = terms.clip.units
+    count = _at_least(units * units / (mu * mu * COUNT_SHARE)) + LEMMA_LOSS
+    if terms.sampling is None:
+        rest = mu * mu * (1 - COUNT_SHARE)
+        variance = _at_least(terms.rounds * sensitivity * sensitivity / rest) + LEMMA_LOSS
+    else:
+        variance = _sampled(terms, sensitivity, count, epsilon, delta)
+    return msgspec.structs.replace(
+        terms, variance=variance_field(variance), count_variance=variance_field(count)
+    )
+
+
+def _sampled(
+    terms: DistributedGaussian, sensitivity: int, count: int, epsilon: float, delta: float
+) -> int:
+    """Return the variance of the rounds beside the count: a smaller target until both fit."""
+    schedule = Schedule(rounds=terms.rounds, sensitivity=sensitivity, sampling=terms.rate)
+    counted = Schedule(rounds=1, sensitivity=terms.clip.units).event(count - LEMMA_LOSS)
+    target = epsilon
+    for _ in range(40):
+        target *= 0.98
+        variance = calibrated_variance(schedule, target, delta)
+        event = schedule.event(variance - LEMMA_LOSS)
+        if composed_epsilon([event, counted], delta) <= epsilon:
+            return variance
+    raise UsageError(f"no noise meets epsilon {epsilon} beside the count of the persons")
+
+
+def _at_least(value: Fraction) -> int:
+    return -(-value.numerator // value.denominator)

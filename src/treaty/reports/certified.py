@@ -1,0 +1,82 @@
+"""The privacy certificates in a report: what a person risks, in plain words.
+
+Every number is one of the privacy statement, which follows from plan, charter and log.
+"""
+
+from treaty.privacy.certificate import Certificate, shown_epsilon
+from treaty.reports.document import PrivacyLine
+from treaty.studies.certificates import PrivacyStatement, happened_line, partition_lines
+
+__all__ = ["privacy_lines"]
+
+
+def privacy_lines(statement: PrivacyStatement) -> tuple[PrivacyLine, ...]:
+    """Return the lines of the report's privacy section: one per partition, then what they mean."""
+    training, _ = statement.certificates
+    first = training.lines[0].add_remove_micro
+    _, holdout = partition_lines(statement)
+    return (
+        PrivacyLine(
+            partition="Training rows",
+            sentence=_sentence(training),
+            epsilon=None if first is None else shown_epsilon(first),
+            delta=f"1e-{_exponent(training.delta_inverse)}"
+            if _exponent(training.delta_inverse) is not None
+            else None,
+        ),
+        PrivacyLine(partition="If members collude or drop out", sentence=_curve(training)),
+        PrivacyLine(
+            partition="What the log shows", sentence=_capital(happened_line(statement)) + "."
+        ),
+        PrivacyLine(
+            partition="Test rows",
+            sentence=_capital(holdout.removeprefix("holdout: ")) + ".",
+        ),
+    )
+
+
+def _sentence(certificate: Certificate) -> str:
+    parts = [
+        (
+            f"Protected is one {certificate.unit.replace('-', ' ')}, at delta "
+            f"1/{certificate.delta_inverse}."
+        )
+    ]
+    for line in certificate.lines:
+        sites = "one site" if line.sites == 1 else f"{line.sites} sites"
+        parts.append(
+            f"A person at {sites}: epsilon {shown_epsilon(line.add_remove_micro)} when added or "
+            f"removed, {shown_epsilon(line.replace_one_micro)} when replaced by another."
+        )
+    attack = certificate.attack
+    parts.append(
+        "The best possible membership attack reaches an area under its curve of at most "
+        f"{attack.area_micro / 1e6:.3f} (guessing: 0.5), and finds at most "
+        f"{attack.rate_at_one_percent_micro / 1e4:.1f} % of members at 1 % false alarms."
+    )
+    return " ".join(parts)
+
+
+def _curve(certificate: Certificate) -> str:
+    points = [
+        (
+            f"{certificate.members - point.honest_shares} of {certificate.members}: epsilon "
+            f"{shown_epsilon(point.epsilon_micro)}"
+        )
+        for point in certificate.curve
+    ]
+    honest = certificate.min_survivors - certificate.max_colluders
+    return (
+        f"The epsilon above counts the noise of {honest} of {certificate.members} members. With "
+        "the noise of so many members known or missing: " + "; ".join(points) + "."
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _exponent(inverse: int) -> int | None:
+    """Return n when `inverse` is 10^n."""
+    power = len(str(inverse)) - 1
+    return power if inverse == 10**power else None

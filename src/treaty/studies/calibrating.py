@@ -1,0 +1,156 @@
+"""From what a person asks for, an epsilon, to terms of a plan that keep it.
+
+The defaults were fixed before anything was run (docs/spec/privacy.md, section 9): 20 rounds over
+everybody, clip one half, learning rate 16 for rows of length one; perceptrons and modules take
+a smaller rate. Nothing here sees data: the least noise follows from epsilon, delta and bounds.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import msgspec
+
+from treaty.contracts.design import design_columns
+from treaty.contracts.schema import Contract
+from treaty.errors import UsageError
+from treaty.governance.terms import PrivacyPolicy
+from treaty.models.specification import (
+    LogisticRegression,
+    ModelSpecification,
+    MultilayerPerceptron,
+    TorchModule,
+)
+from treaty.privacy.events import SAMPLING_UNIT
+from treaty.privacy.terms import DistributedGaussian, calibrated
+from treaty.studies.noise import training_sensitivity
+from treaty.studies.plan import Plan
+
+__all__ = ["Privacy", "default_delta_inverse", "private_model", "terms_for", "with_noise"]
+
+_ROUNDS = {"rows": 20, "layers": 60}
+_RATE_MILLI = {"rows": 16_000, "layers": 2_000}
+_CLIP_MICRO = {"rows": 500_000, "layers": 1_000_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Privacy:
+    """What training may cost a person: `epsilon` at `delta`, for a person at one site.
+
+    `delta` None takes the smaller of 1e-5 and a tenth of one over the contract's bound on
+    persons. `rounds`, `clip` (Euclidean norm of a person's contribution) and `learning_rate`
+    None take the defaults. `sampling` is the chance with which a person takes part in a round;
+    1 is everybody, always. `local` makes every site add the whole noise by itself, whatever the
+    others do.
+    """
+
+    epsilon: float = 1.0
+    delta: float | None = None
+    rounds: int | None = None
+    clip: float | None = None
+    learning_rate: float | None = None
+    sampling: float = 1.0
+    local: bool = False
+
+    def __post_init__(self) -> None:
+        _positive("epsilon", self.epsilon)
+        if self.delta is not None and not 0.0 < self.delta <= 0.5:
+            raise UsageError(f"expected a delta above 0 and at most one half, got {self.delta}")
+        if self.rounds is not None and self.rounds < 1:
+            raise UsageError(f"expected at least one round, got {self.rounds}")
+        for name, value in (("clip", self.clip), ("learning_rate", self.learning_rate)):
+            if value is not None:
+                _positive(name, value)
+        if not 0.0 < self.sampling <= 1.0:
+            raise UsageError(f"expected a sampling rate above 0 and at most 1, got {self.sampling}")
+
+
+def default_delta_inverse(persons: int) -> int:
+    """Return 1 / delta for at most `persons` persons: 10^5, or ten times as many as persons."""
+    return max(100_000, 10 * persons)
+
+
+def private_model(spec: ModelSpecification) -> ModelSpecification:
+    """Return `spec` as it is trained under noise: rows of length one and a common intercept.
+
+    Other models than logistic regression are returned as they are.
+    """
+    if not isinstance(spec, LogisticRegression):
+        return spec
+    return msgspec.structs.replace(spec, site_intercepts=False, unit_rows=True)
+
+
+def terms_for(
+    asked: Privacy,
+    spec: ModelSpecification,
+    contract: Contract,
+    policy: PrivacyPolicy,
+    *,
+    members: int,
+    max_persons_per_site: int,
+) -> DistributedGaussian:
+    """Return terms with the least noise that keeps what was `asked`.
+
+    `max_persons_per_site` is the plan's bound on a site's rows. Rounds epsilon and delta down.
+    Raises `UsageError` for values that no terms can have.
+    """
+    kind = "layers" if isinstance(spec, MultilayerPerceptron | TorchModule) else "rows"
+    persons = members * min(max_persons_per_site, contract.max_persons_per_site)
+    inverse = (
+        default_delta_inverse(persons)
+        if asked.delta is None
+        else math.ceil(1 / Fraction(asked.delta))
+    )
+    unit: Literal["person-in-institution", "record-in-institution"] = (
+        "person-in-institution" if policy.unit == "person" else "record-in-institution"
+    )
+    rate = math.floor(Fraction(asked.sampling) * SAMPLING_UNIT)
+    terms = DistributedGaussian(
+        epsilon_milli=_scaled("epsilon", asked.epsilon, 1000),
+        delta_inverse=inverse,
+        rounds=_ROUNDS[kind] if asked.rounds is None else asked.rounds,
+        clip_micro=_CLIP_MICRO[kind] if asked.clip is None else _scaled("clip", asked.clip, 10**6),
+        sampling=None if rate == SAMPLING_UNIT else rate,
+        share="local" if asked.local else "distributed",
+        learning_rate_milli=(
+            _RATE_MILLI[kind]
+            if asked.learning_rate is None
+            else _scaled("learning_rate", asked.learning_rate, 1000)
+        ),
+        unit=unit,
+        max_sites_per_person=policy.max_sites_per_person,
+    )
+    sensitivity = training_sensitivity(
+        spec, terms, columns=len(design_columns(contract)), max_rows=max_persons_per_site
+    )
+    return calibrated(terms, sensitivity)
+
+
+def with_noise(plan: Plan, contract: Contract) -> Plan:
+    """Return `plan` with the least noise that keeps its epsilon, where it states none.
+
+    A plan with exact sums, or with noise of its own, comes back as it is.
+    """
+    terms = plan.privacy
+    if not isinstance(terms, DistributedGaussian) or terms.is_calibrated:
+        return plan
+    sensitivity = training_sensitivity(
+        plan.model,
+        terms,
+        columns=len(design_columns(contract)),
+        max_rows=plan.aggregation.max_persons_per_site,
+    )
+    return msgspec.structs.replace(plan, privacy=calibrated(terms, sensitivity))
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0.0):
+        raise UsageError(f"expected a positive {name}, got {value}")
+
+
+def _scaled(name: str, value: float, scale: int) -> int:
+    whole = math.floor(Fraction(str(value)) * scale)
+    if whole < 1:
+        raise UsageError(f"expected a {name} of at least {1 / scale:g}, got {value}")
+    return whole

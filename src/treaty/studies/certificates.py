@@ -1,0 +1,198 @@
+"""The privacy statement of a study: one certificate per person-disjoint partition.
+
+Guarantees (docs/spec/privacy.md, section 6):
+  * Pure: a function of plan, contract, charter and of what the log says was opened. Whoever
+    holds these arrives at the same bytes.
+  * Training has an epsilon only under noised sums. The holdout's exact histogram is named with
+    the charter row that accepts it, and its certificate's epsilon is infinite.
+  * `happened` counts every noised sum that members answered, published or not, with the shares
+    that were really in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from treaty.contracts.design import design_columns
+from treaty.contracts.schema import Contract
+from treaty.crypto.canonical import Count, DigestField, Record, Text
+from treaty.governance.charter import Charter, charter_digest
+from treaty.governance.exposure import Form
+from treaty.governance.roles import Role
+from treaty.privacy.accountant import composed_epsilon, delta_of
+from treaty.privacy.certificate import (
+    Certificate,
+    Cohort,
+    EpsilonMicro,
+    NoisedSum,
+    Unit,
+    certificate_text,
+    certify,
+    epsilon_micro,
+    shown_epsilon,
+)
+from treaty.privacy.terms import count_sum, effective_cohort, training_sum
+from treaty.studies.noise import cohort_of, noise_terms, training_sensitivity
+from treaty.studies.plan import Plan, plan_digest
+from treaty.studies.queries import QueryKind
+
+__all__ = [
+    "HOLDOUT",
+    "TRAINING",
+    "Answered",
+    "Happened",
+    "PrivacyStatement",
+    "happened_line",
+    "partition_lines",
+    "privacy_statement",
+    "statement_text",
+]
+
+TRAINING = "training"
+HOLDOUT = "holdout"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A noised sum that members answered: its kind, its shares of noise, and the group then."""
+
+    kind: QueryKind
+    shares: int
+    cohort: Cohort
+
+
+class Happened(Record, frozen=True):
+    """What the log shows of the noised sums.
+
+    `fewest_shares` is the least number of members in one of them; `epsilon_micro` what they cost
+    a person at one site, added or removed, when `max_colluders` shares are known (each at all
+    sums), null when infinite.
+    """
+
+    counts: Count
+    gradients: Count
+    planned_gradients: Count
+    fewest_shares: Count
+    epsilon_micro: EpsilonMicro
+
+
+class PrivacyStatement(Record, frozen=True):
+    """What a study promises and what it has spent, partition by partition.
+
+    `accepted` is the charter row under which the holdout's histogram is exact.
+    """
+
+    format: Literal["treaty.privacy-statement/v1"] = "treaty.privacy-statement/v1"
+    plan: DigestField
+    charter: DigestField
+    promised_epsilon_milli: Count
+    certificates: tuple[Certificate, ...]
+    happened: Happened
+    accepted: Text
+
+
+def privacy_statement(
+    plan: Plan, contract: Contract, charter: Charter, answered: Sequence[Answered]
+) -> PrivacyStatement:
+    """Return the statement of a study under noise; `UsageError` when its sums are exact.
+
+    Guarantee: epsilons as `certificate.certify`, rounded up. Raises `PolicyError`
+    ``person-id-unused`` when rows are protected although the contract names a person.
+    """
+    terms, present = noise_terms(plan), cohort_of(charter.parameters())
+    cohort = effective_cohort(terms, present)
+    sums = _sums(plan, contract, present)
+    common = {
+        "unit": Unit(terms.unit),
+        "person_identifier_present": bool(contract.entity.person_id),
+        "cohort": cohort,
+        "delta_inverse": terms.delta_inverse,
+        "max_sites_per_person": terms.max_sites_per_person,
+    }
+    histogram = QueryKind.EVALUATION
+    row = charter.exposure_matrix().require(
+        histogram.artefact, Role.MEMBER, Form.EXACT, cohort.min_survivors
+    )
+    return PrivacyStatement(
+        plan=plan_digest(plan),
+        charter=charter_digest(charter),
+        promised_epsilon_milli=terms.epsilon_milli,
+        certificates=(
+            certify(partition=TRAINING, sums=tuple(sums.values()), **common),  # type: ignore[arg-type]  # the keywords above
+            certify(partition=HOLDOUT, sums=(), non_private=(histogram.value,), **common),  # type: ignore[arg-type]  # the keywords above
+        ),
+        happened=_happened(plan, contract, answered),
+        accepted=f"{row.artefact.value} as {row.form.value} over at least {row.least_members}",
+    )
+
+
+def _sums(plan: Plan, contract: Contract, cohort: Cohort) -> dict[QueryKind, NoisedSum]:
+    terms = noise_terms(plan)
+    sensitivity = training_sensitivity(
+        plan.model,
+        terms,
+        columns=len(design_columns(contract)),
+        max_rows=plan.aggregation.max_persons_per_site,
+    )
+    return {
+        QueryKind.COUNT: count_sum(terms, cohort),
+        QueryKind.DESCENT: training_sum(terms, cohort, sensitivity),
+    }
+
+
+def _happened(plan: Plan, contract: Contract, answered: Sequence[Answered]) -> Happened:
+    terms = noise_terms(plan)
+    events = []
+    for one in answered:
+        planned = _sums(plan, contract, one.cohort)[one.kind]
+        known = effective_cohort(terms, one.cohort).max_colluders
+        events.append(replace(planned, rounds=1).event(max(one.shares - known, 1)))
+    gradients = sum(one.kind is QueryKind.DESCENT for one in answered)
+    return Happened(
+        counts=len(answered) - gradients,
+        gradients=gradients,
+        planned_gradients=terms.rounds,
+        fewest_shares=min((one.shares for one in answered), default=0),
+        epsilon_micro=epsilon_micro(composed_epsilon(events, delta_of(terms.delta_inverse))),
+    )
+
+
+def partition_lines(statement: PrivacyStatement) -> tuple[str, ...]:
+    """Return one line for each partition, epsilon or that there is none first."""
+    training, _ = statement.certificates
+    first = training.lines[0]
+    others = "".join(
+        f", {shown_epsilon(line.add_remove_micro)} at {line.sites} sites"
+        for line in training.lines[1:]
+    )
+    return (
+        (
+            f"training: epsilon {shown_epsilon(first.add_remove_micro)} at delta "
+            f"1/{training.delta_inverse}{others} ({training.unit}, added or removed; replaced "
+            f"{shown_epsilon(first.replace_one_micro)})"
+        ),
+        (
+            "holdout: exact, not differentially private, accepted in the charter's row "
+            f"{statement.accepted}"
+        ),
+    )
+
+
+def happened_line(statement: PrivacyStatement) -> str:
+    """Return in one sentence what the log shows of the noised sums."""
+    happened = statement.happened
+    training = statement.certificates[0]
+    return (
+        f"in the log: {happened.counts} noised count, {happened.gradients} of "
+        f"{happened.planned_gradients} noised gradient sums, each with noise of at least "
+        f"{happened.fewest_shares} of {training.members} members: epsilon "
+        f"{shown_epsilon(happened.epsilon_micro)} if {training.max_colluders} collude"
+    )
+
+
+def statement_text(statement: PrivacyStatement) -> str:
+    """Return the statement in plain words: a line for each partition, then all of it."""
+    lines = [*partition_lines(statement), happened_line(statement), ""]
+    return "\n".join(lines) + "\n".join(
+        certificate_text(certificate) for certificate in statement.certificates
+    )

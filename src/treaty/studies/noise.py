@@ -1,0 +1,61 @@
+"""What a plan with noised sums derives from its model, its contract and the charter.
+
+Guarantees (docs/spec/privacy.md, section 9):
+  * The sensitivity is the clip in grid units where each person's contribution is clipped as
+    integers (generalised linear models), and that of the ghost path otherwise.
+  * The cohort is that of the charter: noise shares, losses and colluders are derived, never
+    stated by a plan.
+"""
+
+from treaty.aggregation.tensors import manifest_elements
+from treaty.errors import UsageError
+from treaty.governance.quorum import DerivedParameters
+from treaty.models.specification import (
+    LogisticRegression,
+    ModelSpecification,
+    MultilayerPerceptron,
+    TorchModule,
+    model_manifest,
+)
+from treaty.privacy.certificate import Cohort
+from treaty.privacy.mechanisms import ghost_sensitivity
+from treaty.privacy.terms import DistributedGaussian
+from treaty.studies.plan import Plan
+
+__all__ = ["cohort_of", "noise_terms", "training_sensitivity", "uses_ghost_norms"]
+
+
+def noise_terms(plan: Plan) -> DistributedGaussian:
+    """Return the terms of a plan with noised sums; `UsageError` for one with exact sums."""
+    if not isinstance(plan.privacy, DistributedGaussian):
+        raise UsageError("the plan's sums are exact: it has no noise")
+    return plan.privacy
+
+
+def cohort_of(parameters: DerivedParameters) -> Cohort:
+    """Return who may be lost and who may collude, as certificates count them."""
+    return Cohort(parameters.members, parameters.min_survivors, parameters.max_colluders)
+
+
+def uses_ghost_norms(spec: ModelSpecification) -> bool:
+    """Say whether clipping finds norms without forming a row's gradient."""
+    return isinstance(spec, MultilayerPerceptron | TorchModule)
+
+
+def training_sensitivity(
+    spec: ModelSpecification, terms: DistributedGaussian, *, columns: int, max_rows: int
+) -> int:
+    """Return what one person at one site moves a gradient sum by at most, in grid units.
+
+    Guarantee: L2 norm, added or removed. `columns` are the design's, `max_rows` bounds a site's
+    rows. Raises `UsageError` when rounding could add more than 1 % of the clip.
+    """
+    if isinstance(spec, LogisticRegression):
+        return terms.clip.units
+    manifest = model_manifest(spec, columns)
+    return ghost_sensitivity(
+        terms.clip,
+        width=manifest_elements(manifest),
+        max_rows=max_rows,
+        fan_in=max(columns, *(extent for tensor in manifest for extent in tensor.shape)),
+    )
