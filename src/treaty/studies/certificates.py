@@ -186,7 +186,8 @@ def happened_line(statement: PrivacyStatement) -> str:
         f"in the log: {happened.counts} noised count, {happened.gradients} of "
         f"{happened.planned_gradients} noised gradient sums, each with noise of at least "
         f"{happened.fewest_shares} of {training.members} members: epsilon "
-        f"{shown_epsilon(happened.epsilon_micro)} if {training.max_colluders} collude"
+        f"{shown_epsilon(happened.epsilon_micro)} if at most {training.max_colluders} of them "
+        "collude"
     )
 
 
