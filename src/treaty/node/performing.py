@@ -284,6 +284,7 @@ class Performer:
                 query, study.progress, self._entropy.bytes(32), _cohort(study.group)
             )
             vector, noise = answer.vector, answer.noise
+        # The one place where a vector is paid for: noised if it is to be, not yet masked or kept.
         self._premask, self._noise = vector.tobytes(), noise
         digest = sha256(self._premask)
         root = mask_input(vector, need.plan, need.ring_bits)

@@ -24,6 +24,7 @@ from treaty.errors import PolicyError, UsageError
 from treaty.privacy.accountant import Adjacency, composed_epsilon, delta_of, total_signal_to_noise
 from treaty.privacy.events import (
     Event,
+    GaussianEvent,
     NonPrivateEvent,
     Positive,
     SampledGaussianEvent,
@@ -74,7 +75,7 @@ class NoisedSum:
     sampling: int
     rounds: int
 
-    def event(self, honest_shares: int) -> Event:
+    def event(self, honest_shares: int) -> GaussianEvent | SampledGaussianEvent:
         """Return the event when that many shares are unknown to the attacker."""
         return gaussian_event(
             variance=accounted_variance(self.share_variance, honest_shares),

@@ -23,8 +23,8 @@ from treaty.errors import PolicyError, UsageError
 from treaty.privacy.accountant import Adjacency, composed_epsilon, delta_of
 from treaty.privacy.calibration import Schedule, calibrated_variance, gaussian_mu
 from treaty.privacy.certificate import Cohort, NoisedSum, epsilon_micro
-from treaty.privacy.events import LEMMA_LOSS, SAMPLING_UNIT, Event, VarianceField, variance_field
-from treaty.privacy.ledger_entries import InverseDelta
+from treaty.privacy.events import LEMMA_LOSS, SAMPLING_UNIT, VarianceField, variance_field
+from treaty.privacy.ledger_entries import InverseDelta, PrivateEvent
 from treaty.privacy.mechanisms import Clip, noise_share
 
 __all__ = [
@@ -152,7 +152,9 @@ def training_sum(terms: DistributedGaussian, cohort: Cohort, sensitivity: int) -
     )
 
 
-def releases(terms: DistributedGaussian, cohort: Cohort, sensitivity: int) -> tuple[Event, ...]:
+def releases(
+    terms: DistributedGaussian, cohort: Cohort, sensitivity: int
+) -> tuple[PrivateEvent, PrivateEvent]:
     """Return the most that a study under these terms ever charges, count first.
 
     Guarantee: the noise counted is that of `min_honest` shares less the lemma's four units.

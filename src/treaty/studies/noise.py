@@ -8,6 +8,8 @@ Guarantees (docs/spec/privacy.md, section 9):
 """
 
 from treaty.aggregation.tensors import manifest_elements
+from treaty.contracts.design import design_columns
+from treaty.contracts.schema import Contract
 from treaty.errors import UsageError
 from treaty.governance.quorum import DerivedParameters
 from treaty.models.specification import (
@@ -18,11 +20,18 @@ from treaty.models.specification import (
     model_manifest,
 )
 from treaty.privacy.certificate import Cohort
+from treaty.privacy.ledger_entries import PrivateEvent
 from treaty.privacy.mechanisms import ghost_sensitivity
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import DistributedGaussian, releases
 from treaty.studies.plan import Plan
 
-__all__ = ["cohort_of", "noise_terms", "training_sensitivity", "uses_ghost_norms"]
+__all__ = [
+    "cohort_of",
+    "noise_terms",
+    "planned_events",
+    "training_sensitivity",
+    "uses_ghost_norms",
+]
 
 
 def noise_terms(plan: Plan) -> DistributedGaussian:
@@ -59,3 +68,17 @@ def training_sensitivity(
         max_rows=max_rows,
         fan_in=max(columns, *(extent for tensor in manifest for extent in tensor.shape)),
     )
+
+
+def planned_events(
+    plan: Plan, contract: Contract, cohort: Cohort
+) -> tuple[PrivateEvent, PrivateEvent]:
+    """Return what a study may charge over training rows at most: the count, the gradient sums.
+
+    One answer to a query charges its event with a count of one. Guarantee: noise of
+    `cohort.min_honest` shares, as in the certificate.
+    """
+    terms = noise_terms(plan)
+    columns, rows = len(design_columns(contract)), plan.aggregation.max_persons_per_site
+    sensitivity = training_sensitivity(plan.model, terms, columns=columns, max_rows=rows)
+    return releases(terms, cohort, sensitivity)
