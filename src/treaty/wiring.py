@@ -62,6 +62,7 @@ __all__ = [
     "make_directory",
     "open_coordinator",
     "open_participant",
+    "read_assessments",
     "read_bundle",
     "read_file",
     "read_policy",
@@ -79,6 +80,7 @@ MEMBER_ROLES = ("approval", "runner", "witness")
 COORDINATOR_ROLES = ("coordinator", "log")
 
 _MAX_BUNDLE_FILE = 1 << 31
+_MAX_RECORD = 1 << 16
 
 
 class LocalTrainer:
@@ -228,6 +230,14 @@ def read_policy(directory: Path) -> SitePolicy | None:
     return site_policy_from_toml(read_file(path).decode())
 
 
+def read_assessments(directory: Path) -> tuple[bytes, ...]:
+    """Return the records of assessments in the site's folder ``assessments``, in order of name."""
+    folder = directory / "assessments"
+    if not folder.is_dir():
+        return ()
+    return tuple(read_file(path, _MAX_RECORD) for path in sorted(folder.glob("*.json")))
+
+
 def open_coordinator(
     directory: Path,
     *,
@@ -284,6 +294,7 @@ def open_participant(
         trainer=LocalTrainer(),
         policy=read_policy(directory),
         code=code_digest(),
+        assessments=read_assessments(directory),
     )
 
 

@@ -5,9 +5,9 @@ names the value under which model and population together make the person likeli
 baseline is the same guess without the model. What it gains on strangers is learning, and
 learning is what a model is for; what it gains on training persons beyond strangers is leakage.
 
-Guarantees (docs/spec/privacy.md, section 9.2): each attribute is reduced to two values (a level or
-not, below or above the median), so that shares compare; the interval of the difference is
-Newcombe's, which never leaves -1 .. 1. Pure.
+Guarantees (docs/spec/privacy.md, section 10.2): each attribute is reduced to two values (a level or
+not, below or above the median). What leaks is the gain over the baseline on training rows less
+that on strangers: chance differences between the two sets of rows fall out. Pure.
 """
 
 import math
@@ -24,6 +24,8 @@ __all__ = ["AttributeLine", "Predict", "infer_attributes"]
 
 Matrix = NDArray[np.float64]
 
+_MARGIN = 2.575829
+
 Predict = Callable[[Matrix], Matrix]
 """Probability of label one, (n,), for features (n, p)."""
 
@@ -32,7 +34,8 @@ Predict = Callable[[Matrix], Matrix]
 class AttributeLine:
     """One attribute: right guesses with the model on training rows and on strangers, and without.
 
-    `leak` is training minus strangers, with its interval in `leak_low` .. `leak_high`.
+    `leak` is the gain over the baseline on training rows, less that on strangers, with its
+    interval (99 %) in `leak_low` .. `leak_high`.
     """
 
     attribute: str
@@ -59,7 +62,7 @@ def infer_attributes(
 
     `training` and `strangers` are (features (n, p), labels (n,)); `names` the p attributes. The
     population (frequencies, medians) is estimated from the strangers: it stands for what is
-    publicly known. Intervals are at 95 % for each line; with many lines some exceed by chance.
+    publicly known. Intervals are at 99 % for each line; with many lines some exceed by chance.
     """
     known, known_label = strangers
     if known.shape[1] != len(names) or training[0].shape[1] != len(names):
@@ -76,25 +79,24 @@ def infer_attributes(
         split = 0.5 * (float(values[high].min()) + float(values[low].max()))
         stand_ins = (float(values[low].mean()), float(values[high].mean()))
         shares = _shares(high, known_label)
-        baseline = _right(_guess_without(known_label, shares), values > split)
-        rates = [
-            _right(
-                _guess(predict, rows, label, place, stand_ins, shares[0]), rows[:, place] > split
-            )
-            for rows, label in (training, strangers)
-        ]
-        leak = rates[0].value - rates[1].value
-        below = math.hypot(rates[0].value - rates[0].low, rates[1].high - rates[1].value)
-        above = math.hypot(rates[0].high - rates[0].value, rates[1].value - rates[1].low)
+        rights, gains = [], []
+        for rows, label in (training, strangers):
+            truth = rows[:, place] > split
+            right = _guess(predict, rows, label, place, stand_ins, shares[0]) == truth
+            without = _guess_without(label, shares) == truth
+            rights.append((right, without))
+            gains.append(right.astype(np.float64) - without)
+        leak = float(gains[0].mean() - gains[1].mean())
+        margin = _MARGIN * math.sqrt(sum(_variance(gain) for gain in gains))
         lines.append(
             AttributeLine(
                 name,
-                rates[0],
-                rates[1],
-                baseline,
+                _rate(rights[0][0]),
+                _rate(rights[1][0]),
+                _rate(rights[1][1]),
                 leak,
-                max(-1.0, leak - below),
-                min(1.0, leak + above),
+                max(-1.0, leak - margin),
+                min(1.0, leak + margin),
             )
         )
     return tuple(lines)
@@ -134,5 +136,11 @@ def _guess(
     return said
 
 
-def _right(said: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Rate:
-    return binomial_interval(int(np.count_nonzero(said == truth)), len(truth))
+def _rate(right: NDArray[np.bool_]) -> Rate:
+    return binomial_interval(int(np.count_nonzero(right)), len(right))
+
+
+def _variance(gain: Matrix) -> float:
+    """Return the variance of the mean gain; that of one row in n where all gain alike."""
+    rows = len(gain)
+    return max(float(gain.var()), (rows - 1) / rows**2) / rows

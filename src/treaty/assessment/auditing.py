@@ -6,7 +6,7 @@ were in. k is fixed before the run. If the mechanism kept its promise, too many 
 are improbable; `f_dp_lower_bound` and `pure_lower_bound` return the largest promise that the
 guesses refute.
 
-Guarantees (docs/spec/privacy.md, section 9.4):
+Guarantees (docs/spec/privacy.md, section 10.4):
   * With probability at least 1 - `significance` over bits and noise, the true value of a
     mechanism that is what it claims is not below the bound, whatever the attacker does and
     however the canaries depend on one another.

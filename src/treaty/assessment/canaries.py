@@ -6,7 +6,7 @@ bound. Whether it takes part is a fair coin. Over the rounds its sign changes as
 pattern says: an honest mechanism costs no more by that, and one that draws the same noise twice
 gives itself away. No patient is involved.
 
-Guarantees (docs/spec/privacy.md, section 9.4):
+Guarantees (docs/spec/privacy.md, section 10.4):
   * The attacker sees what the coordinator and one colluding member see: the sum of the honest
     members' releases in every round, and the colluder's noise.
   * `audit_mechanism` reports the guessing game, the attack's rates, and `checks` of the noise;
@@ -110,11 +110,14 @@ SiteRelease = Callable[[SiteRound], Integers]
 
 @dataclass(frozen=True, slots=True)
 class NoiseCheck:
-    """One property of the noise. `found` and `expected` are in the property's own unit."""
+    """One property of the noise: what was found, and how far chance alone may bring it.
+
+    `limit` is the least for the variance (a share of what is claimed), else the most.
+    """
 
     name: str
     found: float
-    expected: float
+    limit: float
     holds: bool
 
 
@@ -225,7 +228,7 @@ def _within_clip(excess: NDArray[np.float64], plan: AuditPlan) -> NoiseCheck:
     variance = plan.honest * plan.share_variance / (plan.rounds * max(1, len(excess)))
     deviation = math.sqrt(variance) / plan.clip.units
     limit = NormalDist().inv_cdf(1.0 - _FALSE_ALARM) * deviation
-    return NoiseCheck("person-within-clip", 1.0 + found, 1.0, found <= limit)
+    return NoiseCheck("person-within-clip", 1.0 + found, 1.0 + limit, found <= limit)
 
 
 def _checks(noise: NDArray[np.float64], plan: AuditPlan) -> tuple[NoiseCheck, ...]:
@@ -235,7 +238,7 @@ def _checks(noise: NDArray[np.float64], plan: AuditPlan) -> tuple[NoiseCheck, ..
     claimed = float(plan.claimed_shares * plan.share_variance)
     ratio = float(np.square(honest).mean()) / claimed
     least = _chi_square_share(rounds * width, _FALSE_ALARM)
-    checks = [NoiseCheck("variance-of-honest-noise", ratio, 1.0, ratio >= least)]
+    checks = [NoiseCheck("variance-of-honest-noise", ratio, least, ratio >= least)]
     pairs = list(combinations(range(rounds), 2))
     across = [_correlation(honest[one], honest[other]) for one, other in pairs]
     checks.append(_independent("fresh-noise-in-every-round", across, width))
@@ -251,7 +254,7 @@ def _independent(name: str, correlations: list[float], size: int) -> NoiseCheck:
     largest = max((abs(one) for one in correlations), default=0.0)
     tail = _FALSE_ALARM / max(1, len(correlations))
     limit = NormalDist().inv_cdf(1.0 - tail / 2.0) / math.sqrt(size)
-    return NoiseCheck(name, largest, 0.0, largest <= limit)
+    return NoiseCheck(name, largest, limit, largest <= limit)
 
 
 def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

@@ -4,7 +4,7 @@
 millionths, epsilons in millionths rounded against the reader. `failures` is a pure function of
 it: whoever holds the record recomputes the verdict.
 
-An assessment fails (docs/spec/privacy.md, section 9.6) when
+An assessment fails (docs/spec/privacy.md, section 10.6) when
   1. the audited lower bound is above the claimed epsilon (`audit-above-claim`),
   2. the noise is not what the plan says (`noise-check`),
   3. a measured attack is surely better than the certificate allows (`attack-above-bound`), or
@@ -58,7 +58,7 @@ Share = Annotated[int, msgspec.Meta(ge=0, le=MILLION)]
 
 
 class RateFinding(Record):
-    """A share with its 95 % interval, in millionths."""
+    """A share with its 99 % interval, in millionths."""
 
     value_micro: Share
     low_micro: Share
@@ -126,11 +126,11 @@ class RecoveryFinding(Record):
 
 
 class CheckFinding(Record):
-    """One property of the noise, in millionths of what is expected."""
+    """One property of the noise: found, and the limit that chance allows (`canaries`)."""
 
     check: Name
     found_micro: Int53
-    expected_micro: Int53
+    limit_micro: Int53
     holds: bool
 
 

@@ -1,6 +1,6 @@
 """Rates, areas and their intervals: how sure a measured attack is.
 
-Guarantees (docs/spec/privacy.md, section 9.3):
+Guarantees (docs/spec/privacy.md, section 10.3):
   * `binomial_interval` is that of Clopper and Pearson: it covers the true rate at least as often
     as its confidence says, whatever the rate and however few the trials.
   * `operating_point` never calls more than the asked share of outsiders members, and reports
@@ -18,11 +18,20 @@ from numpy.typing import NDArray
 
 from treaty.errors import UsageError
 
-__all__ = ["Area", "OperatingPoint", "Rate", "area", "binomial_interval", "operating_point"]
+__all__ = [
+    "CONFIDENCE",
+    "Area",
+    "OperatingPoint",
+    "Rate",
+    "area",
+    "binomial_interval",
+    "operating_point",
+]
 
 Scores = NDArray[np.float64]
 
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.99
+"""Of every interval of an assessment: what is gated by them should seldom fail by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,7 @@ class OperatingPoint:
     alarms: Rate
 
 
-def binomial_interval(successes: int, trials: int, *, confidence: float = _CONFIDENCE) -> Rate:
+def binomial_interval(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> Rate:
     """Return successes / trials with the interval of Clopper and Pearson.
 
     Guarantee: the interval holds the true rate with at least `confidence` for independent
@@ -78,7 +87,7 @@ def binomial_interval(successes: int, trials: int, *, confidence: float = _CONFI
 def area(inside: Scores, outside: Scores, *, repeats: int = 1) -> Area:
     """Return the area under the ROC curve of scores (n,) of members and of outsiders.
 
-    Ties count half. The interval (95 %) is DeLong's; `repeats` says how many scores each person
+    Ties count half. The interval (99 %) is DeLong's; `repeats` says how many scores each person
     has, and the interval is widened as if one of them counted: scores of one person against
     several models are not independent. Raises `UsageError` without scores or for NaN.
     """
@@ -97,7 +106,7 @@ def area(inside: Scores, outside: Scores, *, repeats: int = 1) -> Area:
     variance = sum(
         float(part.var(ddof=1)) / len(part) for part in (of_members, of_outsiders) if len(part) > 1
     )
-    margin = 1.959964 * math.sqrt(max(variance, least) * repeats)
+    margin = 2.575829 * math.sqrt(max(variance, least) * repeats)
     return Area(value, max(0.0, value - margin), min(1.0, value + margin))
 
 

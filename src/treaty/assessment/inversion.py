@@ -5,7 +5,7 @@ the sum of the mixing weights. Where one row dominates a unit, the quotient is t
 A Newton contribution does the same: its Hessian is a mix of outer products of rows. Trap
 weights make one row dominate: units so steep that all rows but those near a plane are saturated.
 
-Guarantees (docs/spec/privacy.md, section 9.5):
+Guarantees (docs/spec/privacy.md, section 10.5):
   * `count_recovered` counts a record only if a candidate lies within the tolerance of it and
     none of equally many decoys, made by mixing the columns of records, is hit as well.
   * The attack sees what it is given and nothing else: a bare update, a sum, or a noised sum.
@@ -36,8 +36,9 @@ Matrix = NDArray[np.float64]
 _TOLERANCE = 0.01
 """Distance, relative to the record's length, within which a record counts as recovered."""
 
-_STEEPNESS = 400.0
-"""Slope of a trap across its plane, in logits per standard deviation of the projection."""
+_STEEPNESS = (2.0, 4.0)
+"""Slope of a trap across its plane, in logits per standard deviation of the projection: powers of
+ten between these. Few rows call for mild traps, or none is near enough; many for steep ones."""
 
 _LEAST_SHARE = 1e-9
 """Units whose bias moved less than this share of the largest say nothing."""
@@ -113,7 +114,8 @@ def trap_plane(features: Matrix, generator: np.random.Generator) -> tuple[Matrix
     direction: Matrix = generator.standard_normal((int(features.shape[1]),))
     projection: Matrix = features @ direction
     spread = float(projection.std())
-    scale = _STEEPNESS / (spread if spread > 0.0 else 1.0)
+    slope = 10.0 ** float(generator.uniform(*_STEEPNESS))
+    scale = slope / (spread if spread > 0.0 else 1.0)
     place = float(np.quantile(projection, generator.random()))
     return direction * scale, -place * scale
 

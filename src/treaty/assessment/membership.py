@@ -8,7 +8,7 @@ for the first, from shadow models that the attacker trains on other halves of th
     shadow models with and without the person (online), or without only (offline);
   * RMIA (Zarifzadeh et al. 2024): how often the person's likelihood ratio beats that of others.
 
-Guarantees (docs/spec/privacy.md, section 9.2):
+Guarantees (docs/spec/privacy.md, section 10.2):
   * Scores are higher for likelier members and depend on what the attack may know alone: a
     target model is never among its own shadow models.
   * `confidence_logits` is finite for every probability, zero and one included.

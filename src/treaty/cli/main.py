@@ -19,7 +19,7 @@ from typing import Annotated, Protocol, runtime_checkable
 import typer
 import typer.main
 
-from treaty.cli import audit, govern, operate, rehearse
+from treaty.cli import assess, audit, govern, operate, rehearse
 from treaty.cli.output import code_of, print_error, wants_json
 from treaty.errors import TreatyError
 
@@ -50,6 +50,7 @@ govern.attach(app)
 audit.attach(app)
 operate.attach(app)
 rehearse.attach(app)
+assess.attach(app)
 
 
 def _show_version(wanted: bool) -> None:

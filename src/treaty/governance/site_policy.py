@@ -64,7 +64,8 @@ class SitePolicy(Record, frozen=True, kw_only=True):
     `studies` and `purposes`: empty tuple permits none, ``"*"`` any that the members ratified.
     `model_kinds` likewise. `min_rows` is the least number of local rows a study must have;
     `max_rounds_per_study` the most queries answered. `site_metrics` says whether figures
-    of this site alone may leave at all.
+    of this site alone may leave at all. With `require_assessment` the site contributes only to
+    models of a family that passed a privacy-impact assessment here (docs/spec/privacy.md, 10.7).
     """
 
     format: Literal["treaty.site-policy/v1"] = "treaty.site-policy/v1"
@@ -75,6 +76,7 @@ class SitePolicy(Record, frozen=True, kw_only=True):
     max_rounds_per_study: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     min_rows: Annotated[int, msgspec.Meta(ge=1)] = 20
     site_metrics: bool = False
+    require_assessment: bool = False
     auto_approve: AutoApproval = AutoApproval()
     exposure: tuple[Narrowing, ...] = ()
 
@@ -202,6 +204,7 @@ model_kinds = []
 max_rounds_per_study = 0
 min_rows = 20
 site_metrics = false            # may figures of this site alone leave it?
+require_assessment = false      # take part only with families that `treaty assess` passed here?
 
 [auto_approve]                  # otherwise the officer approves each study
 plans = []                      # digests of plans that were read and approved

@@ -2,9 +2,14 @@
 
 Guarantees:
   * No policy loaded means nothing is allowed; the matrix is the charter's, narrowed by the site's.
+  * Where the policy asks for it, a study's family must have passed an assessment at this site.
   * Rows are read only for a study that the log has opened. Causes of a refusal stay in the journal.
 """
 
+from collections.abc import Sequence
+
+from treaty.assessment.record import AssessmentNeed, require_assessment
+from treaty.crypto.keys import PublicKey
 from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.governance.exposure import ExposureMatrix
 from treaty.governance.site_policy import SitePolicy, StudyRequest, effective_matrix, permit_study
@@ -33,6 +38,8 @@ class Admission:
         trainer: Trainer,
         policy: SitePolicy | None,
         code: Digest | None = None,
+        assessments: Sequence[bytes] = (),
+        assessor: PublicKey | None = None,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -40,6 +47,8 @@ class Admission:
         self._trainer = trainer
         self._policy = policy
         self._code = code
+        self._assessments = tuple(assessments)
+        self._assessor = assessor
         self._local: LocalStudy | None = None
         self._refused: set[Digest] = set()
         self._narrowed: tuple[Membership, ExposureMatrix] | None = None
@@ -68,6 +77,8 @@ class Admission:
                     f"{self._code[:16]}: install the version that the members ratified",
                     code="wrong-code",
                 )
+            if self._policy is not None and self._policy.require_assessment:
+                self._require_assessment(self._policy.site, study)
             local = self.prepared(study)
             at_once = permit_study(
                 state.charter,
@@ -92,6 +103,26 @@ class Admission:
         self._journal.note("study-waits", f"plan {study.identity} waits for the officer's approval")
         self._refused.add(study.identity)
         return False
+
+    def _require_assessment(self, site: str, study: Study) -> None:
+        """Raise `PolicyError` unless this family passed an assessment here, by a signed record."""
+        if self._assessor is None:
+            raise PolicyError(
+                "the policy asks for an assessment and no key is known to check its record: "
+                "expected the site's runner key",
+                code="not-assessed",
+            )
+        plan = study.plan
+        need = AssessmentNeed(
+            site=site,
+            family=str(type(plan.model).__struct_config__.tag),
+            protection="exact",
+            epsilon_micro=None,
+            delta_inverse=2,
+            contract=plan.contract,
+            code=plan.code,
+        )
+        require_assessment(need, self._assessments, self._assessor)
 
     def approve(self, plan: Digest) -> None:
         """Record the officer's approval of a plan that the policy does not approve by itself."""

@@ -14,7 +14,7 @@ Invariants (docs/spec/protocol.md, section 3):
   * Causes of a refusal stay in the journal; the log sees a code.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from treaty.crypto import canonical
@@ -67,7 +67,8 @@ class Participant:
     """A member's node over its ports.
 
     `code` is the digest of the training code that is installed here: a plan that names another is
-    refused. Without it the site trusts whoever runs it to have compared.
+    refused. Without it the site trusts whoever runs it to have compared. `assessments` are the
+    signed records that count where the policy asks for one.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Participant:
         trainer: Trainer,
         policy: SitePolicy | None,
         code: Digest | None = None,
+        assessments: Sequence[bytes] = (),
         on_change: Callable[[Consortium], None] | None = None,
     ) -> None:
         self.name = name
@@ -105,7 +107,14 @@ class Participant:
         self._retries = 0
         self._mirror = Mirror(anchor=anchor, store=store, blobs=blobs, engine=engine, clock=clock)
         self._admission = Admission(
-            store=store, journal=journal, source=source, trainer=trainer, policy=policy, code=code
+            store=store,
+            journal=journal,
+            source=source,
+            trainer=trainer,
+            policy=policy,
+            code=code,
+            assessments=assessments,
+            assessor=keys.runner.public,
         )
         self._performer = Performer(
             name=name,

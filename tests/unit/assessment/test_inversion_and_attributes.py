@@ -49,7 +49,7 @@ def test_honest_weights_give_mixtures_and_trap_weights_rows() -> None:
     weights, bias = trap_layer(generator.standard_normal((60, 9)), 32, generator)
     trapped = layer_candidates(*_gradient(rows, weights, bias))
     found = count_recovered("trap", trapped, rows, generator)
-    assert found.recovered >= 5
+    assert found.recovered >= 3
     assert found.decoys == 0
     assert found.records == 60
 
@@ -68,7 +68,7 @@ def test_a_steep_newton_model_gives_one_row_away() -> None:
 
         traps = [trap_plane(rows, generator) for _ in range(40)]
         steep = np.concatenate([read(w, b, design, has_intercept) for w, b in traps])
-        mild = np.concatenate([read(w / 400, b / 400, design, has_intercept) for w, b in traps])
+        mild = np.concatenate([read(w / 1e6, b / 1e6, design, has_intercept) for w, b in traps])
         normalised = not has_intercept
         assert count_recovered("t", steep, rows, generator, normalised=normalised).recovered >= 1
         assert count_recovered("m", mild, rows, generator, normalised=normalised).recovered == 0

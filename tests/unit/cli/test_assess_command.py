@@ -1,0 +1,115 @@
+"""`treaty assess` on the command line: exit codes, files, and what is refused before the work.
+
+Planted and caught: exit 0 although a rule is broken, a file replaced, a record signed with the
+approval key, a person on the page, the record of a quick look taken as thorough.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.small_federation import contract, site_files
+from tests.unit.cli.conftest import Command, write_key
+from treaty.assessment.record import open_record
+from treaty.contracts.schema import contract_bytes, contract_digest
+from treaty.crypto.keys import decode_key_file
+
+SITE = "aare"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> list[object]:
+    """Return the options that name the files of a site of 120 persons."""
+    files = site_files(SITE, 120)
+    (tmp_path / "contract.json").write_bytes(contract_bytes(contract()))
+    (tmp_path / "data.csv").write_bytes(files.data)
+    (tmp_path / "adapter.toml").write_bytes(files.adapter)
+    return [
+        *("--contract", tmp_path / "contract.json"),
+        *("--adapter", tmp_path / "adapter.toml"),
+        *("--data", tmp_path / "data.csv"),
+    ]
+
+
+def test_a_claim_that_holds_exits_with_zero_and_writes_what_was_asked(
+    treaty: Command, own: list[object], tmp_path: Path
+) -> None:
+    """A page without persons, a private file with them, a signed record that says quick."""
+    key = write_key(tmp_path / "runner.key", "runner", "aare runner")
+    key.chmod(0o600)
+    asked = [
+        *("--page", tmp_path / "page.html", "--exposed", tmp_path / "exposed.txt"),
+        *("--record", tmp_path / "record.json", "--key", key),
+    ]
+    shown = treaty("assess", *own, "--quick", *asked)
+    assert shown.code == 0, shown.out + shown.err
+    assert "passes: nothing that was tried contradicts the claim" in shown.out
+    assert "models: 16" in shown.err
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page
+    assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
+    assert "default-src 'none'" in page
+    exposed = (tmp_path / "exposed.txt").read_text().splitlines()
+    assert len(exposed) == 11
+    assert not any(line.split()[0] in page + shown.out for line in exposed[1:])
+    assert (tmp_path / "exposed.txt").stat().st_mode & 0o777 == 0o600
+    public = decode_key_file(key.read_bytes()).key.public
+    record = open_record((tmp_path / "record.json").read_bytes(), public)
+    assert (record.passed, record.thorough, record.protection) == (True, False, "noised")
+    assert record.contract == contract_digest(contract())
+
+
+def test_a_failure_exits_with_four_and_json_names_the_rules(
+    treaty: Command, own: list[object]
+) -> None:
+    """Exact sums of few sites are read under trap weights; one JSON value, nothing beside it."""
+    shown = treaty("assess", *own, "--quick", "--exact", "--format", "json")
+    found = json.loads(shown.out)
+    assert shown.code == 4
+    assert shown.err == ""
+    assert found["failures"] == ["records-recovered"]
+    assert found["findings"]["claim"]["epsilon_micro"] is None
+    assert found["findings"]["protection"] == "exact"
+    again = treaty("assess", *own, "--quick", "--exact", "--format", "json")
+    assert again.out == shown.out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--known", "heart"], "--known stands in place of"),
+        (["--record", "r.json"], "--record and --key go together"),
+        (["--epsilon", "0"], "epsilon must be positive"),
+        (["--epsilon", "nan"], "epsilon must be positive"),
+        (["--delta-inverse", "1"], "--delta-inverse must be at least 2"),
+        (["--model", "site-intercepts"], "common intercept"),
+        (["--members", "2"], "--members"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_at_once(
+    treaty: Command, own: list[object], options: list[str], sentence: str
+) -> None:
+    """One sentence and exit 2, before any model is trained."""
+    shown = treaty("assess", *own, *options)
+    assert shown.code == 2
+    assert sentence in shown.err
+    assert "models" not in shown.err
+
+
+def test_no_file_is_replaced_and_no_other_key_signs(
+    treaty: Command, own: list[object], tmp_path: Path
+) -> None:
+    """What exists stays; a record is signed by the runner key only."""
+    (tmp_path / "page.html").write_text("mine")
+    shown = treaty("assess", *own, "--page", tmp_path / "page.html")
+    assert shown.code == 2
+    assert (tmp_path / "page.html").read_text() == "mine"
+    key = write_key(tmp_path / "approval.key", "approval", "aare approval")
+    key.chmod(0o600)
+    record = ["--record", tmp_path / "record.json", "--key", key]
+    shown = treaty("assess", *own, *record)
+    assert shown.code == 2
+    assert "expected runner" in shown.err
+    assert not (tmp_path / "record.json").exists()
+    assert treaty("assess").code == 2
