@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from treaty.errors import UsageError
 from treaty.evaluation.forecast import Arm
 from treaty.privacy.calibration import gaussian_mu
+from treaty.privacy.terms import COUNT_SHARE
 from treaty.simulation.stand_in import SiteRows
 
 __all__ = ["NoiseShares", "Outcome", "Recipe", "Run", "area_under_curve", "descend", "rehearse"]
@@ -49,8 +50,12 @@ class Recipe:
             )
 
     def multiplier(self, epsilon: float, delta: float) -> float:
-        """Return the noise of one round in units of the clip that a trusted curator needs."""
-        return math.sqrt(self.rounds) / gaussian_mu(epsilon, delta)
+        """Return the noise of one round in units of the clip that a trusted curator needs.
+
+        As in a study, a share of the budget goes to counting the persons once.
+        """
+        rest = math.sqrt(1.0 - float(COUNT_SHARE))
+        return math.sqrt(self.rounds) / (rest * gaussian_mu(epsilon, delta))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,18 @@ from numpy.typing import NDArray
 from treaty.contracts.conformance import ConformedData
 from treaty.contracts.decimals import exact
 from treaty.contracts.design import design_columns
+from treaty.contracts.normalisation import normaliser_from_bounds
 from treaty.contracts.schema import Category, Contract, Number
 from treaty.errors import UsageError
 from treaty.ids import MemberId
+from treaty.models.specification import LogisticRegression
+from treaty.studies.plan import AggregationSettings
+from treaty.trainers.linear_family import with_constant
 
 __all__ = ["Cousin", "Expectations", "SchemaSampled", "SiteRows", "StandIn", "public_rows"]
+
+_MODEL = LogisticRegression(site_intercepts=False, unit_rows=True)
+_FEATURE_CLIP = float(AggregationSettings().feature_clip)
 
 Array = NDArray[np.float64]
 SiteRows = tuple[Array, Array]
@@ -79,7 +86,7 @@ class SchemaSampled:
         offsets = generator.standard_normal(len(order)) * self.expectations.site_spread
         # One effect for each step of a public spread: a column that hardly moves within its range
         # then carries little, as such columns do.
-        spread = np.array([column.spread for column in design_columns(self.contract)])
+        spread = np.asarray(normaliser_from_bounds(self.contract).scale)
         score = (raw / spread) @ generator.standard_normal(raw.shape[1])
         score -= score.mean()
         score /= max(float(score.std()), 1e-12)
@@ -150,7 +157,7 @@ StandIn = SchemaSampled | Cousin
 
 
 def public_rows(contract: Contract, features: Array) -> Array:
-    """Return rows scaled by public bounds, with a constant, brought to length one.
+    """Return rows as a study under noise prepares them, with a constant, of length one.
 
     `features` (n, p) in the contract's units; the result has shape (n, p + 1). Nothing of the
     data takes part but the row itself.
@@ -158,12 +165,8 @@ def public_rows(contract: Contract, features: Array) -> Array:
     columns = design_columns(contract)
     if features.ndim != 2 or features.shape[1] != len(columns):
         raise UsageError(f"expected {len(columns)} columns, got shape {features.shape}")
-    centre = np.array([column.centre for column in columns])
-    spread = np.array([column.spread for column in columns])
-    inside = np.clip((features - centre) / spread, -1.0, 1.0)
-    rows = np.hstack([inside, np.ones((len(features), 1))])
-    unit: Array = rows / np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
-    return unit
+    inside = normaliser_from_bounds(contract).apply(features, clip=_FEATURE_CLIP)
+    return with_constant(_MODEL, inside)
 
 
 def _indicators(category: Category, count: int, generator: np.random.Generator) -> list[Array]:

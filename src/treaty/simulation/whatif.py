@@ -38,26 +38,18 @@ from treaty.evaluation.forecast import (
 )
 from treaty.governance.quorum import DerivedParameters
 from treaty.ids import Digest
-from treaty.privacy.certificate import (
-    Certificate,
-    Cohort,
-    NoisedSum,
-    Unit,
-    certificate_text,
-    certify,
-)
-from treaty.privacy.events import SAMPLING_UNIT
-from treaty.privacy.mechanisms import noise_share
+from treaty.privacy.certificate import Certificate, Cohort, Unit, certificate_text, certify
+from treaty.privacy.terms import DistributedGaussian, calibrated, count_sum, training_sum
 from treaty.simulation.rehearsal import NoiseShares, Outcome, Recipe, rehearse
 from treaty.simulation.stand_in import StandIn
 from treaty.simulation.sweep import Numbers, run_sweep
+from treaty.studies.calibrating import default_delta_inverse
 
 __all__ = ["CLIPS", "ROUND_COUNTS", "Scenario", "expected_sizes", "forecast"]
 
 CLIPS = (0.25, 0.5, 1.0)
 ROUND_COUNTS = (5, 10, 20, 50)
 TARGETS_PPM = (5_000, 10_000, 20_000)
-_GRID_BITS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +92,7 @@ class Scenario:
         """Return 1 / delta."""
         if self.delta_inverse is not None:
             return self.delta_inverse
-        return max(100_000, 10 * sum(self.stand_in.sizes.values()))
+        return default_delta_inverse(sum(self.stand_in.sizes.values()))
 
     @property
     def middle(self) -> float:
@@ -319,23 +311,21 @@ def _summarised(scenario: Scenario, shares: NoiseShares, results: Sequence[Numbe
 def _certificate(scenario: Scenario, epsilon: float) -> Certificate:
     """Return the certificate that training with this budget would print."""
     parameters = scenario.parameters
-    multiplier = scenario.recipe.multiplier(epsilon, 1.0 / scenario.delta)
-    unit = 1 << _GRID_BITS
+    asked = DistributedGaussian(
+        epsilon_milli=_milli(epsilon),
+        delta_inverse=scenario.delta,
+        rounds=scenario.recipe.rounds,
+        clip_micro=round(scenario.recipe.clip * 1_000_000),
+        learning_rate_milli=_milli(scenario.recipe.learning_rate),
+    )
+    terms = calibrated(asked, asked.clip.units)
+    cohort = Cohort(parameters.members, parameters.min_survivors, parameters.max_colluders)
     return certify(
         partition="training",
         unit=Unit.PERSON,
         person_identifier_present=True,
-        sums=[
-            NoisedSum(
-                share_variance=noise_share(
-                    math.ceil((multiplier * unit) ** 2), parameters.min_honest
-                ),
-                sensitivity=unit,
-                sampling=SAMPLING_UNIT,
-                rounds=scenario.recipe.rounds,
-            )
-        ],
-        cohort=Cohort(parameters.members, parameters.min_survivors, parameters.max_colluders),
+        sums=[count_sum(terms, cohort), training_sum(terms, cohort, terms.clip.units)],
+        cohort=cohort,
         delta_inverse=scenario.delta,
     )
 
