@@ -34,7 +34,7 @@ from treaty.protocol.secagg_messages import (
     RoundOpened,
     ShareComplaint,
 )
-from treaty.protocol.secagg_roster import check_keys, check_roster
+from treaty.protocol.secagg_roster import check_keys, check_roster, fresh_keys
 from treaty.protocol.statements import Predicate, Verified
 
 __all__ = [
@@ -277,9 +277,9 @@ class CoordinatorEpoch:
         """Return the next state and what to append; a refusal means: do not log the statement.
 
         Raises `VerificationError`: ``wrong-epoch``, ``second-keys``, ``second-shares``,
-        ``second-ready``, ``keys-malformed``, ``shares-malformed``, ``nonce-missing``,
-        ``nonce-differs``, ``ready-malformed``, ``not-in-roster``, ``out-of-order`` and those of
-        `check_roster`.
+        ``second-ready``, ``keys-malformed``, ``keys-repeat``, ``shares-malformed``,
+        ``nonce-missing``, ``nonce-differs``, ``ready-malformed``, ``not-in-roster``,
+        ``out-of-order`` and those of `check_roster`.
         """
         expect(TRANSITIONS, self.phase, event)
         match event:
@@ -309,9 +309,12 @@ class CoordinatorEpoch:
         self.group.index(author)
         if (keys.epoch, keys.opened) != (self.number, self.opened):
             raise VerificationError(f"keys of {author} are for another epoch", code="wrong-epoch")
-        check_keys(self.group, keys, self.slots)
         if _repeated(self.keys.get(author), event.keys, "keys"):
             return self, ()
+        # Prevents that one member stops every epoch: a roster with a key that stands there
+        # twice is refused by everybody, so such keys must not come into the log.
+        seen = [fresh_keys(other.predicate) for other in self.keys.values()]
+        check_keys(self.group, keys, self.slots, frozenset().union(*seen))
         kept = replace(self, keys=MappingProxyType({**self.keys, author: event.keys}))
         if len(kept.keys) == len(self.group.members):
             return kept, (Publish(kept._roster()),)

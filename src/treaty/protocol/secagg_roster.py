@@ -5,7 +5,7 @@ charter's order, each member once; no key appears twice and none has low order, 
 put a key of its own choice, or somebody else's, in place of a member's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from treaty.crypto import canonical, key_agreement
 from treaty.errors import PolicyError, VerificationError
@@ -14,7 +14,7 @@ from treaty.protocol.secagg_keys import Group
 from treaty.protocol.secagg_messages import EpochKeys, EpochRoster, EpochShares
 from treaty.protocol.statements import Verified
 
-__all__ = ["check_dealt", "check_keys", "check_roster"]
+__all__ = ["check_dealt", "check_keys", "check_roster", "fresh_keys"]
 
 
 def check_roster(
@@ -44,20 +44,23 @@ def check_roster(
             raise VerificationError(
                 f"the keys of {one.author} are for another epoch", code="wrong-epoch"
             )
-        check_keys(group, item, slots)
-        fresh = {item.transport, *item.round_keys}
-        if len(fresh) != slots + 1 or fresh & seen:
-            raise VerificationError(
-                f"a key of {one.author} appears twice in the roster", code="keys-repeat"
-            )
-        seen |= fresh
+        check_keys(group, item, slots, seen)
+        seen |= fresh_keys(item)
     return {str(one.author): one.predicate for one in listed}
 
 
-def check_keys(group: Group, keys: EpochKeys, slots: int) -> None:
+def fresh_keys(keys: EpochKeys) -> frozenset[str]:
+    """Return the agreement keys of a statement: no key may stand in an epoch twice."""
+    return frozenset((keys.transport, *keys.round_keys))
+
+
+def check_keys(
+    group: Group, keys: EpochKeys, slots: int, seen: Collection[str] = frozenset()
+) -> None:
     """Raise unless `keys` has one usable key and commitment for each of `slots` slots.
 
-    `VerificationError` (``keys-malformed``, ``low-order-key``) or `FormatError`.
+    `seen` are the agreement keys of the members before it. `VerificationError`
+    (``keys-malformed``, ``keys-repeat``, ``low-order-key``) or `FormatError`.
     """
     if not len(keys.round_keys) == len(keys.commitments) == slots or (
         (keys.kem is not None, keys.graph is not None) != (group.hybrid, group.large)
@@ -65,6 +68,11 @@ def check_keys(group: Group, keys: EpochKeys, slots: int) -> None:
         raise VerificationError(
             f"expected keys for {slots} slots under suite {group.suite} of {keys.author}",
             code="keys-malformed",
+        )
+    fresh = fresh_keys(keys)
+    if len(fresh) != slots + 1 or not fresh.isdisjoint(seen):
+        raise VerificationError(
+            f"a key of {keys.author} appears twice in the epoch", code="keys-repeat"
         )
     for key in (keys.transport, *keys.round_keys):
         key_agreement.check_agreement_key(bytes.fromhex(key))

@@ -5,7 +5,7 @@ member's masks not cancelled; shares of the wrong kind for a dropped member; one
 asked for; a seed published without comparing it; a liar not named; a complaint believed without
 its key; the post-quantum key left out of the pair key; the wrong transport direction for the
 lower member; `fast_survivors` off by one; a decline that is not counted; a survivor left out; a
-blamed dealer kept.
+blamed dealer kept; repeated keys that the coordinator logs.
 """
 
 import msgspec
@@ -452,3 +452,22 @@ def test_an_answered_slot_leaves_no_secret_behind() -> None:
         assert set(node.disk.secrets) == {"epoch-000001-slot-0001"}
         assert node.slot is not None
         assert EraseSecret("epoch-000001-slot-0000") in node.slot.repeat()
+
+
+@pytest.mark.parametrize("whose", ["its own", "another's"])
+def test_keys_that_stand_in_an_epoch_twice_do_not_come_into_the_log(whose: str) -> None:
+    """T-15: else everybody refuses the roster that holds them, and one member stops every epoch."""
+    group = group_of(4)
+    federation = dealt(group)
+    hub, effects = coordinator.CoordinatorEpoch.begin(group, tag("plan"), 1, 2)
+    hub, _ = hub.step(coordinator.OpenedLogged(published(effects, messages.EpochOpened)))
+    first, second, *rest = federation.keys
+    hub, _ = hub.step(coordinator.KeysLogged(first))
+    taken = (first if whose == "another's" else second).predicate.round_keys[0]
+    with pytest.raises(VerificationError) as refusal:
+        hub.step(coordinator.KeysLogged(changed(second, transport=taken)))
+    assert refusal.value.code == "keys-repeat"
+    for one in (second, *rest):
+        hub, effects = hub.step(coordinator.KeysLogged(one))
+    hub, _ = hub.step(coordinator.RosterLogged(published(effects, messages.EpochRoster)))
+    assert hub.phase is EnrolmentPhase.COLLECTING_SHARES
