@@ -1,6 +1,7 @@
 """Codes of refusals are stable: each one that the sources can raise is documented.
 
-Planted and caught: a new code in the fold, and a finding of lint, left out of the tables.
+Planted and caught: a new code in the fold, in a machine of secure aggregation, and a finding of
+lint, left out of the tables.
 """
 
 import ast
@@ -52,6 +53,9 @@ def codes_of(path: Path) -> set[str]:
     return found
 
 
+SECAGG = sorted(PROTOCOL.glob("secagg_*.py"))
+
+
 def documented() -> str:
     return "".join(
         (PAGES / f"{name}.md").read_text(encoding="utf-8")
@@ -65,7 +69,14 @@ def test_every_code_stands_in_a_table(path: Path) -> None:
     assert [code for code in sorted(codes_of(path)) if f"`{code}`" not in pages] == []
 
 
+@pytest.mark.parametrize("path", SECAGG, ids=lambda path: path.stem)
+def test_every_code_of_secure_aggregation_stands_on_its_page(path: Path) -> None:
+    page = (PAGES / "secagg.md").read_text(encoding="utf-8")
+    assert [code for code in sorted(codes_of(path)) if f"`{code}`" not in page] == []
+
+
 def test_the_search_finds_codes() -> None:
+    assert {"slot-used", "locked-set"} <= codes_of(PROTOCOL / "secagg_member.py")
     assert "locked-set" in codes_of(PROTOCOL / "study.py")
     assert {"equivocation", "replayed"} <= codes_of(PROTOCOL / "secure_round.py") | {"equivocation"}
     assert "least-support" in codes_of(STUDIES / "lint.py")

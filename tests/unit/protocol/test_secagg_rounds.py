@@ -456,7 +456,7 @@ def test_an_answered_slot_leaves_no_secret_behind() -> None:
 
 @pytest.mark.parametrize("whose", ["its own", "another's"])
 def test_keys_that_stand_in_an_epoch_twice_do_not_come_into_the_log(whose: str) -> None:
-    """T-15: else everybody refuses the roster that holds them, and one member stops every epoch."""
+    """T-16: else everybody refuses the roster that holds them, and one member stops every epoch."""
     group = group_of(4)
     federation = dealt(group)
     hub, effects = coordinator.CoordinatorEpoch.begin(group, tag("plan"), 1, 2)
