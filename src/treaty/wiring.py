@@ -39,7 +39,7 @@ from treaty.stores.files import (
 from treaty.stores.memory import MemorySecrets, MemoryStore
 from treaty.stores.secret_files import SecretDirectory
 from treaty.stores.sqlite import SqliteStore
-from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
+from treaty.stores.system import FileJournal, SystemClock, SystemEntropy, worker_threads
 from treaty.trainers.numpy_trainer import NumpyTrainer
 
 if TYPE_CHECKING:
@@ -262,6 +262,7 @@ def open_coordinator(
         journal=FileJournal(directory / "journal.jsonl"),
         clock=clock or SystemClock(),
         slots_per_epoch=slots_per_epoch,
+        spread=worker_threads().map,
     )
 
 
@@ -295,6 +296,7 @@ def open_participant(
         policy=read_policy(directory),
         code=code_digest(),
         assessments=read_assessments(directory),
+        spread=worker_threads().map,
     )
 
 

@@ -260,7 +260,8 @@ def _shared_out(
     spans = [
         range(start, min(start + SPAN_CHUNKS, chunks)) for start in range(0, chunks, SPAN_CHUNKS)
     ]
-    done = list(spread(work, spans))
+    # One task has nobody to share with.
+    done = list((spread if len(spans) > 1 else map)(work, spans))
     # Prevents a pool that loses a task from sending words without masks.
     if [span for span, _ in done] != spans:
         raise UsageError("the executor did not work on every chunk once and in order")

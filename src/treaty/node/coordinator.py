@@ -9,11 +9,13 @@ Invariants (docs/spec/protocol.md, section 3):
     a store restored from a backup finds out, and refuses to sign (``restored-backup``).
   * Statements wait until the mailbox is drained, so that a round costs two commits.
   * A refused statement changes nothing and is journalled; its author is not answered with detail.
+  * Large masked inputs wait in the store, so memory does not grow with the number of members.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from treaty.aggregation.masking import Spread
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
 from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError
@@ -22,6 +24,7 @@ from treaty.node.intake import MEMBER_STATEMENTS, Tray, named_blobs
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
 from treaty.node.rounds import RoundDriver
+from treaty.node.spooling import Spool
 from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore, Journal
 from treaty.protocol.consortium import DOCUMENTED, Consortium
 from treaty.protocol.frames import Feed, Post, decode_post, encode_frame
@@ -61,10 +64,14 @@ class _Pending:
     statement: bytes
     blobs: Mapping[Digest, bytes] = field(repr=False)
     sender: MemberId
+    spooled: bool = False
 
 
 class Coordinator:
-    """The consortium's coordinator. `members` are the engine's names of the sites."""
+    """The consortium's coordinator. `members` are the engine's names of the sites.
+
+    `spread` shares the bulk work of a sum out to threads (`treaty.aggregation.masking`).
+    """
 
     def __init__(
         self,
@@ -80,6 +87,7 @@ class Coordinator:
         clock: Clock,
         slots_per_epoch: int | None = None,
         on_change: Callable[[Consortium], None] | None = None,
+        spread: Spread = map,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -98,7 +106,8 @@ class Coordinator:
         self._known: set[Digest] = set()
         self._bodies: dict[int, Body] = {}
         self._cosignatures: dict[str, str] = {}
-        self._driver = RoundDriver(self._blobs, journal, slots_per_epoch)
+        self._driver = RoundDriver(self._blobs, journal, slots_per_epoch, spread)
+        self._spool = Spool(self._blobs)
         self._note = ""
         self._asked = False
         self._asked_sizes = False
@@ -165,7 +174,7 @@ class Coordinator:
             name, line = self._log.check_cosignature(post.cosignature, self._state.members, sender)
             self._cosignatures[name] = line
         for statement, blobs in zip(post.statements, fetched, strict=True):
-            self._pending.append(_Pending(statement, blobs, sender))
+            self._queue(sender, statement, blobs)
 
     def flush(self) -> bool:
         """Sequence what waits and what follows from it; say whether anything moved."""
@@ -202,14 +211,31 @@ class Coordinator:
 
     # --- sequencing ---------------------------------------------------------------------------
 
+    def _queue(self, sender: MemberId, statement: bytes, blobs: Mapping[Digest, bytes]) -> None:
+        """Let a statement of a post wait; a large masked input is checked and stored at once."""
+        body = peek(statement)[1]
+        spooled = self._spool.takes(body, blobs)
+        if isinstance(body, MaskedInput) and spooled:
+            try:
+                self._driver.check_input(body, blobs)
+            except PeerError as refusal:
+                code = getattr(refusal, "code", "") or "unreadable"
+                self.journal.note(f"statement-refused.{code}", f"{sender}: {refusal}")
+                return
+            blobs = self._spool.store(body, blobs)
+        self._pending.append(_Pending(statement, blobs, sender, spooled))
+
     def _sequence(self) -> bool:
         """Append what waits, then what the driver asks for, until nothing follows; one commit."""
         waiting, self._pending = self._pending, []
+        stored = self._spool.release()
         batch = Tray(self._state)
         for item in waiting:
             self._admit(batch, item)
         self._follow(batch)
-        return self._commit(batch, "coordinator-append")
+        moved = self._commit(batch, "coordinator-append")
+        self._spool.settle(stored, batch.bodies)
+        return moved
 
     def _follow(self, batch: Tray) -> None:
         find = self._documents({}, batch)
@@ -248,7 +274,7 @@ class Coordinator:
                 raise VerificationError(
                     f"{type(body).__name__} is not a member's to say", code="wrong-author"
                 )
-            if isinstance(body, MaskedInput):
+            if isinstance(body, MaskedInput) and not item.spooled:
                 self._driver.check_input(body, item.blobs)
             find = self._documents(item.blobs, batch)
             if isinstance(body, ProposalOpened) and body.action in DOCUMENTED:

@@ -17,6 +17,7 @@ Invariants (docs/spec/protocol.md, section 3):
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from treaty.aggregation.masking import Spread
 from treaty.crypto import canonical
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
@@ -68,7 +69,8 @@ class Participant:
 
     `code` is the digest of the training code that is installed here: a plan that names another is
     refused. Without it the site trusts whoever runs it to have compared. `assessments` are the
-    signed records that count where the policy asks for one.
+    signed records that count where the policy asks for one. `spread` shares the bulk work of
+    masking out to threads (`treaty.aggregation.masking`).
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Participant:
         code: Digest | None = None,
         assessments: Sequence[bytes] = (),
         on_change: Callable[[Consortium], None] | None = None,
+        spread: Spread = map,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -125,6 +128,7 @@ class Participant:
             entropy=entropy,
             journal=journal,
             send=self._send,
+            spread=spread,
         )
         # Engines forget keys in time; a new life of this process must not repeat old ones.
         self._sent = clock.now() * 1000

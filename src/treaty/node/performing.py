@@ -11,7 +11,7 @@ Invariants (docs/spec/secagg.md):
 
 from collections.abc import Callable, Iterable
 
-from treaty.aggregation.masking import mask_input
+from treaty.aggregation.masking import Spread, mask_input
 from treaty.aggregation.quantization import ring_vector
 from treaty.crypto.canonical import sha256
 from treaty.errors import PeerError, PolicyError, ResourceError, TreatyError, UsageError
@@ -77,6 +77,7 @@ class Performer:
         entropy: Entropy,
         journal: Journal,
         send: Sender,
+        spread: Spread = map,
     ) -> None:
         self._name = name
         self._mirror = mirror
@@ -86,6 +87,7 @@ class Performer:
         self._entropy = entropy
         self._journal = journal
         self._send = send
+        self._spread = spread
         self._epoch: MemberEpoch | None = None
         self._slot: MemberSlot | None = None
         self._refused: set[Digest] = set()
@@ -287,7 +289,7 @@ class Performer:
         # The one place where a vector is paid for: noised if it is to be, not yet masked or kept.
         self._premask, self._noise = vector.tobytes(), noise
         digest = sha256(self._premask)
-        root = mask_input(vector, need.plan, need.ring_bits)
+        root = mask_input(vector, need.plan, need.ring_bits, spread=self._spread)
         return InputReady(digest, root, self._mirror.keep(vector.tobytes()), noise)
 
     def _answer(self, record: RoundRecord) -> None:

@@ -5,9 +5,9 @@ they order, and otherwise derives the next step of the study from the log. Nothi
 replaying the log gives the same state, and an order that was lost is derived again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from treaty.aggregation.masking import input_root, recompute_sum
+from treaty.aggregation.masking import Spread, input_root, open_sum
 from treaty.aggregation.quantization import ring_vector
 from treaty.crypto.canonical import sha256
 from treaty.errors import PolicyError, UsageError, VerificationError
@@ -87,8 +87,15 @@ MAX_ATTEMPTS = 5
 class RoundDriver:
     """The coordinator's machines and its next steps."""
 
-    def __init__(self, blobs: BlobStore, journal: Journal, slots_per_epoch: int | None) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        journal: Journal,
+        slots_per_epoch: int | None,
+        spread: Spread = map,
+    ) -> None:
         self._blobs = blobs
+        self._spread = spread
         self._journal = journal
         self._slots = slots_per_epoch
         self._epoch: CoordinatorEpoch | None = None
@@ -110,7 +117,7 @@ class RoundDriver:
             raise VerificationError("no round is open", code="out-of-order")
         opened = self._round.opened
         vector = ring_vector(data, opened.ring_bits, opened.length)
-        if input_root(vector) != body.root:
+        if input_root(vector, spread=self._spread) != body.root:
             raise VerificationError(
                 "the masked vector has another root than its header", code="root-mismatch"
             )
@@ -398,8 +405,13 @@ class RoundDriver:
         return self._bound is None or self._bound == {one.member for one in sealed.survivors}
 
     def _sum(self, need: NeedSum, find: Find) -> None:
-        vectors = [ring_vector(find(blob), need.ring_bits, need.length) for blob in need.blobs]
-        total = recompute_sum(vectors, need.plan, need.ring_bits).tobytes()
+        def pieces(blob: Digest) -> Iterable[bytes]:
+            # One input at a time, and of a stored one a piece at a time: it is checked again.
+            return self._blobs.chunks(blob) if self._blobs.has(blob) else (find(blob),)
+
+        total = open_sum(
+            map(pieces, need.blobs), need.plan, need.ring_bits, need.length, spread=self._spread
+        ).tobytes()
         self._need = None
         self._in_round(SumReady(sha256(total)), (total,))
 

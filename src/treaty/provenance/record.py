@@ -6,10 +6,10 @@ masked inputs are at hand, adds them up again (docs/spec/verification.md, sectio
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from treaty.aggregation.masking import input_root, recompute_sum
+from treaty.aggregation.masking import input_root, open_sum
 from treaty.aggregation.quantization import ring_vector
 from treaty.crypto.canonical import sha256
 from treaty.errors import FormatError, PolicyError, ResourceError, VerificationError
@@ -155,7 +155,8 @@ def _recompute(worker: _Replay, study: Study, result: RoundResult) -> None:
     """Check the seeds, then add the masked inputs up again if they are all at hand.
 
     1 every revealed seed opens its commitment; 2 every input has the digest and root of its logged
-    header; 3 the sum of the inputs without their masks is the published one, byte for byte.
+    header; 3 the sum of the inputs without their masks is the published one, byte for byte. Inputs
+    are asked for one after another and none is kept: memory is the sum and one input.
     """
     epoch, record = study.epoch, study.round
     if epoch is None or epoch.sealed is None or record is None or record.sealed is None:
@@ -175,18 +176,27 @@ def _recompute(worker: _Replay, study: Study, result: RoundResult) -> None:
         worker.attested += 1
         return
     asked = record.opened.predicate
-    vectors = []
-    for header in headers:  # 2
-        vector = ring_vector(worker.find(Digest(header.blob)), asked.ring_bits, asked.length)
-        if input_root(vector) != header.root:
-            raise VerificationError(
-                f"the masked input of {header.author} has another root than its header",
-                code="root-mismatch",
-            )
-        vectors.append(vector)
-    total = recompute_sum(vectors, plan, asked.ring_bits).tobytes()
+    total = open_sum(
+        (_checked_input(worker, one, asked.ring_bits, asked.length) for one in headers),  # 2
+        plan,
+        asked.ring_bits,
+        asked.length,
+    ).tobytes()
     if sha256(total) != result.sum:  # 3
         raise VerificationError(
             "the published sum is not the sum of the logged inputs", code="sum-mismatch"
         )
     worker.recomputed += 1
+
+
+def _checked_input(
+    worker: _Replay, header: MaskedInput, ring_bits: int, length: int
+) -> Iterator[memoryview]:
+    """Yield the words of one masked input, which has the length asked for and the header's root."""
+    vector = ring_vector(worker.find(Digest(header.blob)), ring_bits, length)
+    if input_root(vector) != header.root:
+        raise VerificationError(
+            f"the masked input of {header.author} has another root than its header",
+            code="root-mismatch",
+        )
+    yield vector.data

@@ -1,20 +1,29 @@
-"""The outside world in small: the clock, fresh random bytes, and a party's own journal.
+"""The outside world in small: clock, fresh random bytes, threads, and a party's own journal.
 
 `SeededEntropy` exists for simulations alone, whose founding charter says so. A journal is local:
 one JSON object a line, never sent, and without row values by the rule of those who write it.
 """
 
+import functools
 import hashlib
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from treaty.errors import UsageError
 from treaty.ids import Timestamp
 from treaty.stores.files import os_errors
 
-__all__ = ["FileJournal", "MemoryJournal", "SeededEntropy", "SystemClock", "SystemEntropy"]
+__all__ = [
+    "FileJournal",
+    "MemoryJournal",
+    "SeededEntropy",
+    "SystemClock",
+    "SystemEntropy",
+    "worker_threads",
+]
 
 
 class SystemClock:
@@ -86,3 +95,12 @@ class FileJournal:
                 os.write(handle, (line + "\n").encode())
             finally:
                 os.close(handle)
+
+
+@functools.cache
+def worker_threads() -> ThreadPoolExecutor:
+    """Return the pool for bulk work: one for this process, a thread for each processor.
+
+    Its threads start with the first vector of more than a million words.
+    """
+    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="bulk")
