@@ -28,10 +28,8 @@ from numpy.typing import NDArray
 from treaty.assessment.auditing import Guesses, guess
 from treaty.assessment.intervals import Area, OperatingPoint, area, operating_point
 from treaty.crypto.derivation import kdf
-from treaty.crypto.prg import Keystream
 from treaty.errors import UsageError
 from treaty.privacy.mechanisms import Clip
-from treaty.privacy.sampler import Fill
 
 __all__ = [
     "AuditPlan",
@@ -91,7 +89,8 @@ class AuditPlan:
 class SiteRound:
     """What one member's mechanism is given in one round.
 
-    `vectors` (rows, width), `persons` (rows,) sorted; `fill` reads the member's noise key.
+    `vectors` (rows, width), `persons` (rows,) sorted; `key` (32 bytes) is the member's noise
+    key of this round.
     """
 
     site: int
@@ -101,7 +100,7 @@ class SiteRound:
     clip: Clip
     share_variance: int
     ring_bits: int
-    fill: Fill = field(repr=False)
+    key: bytes = field(repr=False)
 
 
 SiteRelease = Callable[[SiteRound], Integers]
@@ -199,7 +198,7 @@ class _Block:
                         plan.clip,
                         plan.share_variance,
                         plan.ring_bits,
-                        Keystream(kdf(seed.ljust(32, b"\0"), "canary noise", *key)).fill,
+                        kdf(seed.ljust(32, b"\0"), "canary noise", *key),
                     )
                 )
                 if got.shape != (width,):

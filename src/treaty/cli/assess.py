@@ -55,7 +55,7 @@ def assess(
     ] = 1.0,
     delta_inverse: Annotated[
         int | None,
-        typer.Option("--delta-inverse", help="1 / delta; ten times the persons if not given."),
+        typer.Option("--delta-inverse", help="1 / delta; as a study takes it if not given."),
     ] = None,
     members: Annotated[
         int, typer.Option("--members", min=3, help="Members of the consortium, for its thresholds.")

@@ -7,6 +7,7 @@ Guarantees:
   * Persons are named only in the file of `--exposed`, which is private (mode 0600).
 """
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from treaty.cli.output import aligned
 from treaty.cli.study_files import read_contract
 from treaty.contracts.alignment import parse_adapter
 from treaty.contracts.conformance import ConformedData, conform
+from treaty.contracts.normalisation import with_public_bounds
 from treaty.contracts.schema import Contract
 from treaty.crypto.canonical import digest_of
 from treaty.crypto.keys import SigningKey, decode_key_file
 from treaty.errors import FormatError, ResourceError, UsageError
 from treaty.governance.quorum import DerivedParameters
+from treaty.governance.terms import PrivacyMode, PrivacyPolicy
 from treaty.ids import MemberId
 from treaty.models.specification import (
     LogisticRegression,
@@ -34,9 +37,16 @@ from treaty.models.specification import (
     MultilayerPerceptron,
 )
 from treaty.privacy.certificate import Cohort
+from treaty.privacy.terms import DistributedGaussian
 from treaty.reports.assessment_page import render_assessment
 from treaty.simulation.impact import Assessment, AssessmentRequest, Progress, assess, target_of
-from treaty.simulation.impact_targets import NoisedTerms
+from treaty.studies.calibrating import (
+    Privacy,
+    default_delta_inverse,
+    private_model,
+    terms_for,
+)
+from treaty.studies.plan import AggregationSettings
 
 __all__ = ["FAMILIES", "Request", "Result", "Watch", "record_of", "run_assessment"]
 
@@ -45,8 +55,6 @@ FAMILIES: Mapping[str, ModelSpecification] = {
     "site-intercepts": LogisticRegression(),
     "perceptron": MultilayerPerceptron(),
 }
-
-_LEAST_DELTA_INVERSE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,21 +151,31 @@ def run_assessment(request: Request, progress: Progress | None = None) -> Result
         if path is not None and path.exists():
             raise UsageError(f"{path} exists: name a new file")
     contract, data, source = _rows(request)
-    persons = sum(len(set(one.persons)) for one in data.values())
-    delta_inverse = request.delta_inverse or max(_LEAST_DELTA_INVERSE, 10 * persons)
-    if delta_inverse < 2:
-        raise UsageError(f"--delta-inverse must be at least 2, got {delta_inverse}")
+    if request.delta_inverse is not None and request.delta_inverse < 2:
+        raise UsageError(f"--delta-inverse must be at least 2, got {request.delta_inverse}")
+    colluders = max(1, (request.members - 1) // 3)
+    derived = DerivedParameters(request.members, colluders)
+    bound = min(AggregationSettings().max_persons_per_site, contract.max_persons_per_site)
+    specification, terms = FAMILIES[request.model], None
+    if request.epsilon is not None:
+        if request.model == "site-intercepts":
+            raise UsageError(
+                "noised sums train a common intercept: choose --model plain, or --exact"
+            )
+        specification, contract = private_model(specification), with_public_bounds(contract)
+        terms = _terms(request, request.epsilon, specification, contract, bound)
     asked = AssessmentRequest(
-        specification=FAMILIES[request.model],
+        specification=specification,
         contract=contract,
         data=data,
         source=source,
         code=wiring.code_digest(),
-        terms=_terms(request, delta_inverse),
-        delta_inverse=delta_inverse,
+        terms=terms,
+        cohort=Cohort(request.members, derived.min_survivors, colluders),
+        delta_inverse=request.delta_inverse or default_delta_inverse(request.members * bound),
+        max_persons_per_site=bound,
         seed=request.seed,
         quick=request.quick,
-        probed_sites=request.members,
     )
     target_of(asked)
     found = assess(asked, progress)
@@ -201,13 +219,26 @@ def _rows(request: Request) -> tuple[Contract, dict[MemberId, ConformedData], st
     return contract, {site: conform(contract, table, site=site)}, site
 
 
-def _terms(request: Request, delta_inverse: int) -> NoisedTerms | None:
-    if request.epsilon is None:
-        return None
-    colluders = max(1, (request.members - 1) // 3)
-    derived = DerivedParameters(request.members, colluders)
-    cohort = Cohort(request.members, derived.min_survivors, colluders)
-    return NoisedTerms(request.epsilon, delta_inverse, cohort)
+def _terms(
+    request: Request,
+    epsilon: float,
+    specification: ModelSpecification,
+    contract: Contract,
+    bound: int,
+) -> DistributedGaussian:
+    """Return the terms that a study takes by default for this epsilon and delta."""
+    # The next float above: one over it is then rounded up to the whole number that was asked.
+    delta = None
+    if request.delta_inverse is not None:
+        delta = math.nextafter(1.0 / request.delta_inverse, 1.0)
+    return terms_for(
+        Privacy(epsilon=epsilon, delta=delta),
+        specification,
+        contract,
+        PrivacyPolicy(mode=PrivacyMode.DIFFERENTIAL),
+        members=request.members,
+        max_persons_per_site=bound,
+    )
 
 
 def _write(request: Request, found: Assessment, signer: SigningKey | None) -> Iterator[Path]:

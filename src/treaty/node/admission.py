@@ -16,6 +16,7 @@ from treaty.governance.site_policy import SitePolicy, StudyRequest, effective_ma
 from treaty.ids import Digest
 from treaty.node.contribution import LocalStudy
 from treaty.ports import Batch, DataSource, EventStore, Journal, Trainer
+from treaty.privacy.terms import DistributedGaussian
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.membership import Membership
 from treaty.protocol.study import Study
@@ -113,12 +114,13 @@ class Admission:
                 code="not-assessed",
             )
         plan = study.plan
+        terms = plan.privacy if isinstance(plan.privacy, DistributedGaussian) else None
         need = AssessmentNeed(
             site=site,
             family=str(type(plan.model).__struct_config__.tag),
-            protection="exact",
-            epsilon_micro=None,
-            delta_inverse=2,
+            protection="exact" if terms is None else "noised",
+            epsilon_micro=None if terms is None else terms.epsilon_milli * 1000,
+            delta_inverse=2 if terms is None else terms.delta_inverse,
             contract=plan.contract,
             code=plan.code,
         )

@@ -51,9 +51,11 @@ from treaty.crypto.canonical import digest_of
 from treaty.crypto.derivation import labelled_hash
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import ModelSpecification
+from treaty.privacy.certificate import Cohort
+from treaty.privacy.terms import DistributedGaussian
 from treaty.simulation.impact_probes import Setting, probe_exact, probe_noised
 from treaty.simulation.impact_rows import AssessedRows, assessed_rows, divided
-from treaty.simulation.impact_targets import ExactTarget, NoisedTarget, NoisedTerms, Target
+from treaty.simulation.impact_targets import ExactTarget, NoisedTarget, Target
 
 __all__ = [
     "Assessment",
@@ -80,18 +82,23 @@ _EXPOSED = 10
 
 @dataclass(frozen=True, slots=True)
 class AssessmentRequest:
-    """What to assess: `terms` None means exact sums; sums are over `probed_sites` sites or more."""
+    """What to assess: `terms` None means exact sums, else calibrated noise in a `cohort`.
+
+    `contract` is the study's: normalised by public bounds where sums are noised. Sums are over
+    `cohort.members` sites or more.
+    """
 
     specification: ModelSpecification
     contract: Contract
     data: Mapping[MemberId, ConformedData] = field(repr=False)
     source: str
     code: Digest
-    terms: NoisedTerms | None
-    delta_inverse: int
+    terms: DistributedGaussian | None
+    cohort: Cohort
+    delta_inverse: int = 100_000
+    max_persons_per_site: int = 1 << 14
     seed: int = 0
     quick: bool = False
-    probed_sites: int = 4
 
     @property
     def models(self) -> int:
@@ -197,7 +204,13 @@ def target_of(request: AssessmentRequest) -> Target:
     """Return what the request wants assessed; `UsageError` where the terms cannot train it."""
     if request.terms is None:
         return ExactTarget(request.specification, request.delta_inverse)
-    return NoisedTarget(request.specification, request.terms)
+    return NoisedTarget(
+        request.specification,
+        request.terms,
+        request.cohort,
+        request.contract,
+        max_persons_per_site=request.max_persons_per_site,
+    )
 
 
 def mechanism_findings(seen: MechanismAudit, claim: Claim) -> tuple[AuditFinding, AttackFinding]:
@@ -335,7 +348,7 @@ def _recoveries(
     victims = rows.of(half_splits(6, rows.people, generator)[0])
     setting = Setting(
         rows=rows.only(victims),
-        place=divided(rows, request.probed_sites, generator)[victims],
+        place=divided(rows, request.cohort.members, generator)[victims],
         strangers=rows.features[~victims],
         attempts=request.attempts,
         entropy=request.key("probes"),

@@ -25,6 +25,7 @@ from treaty.assessment.inversion import (
     trap_plane,
     unpacked_triangle,
 )
+from treaty.crypto.derivation import labelled_hash
 from treaty.models.specification import (
     COEFFICIENTS,
     DELTA_PREFIX,
@@ -35,7 +36,7 @@ from treaty.models.specification import (
     has_site_intercepts,
     initial_model,
 )
-from treaty.models.task import TrainingTask
+from treaty.models.task import GradientPart, TrainingTask
 from treaty.simulation.impact_rows import AssessedRows
 from treaty.simulation.impact_targets import NoisedTarget
 from treaty.trainers.numpy_trainer import NumpyTrainer
@@ -127,14 +128,11 @@ def probe_noised(
         for attempt, model in enumerate(_models(target.specification, setting, kind, generator)):
             plain, protected = [], []
             for chosen in sites:
-                ordered = chosen[np.argsort(rows.person[chosen], kind="stable")]
-                layers = target.layers(model, rows.features[ordered], rows.label[ordered])
-                plain.append(
-                    np.concatenate([(layer.inputs.T @ layer.errors).ravel() for layer in layers])
-                )
-                protected.append(target.person_sum(layers, rows.person[ordered]))
+                plain.append(_plain(model, target.parts(model, rows, chosen)))
+                protected.append(target.clipped(model, rows, chosen))
             entropy = setting.entropy + attempt.to_bytes(4, "big") + kind.encode()
-            noised = target.noised(np.sum(protected, axis=0), entropy.rjust(32, b"\0")[-32:])
+            total = np.sum(protected, axis=0)
+            noised = total + target.noise(len(total), labelled_hash("probe noise", entropy))
             seen["bare-update"].append(_split(target.specification, model, plain[0]))
             seen["secure-sum"].append(_split(target.specification, model, np.sum(plain, axis=0)))
             seen["noised-sum"].append(_split(target.specification, model, noised.astype(float)))
@@ -204,6 +202,17 @@ def _candidates(specification: ModelSpecification, contributions: Sequence[Named
     return hessian_candidates(
         unpacked_triangle(packed, size), has_intercept=not has_site_intercepts(specification)
     )
+
+
+def _plain(model: NamedTensors, parts: Sequence[GradientPart]) -> Matrix:
+    """Return the sum of the rows' gradients as it is, flat in the order of the model's tensors."""
+    found: dict[str, Matrix] = {}
+    for part in parts:
+        weight = part.layer.inputs.T @ part.layer.errors
+        found[part.weight] = (weight.T if part.transposed else weight).ravel()
+        if part.bias is not None:
+            found[part.bias] = part.layer.errors.sum(axis=0)
+    return np.concatenate([found[name] for name in model.names])
 
 
 def _split(specification: ModelSpecification, model: NamedTensors, flat: Matrix) -> Matrix:

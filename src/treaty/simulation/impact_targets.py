@@ -1,59 +1,60 @@
 """What is assessed: a family of models, trained and protected as a study would.
 
-`ExactTarget` trains with the product's trainer on exact sums; `NoisedTarget` by gradient descent
-on sums that are clipped by person and noised, with the product's own mechanism. `site_release` is
-that mechanism alone, for the audit with canaries.
+`ExactTarget` trains with the product's trainer on exact sums. `NoisedTarget` takes the study's
+own path: activations and errors from the trainer, clipping and noise by `node.noising`, the
+next model by `models.descent`; its `release` is that mechanism alone, for the audit with canaries.
 
 LIMIT: shadow models are trained as if all rows lay at one site; sums over sites differ from
-that only in rounding, and in site intercepts, of which the attacker is given one for all.
+that only in rounding, and in site intercepts, of which the attacker is given one for all. Persons
+are counted exactly, which favours the attacker.
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from treaty.aggregation.tensors import NamedTensors
+from treaty.aggregation.tensors import NamedTensors, TensorSpec, element_count
 from treaty.assessment.attributes import Predict
 from treaty.assessment.canaries import AuditPlan, SiteRound
 from treaty.assessment.findings import Claim, make_claim
+from treaty.contracts.design import design_columns
+from treaty.contracts.schema import Contract, contract_digest
 from treaty.crypto.derivation import kdf
-from treaty.crypto.prg import Keystream
 from treaty.errors import UsageError
-from treaty.models.specification import (
-    LogisticRegression,
-    ModelSpecification,
-    MultilayerPerceptron,
-    initial_model,
-)
-from treaty.models.task import TrainingTask
-from treaty.privacy.accountant import composed_epsilon, delta_of
-from treaty.privacy.calibration import Schedule, calibrated_variance
+from treaty.models.descent import GRADIENT_PREFIX, mean_iterate, next_iterate
+from treaty.models.specification import ModelSpecification, initial_model
+from treaty.models.task import GradientPart, TrainingTask
+from treaty.node.noising import clipped_gradient, noised_contribution
+from treaty.privacy.accountant import total_signal_to_noise
 from treaty.privacy.certificate import Cohort
-from treaty.privacy.events import GaussianEvent, accounted_variance, gaussian_event, signal_to_noise
+from treaty.privacy.distributed import noised
 from treaty.privacy.gaussian import square_root_up
-from treaty.privacy.mechanisms import Clip, Layer, add_noise, clipped_sum, noise_share
+from treaty.privacy.mechanisms import Layer
+from treaty.privacy.terms import (
+    DistributedGaussian,
+    check_claim,
+    effective_cohort,
+    releases,
+    share_of,
+)
 from treaty.simulation.impact_rows import AssessedRows
+from treaty.studies.noise import training_sensitivity
+from treaty.studies.plan import AggregationSettings, Plan
+from treaty.studies.queries import NO_DIGEST
 from treaty.trainers.numpy_trainer import NumpyTrainer
 
-__all__ = ["ExactTarget", "NoisedTarget", "NoisedTerms", "Target"]
+__all__ = ["ExactTarget", "NoisedTarget", "Target"]
+
 Matrix = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Bits = NDArray[np.bool_]
 
-
-@dataclass(frozen=True, slots=True)
-class NoisedTerms:
-    """Terms of a study with noised sums: epsilon at delta = 1 / `delta_inverse`, in `rounds`."""
-
-    epsilon: float
-    delta_inverse: int
-    cohort: Cohort
-    rounds: int = 20
-    clip: Clip = field(default_factory=lambda: Clip(0.5))
-    learning_rate: float = 16.0
+_RING_BITS = 64
+_CANARIES = "canaries"
 
 
 class Target(Protocol):
@@ -94,162 +95,156 @@ class ExactTarget:
 
 
 class NoisedTarget:
-    """A family on sums that are clipped by person and noised."""
+    """A family on sums that are clipped by person and noised, under calibrated terms."""
 
-    def __init__(self, specification: ModelSpecification, terms: NoisedTerms) -> None:
-        """Calibrate the noise. Raises `UsageError` for a family that has no noised form."""
-        match specification:
-            case LogisticRegression() if not specification.site_intercepts:
-                pass
-            case MultilayerPerceptron():
-                pass
-            case _:
-                raise UsageError(
-                    "noised sums train logistic regression with a common intercept, or a "
-                    "perceptron: choose one, or assess exact sums"
-                )
+    def __init__(
+        self,
+        specification: ModelSpecification,
+        terms: DistributedGaussian,
+        cohort: Cohort,
+        contract: Contract,
+        *,
+        max_persons_per_site: int,
+    ) -> None:
+        """Fix the plan. Raises `UsageError` for terms that sample.
+
+        `PolicyError` (``epsilon-claim``, ``noise-range``) where the noise does not keep epsilon.
+        """
+        if terms.sampling is not None:
+            raise UsageError("an assessment audits plans that do not sample: leave sampling out")
         self.specification = specification
         self.terms = terms
-        variance = calibrated_variance(
-            Schedule(terms.rounds, terms.clip.units), terms.epsilon, delta_of(terms.delta_inverse)
+        self.cohort = cohort
+        self.plan = Plan(
+            study="assessment",
+            title="assessment",
+            purpose="assessment",
+            charter=NO_DIGEST,
+            contract=contract_digest(contract),
+            code=NO_DIGEST,
+            model=specification,
+            aggregation=AggregationSettings(max_persons_per_site=max_persons_per_site),
+            privacy=terms,
         )
-        self.share_variance = noise_share(variance, terms.cohort.min_honest)
-        event = gaussian_event(
-            variance=accounted_variance(self.share_variance, terms.cohort.min_honest),
-            sensitivity=terms.clip.units,
-            count=terms.rounds,
+        self._trainer = NumpyTrainer()
+        self._columns = len(design_columns(contract))
+        sensitivity = training_sensitivity(
+            specification, terms, columns=self._columns, max_rows=max_persons_per_site
         )
-        if not isinstance(event, GaussianEvent):
-            raise UsageError("expected a plan that does not sample")
+        check_claim(terms, cohort, sensitivity)
+        events = releases(terms, cohort, sensitivity)
+        # What the plan promises is its epsilon; its curve is that of the noise it has.
         self.claim = make_claim(
-            composed_epsilon([event], delta_of(terms.delta_inverse)),
+            terms.epsilon_milli / 1000,
             terms.delta_inverse,
-            mu=square_root_up(signal_to_noise(event)),
+            mu=square_root_up(total_signal_to_noise(events)),
         )
+
+    @property
+    def honest_shares(self) -> int:
+        """How many shares of noise the certificate counts on."""
+        return effective_cohort(self.terms, self.cohort).min_honest
+
+    @property
+    def share_variance(self) -> int:
+        """The variance of one member's share in a gradient sum, in grid units squared."""
+        return share_of(self.terms, self._variance, self.cohort)
 
     def train(self, rows: AssessedRows, inside: Bits, entropy: bytes) -> Predict:
-        """See `Target.train`: full batches, the mean of the second half of the iterates.
-
-        The sum carries the noise of the honest shares that the certificate counts, and no more.
-        """
-        terms, chosen = self.terms, rows.of(inside)
-        features, label = rows.features[chosen], rows.label[chosen]
-        persons = rows.person[chosen]
-        order = np.argsort(persons, kind="stable")
-        features, label, persons = features[order], label[order], persons[order]
-        model = initial_model(self.specification, features.shape[1])
+        """See `Target.train`: the sums carry the honest shares that are counted on, no more."""
+        terms, spec = self.terms, self.specification
+        chosen = np.flatnonzero(rows.of(inside))
+        model = initial_model(spec, self._columns)
         width = len(model.flat())
-        noise = self._noise(width * terms.rounds, entropy).reshape(terms.rounds, width)
+        noise = self.noise(width * terms.rounds, entropy).reshape(terms.rounds, width)
         iterates = []
         for number in range(terms.rounds):
-            total = self.person_sum(self.layers(model, features, label), persons) + noise[number]
-            step = terms.learning_rate * total * (terms.clip.step / max(1, int(inside.sum())))
-            model = _moved(model, -step)
-            iterates.append(model.flat())
-        final = _moved(model, np.mean(iterates[terms.rounds // 2 :], axis=0) - model.flat())
-        return lambda asked: self.predict(final, asked)
+            model = next_iterate(
+                model,
+                self._named(model, self.clipped(model, rows, chosen) + noise[number]),
+                unit=terms.clip.step,
+                persons=float(np.count_nonzero(inside)),
+                rate=terms.learning_rate_milli / 1000,
+            )
+            if number >= terms.rounds // 2:
+                iterates.append(model)
+        final = mean_iterate(tuple(iterates))
+        return lambda asked: self._trainer.predict(spec, final, asked)
 
-    def layers(self, model: NamedTensors, features: Matrix, label: Matrix) -> list[Layer]:
-        """Return activations and errors of every row, in the order of the model's tensors."""
-        if isinstance(self.specification, LogisticRegression):
-            design = _unit_rows(features)
-            shared = model.flat()
-            error = (_sigmoid(design @ shared) - label)[:, None]
-            return [Layer(design, error, has_bias=False)]
-        values, weights = _forward(model, features)
-        error = (_sigmoid(values[-1][:, 0]) - label)[:, None]
-        found = []
-        for place in range(len(weights) - 1, -1, -1):
-            ones = np.ones((len(features), 1))
-            found += [
-                Layer(values[place], error, has_bias=False),
-                Layer(ones, error, has_bias=False),
-            ]
-            error = (error @ weights[place].T) * (1.0 - values[place] ** 2)
-        return found[::-1]
+    def parts(
+        self, model: NamedTensors, rows: AssessedRows, chosen: Integers
+    ) -> Sequence[GradientPart]:
+        """Return what the gradients of the `chosen` rows at `model` are made of."""
+        return self._trainer.layers(
+            TrainingTask(
+                self.specification, model, rows.features[chosen], rows.label[chosen], bytes(32)
+            )
+        )
 
-    def person_sum(self, layers: list[Layer], persons: Integers) -> Integers:
-        """Return the sum over persons of their gradients, each clipped, on the grid."""
+    def clipped(self, model: NamedTensors, rows: AssessedRows, chosen: Integers) -> Integers:
+        """Return the sum of the persons' clipped gradients, in the order of the model's tensors."""
+        order = chosen[np.argsort(rows.person[chosen], kind="stable")]
+        return clipped_gradient(
+            self.plan,
+            model.manifest,
+            lambda asked: self.parts(model, rows, asked),
+            order,
+            rows.person[order],
+        )
 
-        def gradients(start: int, stop: int) -> Matrix:
-            outer = [
-                (layer.inputs[start:stop, :, None] * layer.errors[start:stop, None, :]).reshape(
-                    stop - start, -1
-                )
-                for layer in layers
-            ]
-            return np.concatenate(outer, axis=1)
-
-        width = sum(layer.inputs.shape[1] * layer.errors.shape[1] for layer in layers)
-        return clipped_sum(gradients, persons, width, self.terms.clip)
-
-    def predict(self, model: NamedTensors, features: Matrix) -> Matrix:
-        """Return the probability of label one, (n,)."""
-        if isinstance(self.specification, LogisticRegression):
-            return _sigmoid(_unit_rows(features) @ model.flat())
-        return _sigmoid(_forward(model, features)[0][-1][:, 0])
+    def noise(self, width: int, entropy: bytes) -> Integers:
+        """Return the honest shares of noise that are counted on, added up, (width,)."""
+        total = np.zeros(width, dtype=np.int64)
+        for share in range(self.honest_shares):
+            total = noised(
+                total,
+                share_variance=self.share_variance,
+                ring_bits=_RING_BITS,
+                key=kdf(entropy, "assessed noise", share),
+            )
+        return total
 
     def audit_plan(self, canaries: int) -> AuditPlan:
-        """Return the audit of this mechanism, with as many honest shares as are counted on."""
-        honest = self.terms.cohort.min_honest
+        """Return the audit of the gradient sums, with the honest shares that are counted on."""
         return AuditPlan(
             self.terms.clip,
             self.share_variance,
-            claimed_shares=honest,
-            honest=honest,
+            claimed_shares=self.honest_shares,
+            honest=self.honest_shares,
             rounds=self.terms.rounds,
+            ring_bits=_RING_BITS,
             canaries=canaries,
         )
 
     def release(self, item: SiteRound) -> Integers:
-        """Return a member's release: the mechanism that training uses, on any vectors."""
-        ones = np.ones((len(item.vectors), 1))
-        total = self.person_sum([Layer(ones, item.vectors, has_bias=False)], item.persons)
-        return add_noise(
-            total, share_variance=item.share_variance, ring_bits=item.ring_bits, fill=item.fill
+        """Return a member's release on any vectors: what a site does with its gradients."""
+        width = item.vectors.shape[1]
+
+        def parts(rows: Integers) -> list[GradientPart]:
+            layer = Layer(item.vectors[rows], np.ones((len(rows), 1)), has_bias=False)
+            return [GradientPart(_CANARIES, None, layer)]
+
+        return noised_contribution(
+            self.plan,
+            (TensorSpec(name=_CANARIES, shape=(width,)),),
+            [f"{person:08d}" for person in item.persons],
+            parts,
+            self.cohort,
+            ring_bits=item.ring_bits,
+            key=item.key,
+            sampling_key=item.key,
         )
 
-    def noised(self, total: Integers, entropy: bytes) -> Integers:
-        """Return a sum over sites with the noise of the honest shares that are counted on."""
-        return total + self._noise(len(total), entropy)
+    @property
+    def _variance(self) -> str:
+        if self.terms.variance is None:
+            raise UsageError("the terms state no noise: calibrate them first")
+        return self.terms.variance
 
-    def _noise(self, width: int, entropy: bytes) -> Integers:
-        total = np.zeros(width, dtype=np.int64)
-        for share in range(self.terms.cohort.min_honest):
-            fill = Keystream(kdf(entropy, "assessed noise", share)).fill
-            total = add_noise(total, share_variance=self.share_variance, ring_bits=64, fill=fill)
-        return total
-
-
-def _sigmoid(value: Matrix) -> Matrix:
-    small = np.exp(-np.abs(value))
-    share: Matrix = np.where(value >= 0, 1.0, small) / (1.0 + small)
-    return share
-
-
-def _unit_rows(features: Matrix) -> Matrix:
-    design = np.column_stack([features, np.ones(len(features))])
-    scaled: Matrix = design / np.sqrt(np.square(design).sum(axis=1))[:, None]
-    return scaled
-
-
-def _forward(model: NamedTensors, features: Matrix) -> tuple[list[Matrix], list[Matrix]]:
-    """Return the activations before each layer with the logits last, and the layers' weights."""
-    values, weights = [features], []
-    layers = len(model) // 2
-    for place in range(layers):
-        weight, bias = (model.float64(f"layer.{place}.{kind}") for kind in ("weight", "bias"))
-        value = values[-1] @ weight + bias
-        values.append(np.tanh(value) if place < layers - 1 else value)
-        weights.append(weight)
-    return values, weights
-
-
-def _moved(model: NamedTensors, change: Matrix) -> NamedTensors:
-    """Return `model` plus a flat change."""
-    arrays, start = [], 0
-    for array in model.arrays:
-        part = change[start : start + array.size].reshape(array.shape)
-        arrays.append(array.astype(np.float64) + part)
-        start += array.size
-    return NamedTensors(model.manifest, arrays)
+    def _named(self, model: NamedTensors, flat: Integers) -> dict[str, list[int]]:
+        found, start = {}, 0
+        for spec in model.manifest:
+            stop = start + element_count(spec)
+            found[GRADIENT_PREFIX + spec.name] = flat[start:stop].tolist()
+            start = stop
+        return found

@@ -45,7 +45,10 @@ def clipped(item: SiteRound) -> Integers:
 def noised(item: SiteRound, total: Integers) -> Integers:
     """Return `total` with the member's share of noise."""
     return add_noise(
-        total, share_variance=item.share_variance, ring_bits=item.ring_bits, fill=item.fill
+        total,
+        share_variance=item.share_variance,
+        ring_bits=item.ring_bits,
+        fill=Keystream(item.key).fill,
     )
 
 
@@ -83,12 +86,12 @@ def clip_by_row(item: SiteRound) -> Integers:
 
 def same_key_every_round(item: SiteRound) -> Integers:
     """A member draws the same noise in every round."""
-    return sound(replace(item, fill=Keystream(bytes([item.site]) * 32).fill))
+    return sound(replace(item, key=bytes([item.site]) * 32))
 
 
 def same_key_at_every_site(item: SiteRound) -> Integers:
     """All members draw from one key in a round."""
-    return sound(replace(item, fill=Keystream(bytes([item.number]) * 32).fill))
+    return sound(replace(item, key=bytes([item.number]) * 32))
 
 
 def one_more_without_noise(item: SiteRound) -> Integers:

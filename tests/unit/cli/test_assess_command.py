@@ -12,6 +12,7 @@ import pytest
 from tests.small_federation import contract, site_files
 from tests.unit.cli.conftest import Command, write_key
 from treaty.assessment.record import open_record
+from treaty.contracts.normalisation import with_public_bounds
 from treaty.contracts.schema import contract_bytes, contract_digest
 from treaty.crypto.keys import decode_key_file
 
@@ -57,7 +58,8 @@ def test_a_claim_that_holds_exits_with_zero_and_writes_what_was_asked(
     public = decode_key_file(key.read_bytes()).key.public
     record = open_record((tmp_path / "record.json").read_bytes(), public)
     assert (record.passed, record.thorough, record.protection) == (True, False, "noised")
-    assert record.contract == contract_digest(contract())
+    assert record.contract == contract_digest(with_public_bounds(contract()))
+    assert record.epsilon_micro == 1_000_000
 
 
 def test_a_failure_exits_with_four_and_json_names_the_rules(
@@ -80,8 +82,8 @@ def test_a_failure_exits_with_four_and_json_names_the_rules(
     [
         (["--known", "heart"], "--known stands in place of"),
         (["--record", "r.json"], "--record and --key go together"),
-        (["--epsilon", "0"], "epsilon must be positive"),
-        (["--epsilon", "nan"], "epsilon must be positive"),
+        (["--epsilon", "0"], "expected a positive epsilon"),
+        (["--epsilon", "nan"], "expected a positive epsilon"),
         (["--delta-inverse", "1"], "--delta-inverse must be at least 2"),
         (["--model", "site-intercepts"], "common intercept"),
         (["--members", "2"], "--members"),

@@ -6,6 +6,7 @@ named in the findings, one stream of random numbers for all purposes.
 """
 
 from dataclasses import replace
+from fractions import Fraction
 
 import msgspec
 import numpy as np
@@ -16,14 +17,24 @@ from treaty.assessment.findings import Findings, failures
 from treaty.assessment.wording import text_lines, verdict_rows
 from treaty.contracts.conformance import ConformedData
 from treaty.contracts.design import design_columns
+from treaty.contracts.normalisation import with_public_bounds
 from treaty.contracts.schema import Contract, parse_contract
 from treaty.crypto.canonical import decode, encode, sha256
-from treaty.errors import UsageError
+from treaty.errors import PolicyError, UsageError
+from treaty.governance.terms import PrivacyMode, PrivacyPolicy
 from treaty.ids import MemberId
-from treaty.models.specification import LogisticRegression, MultilayerPerceptron
+from treaty.models.specification import (
+    LogisticRegression,
+    ModelSpecification,
+    MultilayerPerceptron,
+)
 from treaty.privacy.certificate import Cohort
+from treaty.privacy.gaussian import gaussian_epsilon
+from treaty.privacy.mechanisms import clipped_sum
+from treaty.privacy.terms import DistributedGaussian
 from treaty.simulation.impact import AssessmentRequest, assess
-from treaty.simulation.impact_targets import NoisedTarget, NoisedTerms
+from treaty.simulation.impact_targets import NoisedTarget
+from treaty.studies.calibrating import Privacy, private_model, terms_for
 
 FEATURES = "".join(
     f"""
@@ -51,7 +62,25 @@ meaning = "made up"
 {FEATURES}
 """
 COMMON = LogisticRegression(site_intercepts=False)
-TERMS = NoisedTerms(1.0, 10_000, Cohort(4, 3, 1))
+ROWS = 256
+
+
+def private(
+    spec: ModelSpecification = COMMON, epsilon: float = 1.0
+) -> tuple[ModelSpecification, Contract, DistributedGaussian]:
+    """Return model, contract and terms as a private study takes them."""
+    model, contract = private_model(spec), with_public_bounds(parse_contract(CONTRACT))
+    policy = PrivacyPolicy(mode=PrivacyMode.DIFFERENTIAL)
+    terms = terms_for(
+        Privacy(epsilon=epsilon), model, contract, policy, members=4, max_persons_per_site=ROWS
+    )
+    return model, contract, terms
+
+
+def noised(spec: ModelSpecification = COMMON, epsilon: float = 1.0) -> dict[str, object]:
+    """Return the fields of a request on noised sums."""
+    model, contract, terms = private(spec, epsilon)
+    return {"specification": model, "contract": contract, "terms": terms}
 
 
 def made_up(contract: Contract, persons: int, rows_each: int = 1, seed: int = 1) -> ConformedData:
@@ -83,7 +112,8 @@ def request(**changes: object) -> AssessmentRequest:
         source="made up",
         code=sha256(b"code"),
         terms=None,
-        delta_inverse=10_000,
+        cohort=Cohort(4, 3, 1),
+        max_persons_per_site=ROWS,
         quick=True,
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
@@ -104,12 +134,7 @@ def test_exact_sums_of_four_sites_give_records_back(model: LogisticRegression) -
 
 def test_the_noised_sum_gives_nothing_back_where_the_plain_one_does() -> None:
     """The same gradients, the same trap weights: the sum over four sites, and the noised sum."""
-    found = assess(
-        request(
-            specification=MultilayerPerceptron(hidden=(24,)),
-            terms=replace(TERMS, epsilon=8.0, learning_rate=2.0),
-        )
-    ).findings
+    found = assess(request(**noised(MultilayerPerceptron(hidden=(24,)), 8.0))).findings
     views = _by_view(found)
     assert views["secure-sum.trap"] >= 1
     assert views["noised-sum.trap"] == views["noised-sum.honest"] == 0
@@ -120,12 +145,14 @@ def test_the_noised_sum_gives_nothing_back_where_the_plain_one_does() -> None:
 
 def test_a_claim_that_holds_is_not_contradicted() -> None:
     """At epsilon one: passes, with every attack's interval beside its bound."""
-    found = assess(request(terms=TERMS)).findings
+    found = assess(request(**noised())).findings
     assert failures(found) == ()
     assert found.audit is not None
     assert found.audit.lower_bound_micro <= 1_000_000
-    assert found.claim.epsilon_micro is not None
-    assert 990_000 < found.claim.epsilon_micro <= 1_000_000
+    assert found.claim.epsilon_micro == 1_000_000
+    assert found.claim.mu_micro is not None
+    spent = gaussian_epsilon(Fraction(found.claim.mu_micro, 10**6) ** 2, 1e-5)
+    assert spent == pytest.approx(1.0, abs=1e-4)
     assert {attack.attack for attack in found.attacks} >= {"rmia", "lira-online", "canaries"}
     assert all(row.holds for row in verdict_rows(found))
 
@@ -135,12 +162,20 @@ class Weakened(NoisedTarget):
 
     def release(self, item: SiteRound) -> Integers:
         """See `NoisedTarget.release`."""
-        return super().release(replace(item, share_variance=item.share_variance // 100))
+        exact = clipped_sum(
+            lambda start, stop: item.vectors[start:stop],
+            item.persons,
+            item.vectors.shape[1],
+            item.clip,
+        )
+        return exact + (super().release(item) - exact) // 10
 
 
 def test_a_mechanism_that_breaks_its_claim_fails() -> None:
     """The audit inside a whole assessment says so, and the text shows which line."""
-    found = assess(request(terms=TERMS), target=Weakened(COMMON, TERMS)).findings
+    model, contract, terms = private()
+    weakened = Weakened(model, terms, Cohort(4, 3, 1), contract, max_persons_per_site=ROWS)
+    found = assess(request(**noised()), target=weakened).findings
     assert "audit-above-claim" in failures(found)
     assert "noise-check" in failures(found)
     assert any("FAIL" in line for line in text_lines(found))
@@ -169,7 +204,7 @@ def test_persons_with_many_rows_are_counted_once() -> None:
     """Three rows each: as many persons as before, and no person on both sides of a split."""
     contract = parse_contract(CONTRACT)
     data = {MemberId("aare.example"): made_up(contract, 120, rows_each=3)}
-    found = assess(request(data=data, terms=TERMS)).findings
+    found = assess(request(data=data, **noised())).findings
     assert found.persons == 120
     assert failures(found) == ()
     assert {group.group for group in found.groups} == {"first", "label 0", "label 1"}
@@ -181,8 +216,13 @@ def test_too_few_rows_and_unfit_families_are_refused() -> None:
     few = {MemberId("aare.example"): made_up(contract, 30)}
     with pytest.raises(UsageError, match="at least 40 persons, got 30"):
         assess(request(data=few))
-    with pytest.raises(UsageError, match="common intercept"):
-        assess(request(specification=LogisticRegression(), terms=TERMS))
+    _, _, terms = private()
+    with pytest.raises(PolicyError, match="calibrate it again"):
+        assess(
+            request(**noised() | {"terms": msgspec.structs.replace(terms, variance="1000000000")})
+        )
+    with pytest.raises(UsageError, match="leave sampling out"):
+        assess(request(**noised() | {"terms": msgspec.structs.replace(terms, sampling=1 << 52)}))
     one = made_up(contract, 60)
     alike = {MemberId("aare.example"): replace(one, label=np.ones(60))}
     with pytest.raises(UsageError, match="both labels"):
