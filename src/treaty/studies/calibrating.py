@@ -100,12 +100,12 @@ def terms_for(
     inverse = (
         default_delta_inverse(persons)
         if asked.delta is None
-        else math.ceil(1 / Fraction(asked.delta))
+        else math.ceil(1 / Fraction(str(asked.delta)))
     )
     unit: Literal["person-in-institution", "record-in-institution"] = (
         "person-in-institution" if policy.unit == "person" else "record-in-institution"
     )
-    rate = math.floor(Fraction(asked.sampling) * SAMPLING_UNIT)
+    rate = math.floor(Fraction(str(asked.sampling)) * SAMPLING_UNIT)
     terms = DistributedGaussian(
         epsilon_milli=_scaled("epsilon", asked.epsilon, 1000),
         delta_inverse=inverse,
