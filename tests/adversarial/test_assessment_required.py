@@ -10,7 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.small_federation import SITES, SmallFederation, contract, found, small_plan
+from tests.small_federation import (
+    SITES,
+    SmallFederation,
+    contract,
+    found,
+    site_files,
+    small_plan,
+)
 from treaty.assessment.record import (
     AssessmentNeed,
     AssessmentRecord,
@@ -19,11 +26,16 @@ from treaty.assessment.record import (
     seal_record,
 )
 from treaty.cli.main import run
-from treaty.contracts.schema import contract_bytes, contract_digest
+from treaty.contracts.normalisation import with_public_bounds
+from treaty.contracts.schema import Contract, contract_bytes, contract_digest
 from treaty.crypto.keys import SigningKey
 from treaty.errors import FormatError, PolicyError, VerificationError
 from treaty.ids import Digest
+from treaty.models.specification import LogisticRegression
 from treaty.protocol.study import Phase
+from treaty.simulation.federation import Federation
+from treaty.studies.calibrating import Privacy, private_model, terms_for
+from treaty.studies.plan import AggregationSettings, EvaluationSettings
 from treaty.wiring import code_digest, load_key
 
 ASKS = SITES[0]
@@ -150,33 +162,87 @@ def test_t47_without_a_record_the_site_takes_no_part(tmp_path: Path) -> None:
     assert "study-refused.not-assessed" in federation.journal_of(ASKS)
 
 
-def test_t47_what_treaty_assess_finds_is_what_admission_goes_by(
+def _assess(directory: Path, agreed: Contract, *options: str) -> int:
+    """Let the asking site assess its own rows by the command; return the exit code."""
+    place = directory / "parties" / ASKS
+    (directory / "contract.json").write_bytes(contract_bytes(agreed))
+    (place / "assessments").mkdir()
+    words = ["--contract", str(directory / "contract.json"), *options]
+    words += ["--adapter", str(place / "adapter.toml"), "--data", str(place / "data.csv")]
+    words += ["--key", str(place / "keys" / "runner.key")]
+    return run(["assess", *words, "--record", str(place / "assessments" / "record.json")])
+
+
+def test_t47_exact_sums_that_can_be_read_back_keep_the_site_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The site's own rows, assessed as exact sums by the command, then the study.
-
-    The command's verdict decides: its record is refused or taken, as its exit code said.
-    """
-    place = tmp_path / "parties" / ASKS
+    """The site's own rows, assessed by the command: exit 4, and then no contribution."""
 
     def assessed(directory: Path) -> None:
         _asking(directory)
-        (directory / "contract.json").write_bytes(contract_bytes(contract()))
-        (place / "assessments").mkdir()
-        options = ["--contract", str(directory / "contract.json")]
-        options += ["--adapter", str(place / "adapter.toml"), "--data", str(place / "data.csv")]
-        options += ["--key", str(place / "keys" / "runner.key")]
-        options += ["--record", str(place / "assessments" / "record.json")]
-        code = run(["assess", "--exact", "--model", "site-intercepts", *options])
-        assert code in (0, 4), capsys.readouterr()
+        assert _assess(directory, contract(), "--exact", "--model", "site-intercepts") == 4
+        assert "FAILS: records can be read" in capsys.readouterr().out
 
     federation = found(tmp_path, edit=assessed, in_memory=True)
-    key = load_key(place, "runner").public
-    record = open_record((place / "assessments" / "record.json").read_bytes(), key)
-    assert ("FAILS" in capsys.readouterr().out) is not record.passed
     federation.run_study(small_plan(federation), contract())
-    assert _took_part(federation) is record.passed
-    assert ("study-refused.assessment-failed" in federation.journal_of(ASKS)) is not record.passed
+    assert not _took_part(federation)
+    assert "study-refused.assessment-failed" in federation.journal_of(ASKS)
+
+
+def _private(directory: Path, epsilon: float) -> SmallFederation:
+    """Run a short private study that promises `epsilon`; the asking site has what it has."""
+    agreed = with_public_bounds(contract())
+    federation = SmallFederation(directory, in_memory=True)
+    federation.establish()
+    model = private_model(LogisticRegression())
+    plan = federation.plan(
+        "rivers-private",
+        agreed,
+        model,
+        evaluation=EvaluationSettings(bins=8),
+        aggregation=AggregationSettings(
+            max_persons_per_site=256, slots_per_epoch=16, support_rows=1
+        ),
+        privacy=terms_for(
+            Privacy(epsilon=epsilon, rounds=4),
+            model,
+            agreed,
+            federation.charter.privacy,
+            members=len(SITES),
+            max_persons_per_site=256,
+        ),
+    )
+    federation.run_study(plan, agreed)
+    return federation
+
+
+def _found_private(directory: Path) -> None:
+    Federation.found(
+        directory,
+        {name: site_files(name) for name in SITES},
+        consortium="rivers.example",
+        post_quantum=False,
+        epsilon_budget_milli=4000,
+        delta="1e-5",
+    )
+    _asking(directory)
+
+
+def test_t47_noised_sums_that_pass_let_the_site_in(tmp_path: Path) -> None:
+    """Assessed at epsilon 1 by the command, then a private study at epsilon 1."""
+    _found_private(tmp_path)
+    assert _assess(tmp_path, with_public_bounds(contract())) == 0
+    assert _took_part(_private(tmp_path, 1.0))
+
+
+def test_t47_a_pass_at_epsilon_one_does_not_cover_two(tmp_path: Path) -> None:
+    """The same record, and a study that promises less."""
+    _found_private(tmp_path)
+    record = changed(contract=contract_digest(with_public_bounds(contract())), code=code_digest())
+    _keep(tmp_path, seal_record(record, load_key(tmp_path / "parties" / ASKS, "runner")))
+    federation = _private(tmp_path, 2.0)
+    assert not _took_part(federation)
+    assert "study-refused.not-assessed" in federation.journal_of(ASKS)
 
 
 def test_t47_with_a_record_that_passed_the_site_takes_part(tmp_path: Path) -> None:

@@ -54,9 +54,8 @@ def assess(
         float, typer.Option("--epsilon", help="What the plan promises with noised sums.")
     ] = 1.0,
     delta_inverse: Annotated[
-        int | None,
-        typer.Option("--delta-inverse", help="1 / delta; as a study takes it if not given."),
-    ] = None,
+        int, typer.Option("--delta-inverse", min=2, help="1 / delta of what the plan promises.")
+    ] = 100_000,
     members: Annotated[
         int, typer.Option("--members", min=3, help="Members of the consortium, for its thresholds.")
     ] = 4,

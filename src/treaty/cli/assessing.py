@@ -42,7 +42,6 @@ from treaty.reports.assessment_page import render_assessment
 from treaty.simulation.impact import Assessment, AssessmentRequest, Progress, assess, target_of
 from treaty.studies.calibrating import (
     Privacy,
-    default_delta_inverse,
     private_model,
     terms_for,
 )
@@ -67,7 +66,7 @@ class Request:
     data: Path | None
     known: str | None
     epsilon: float | None
-    delta_inverse: int | None
+    delta_inverse: int
     members: int
     quick: bool
     seed: int
@@ -151,8 +150,6 @@ def run_assessment(request: Request, progress: Progress | None = None) -> Result
         if path is not None and path.exists():
             raise UsageError(f"{path} exists: name a new file")
     contract, data, source = _rows(request)
-    if request.delta_inverse is not None and request.delta_inverse < 2:
-        raise UsageError(f"--delta-inverse must be at least 2, got {request.delta_inverse}")
     colluders = max(1, (request.members - 1) // 3)
     derived = DerivedParameters(request.members, colluders)
     bound = min(AggregationSettings().max_persons_per_site, contract.max_persons_per_site)
@@ -172,7 +169,7 @@ def run_assessment(request: Request, progress: Progress | None = None) -> Result
         code=wiring.code_digest(),
         terms=terms,
         cohort=Cohort(request.members, derived.min_survivors, colluders),
-        delta_inverse=request.delta_inverse or default_delta_inverse(request.members * bound),
+        delta_inverse=request.delta_inverse,
         max_persons_per_site=bound,
         seed=request.seed,
         quick=request.quick,
@@ -228,9 +225,7 @@ def _terms(
 ) -> DistributedGaussian:
     """Return the terms that a study takes by default for this epsilon and delta."""
     # The next float above: one over it is then rounded up to the whole number that was asked.
-    delta = None
-    if request.delta_inverse is not None:
-        delta = math.nextafter(1.0 / request.delta_inverse, 1.0)
+    delta = math.nextafter(1.0 / request.delta_inverse, 1.0)
     return terms_for(
         Privacy(epsilon=epsilon, delta=delta),
         specification,

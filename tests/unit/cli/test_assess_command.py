@@ -59,7 +59,7 @@ def test_a_claim_that_holds_exits_with_zero_and_writes_what_was_asked(
     record = open_record((tmp_path / "record.json").read_bytes(), public)
     assert (record.passed, record.thorough, record.protection) == (True, False, "noised")
     assert record.contract == contract_digest(with_public_bounds(contract()))
-    assert record.epsilon_micro == 1_000_000
+    assert (record.epsilon_micro, record.delta_inverse) == (1_000_000, 100_000)
 
 
 def test_a_failure_exits_with_four_and_json_names_the_rules(
@@ -84,7 +84,7 @@ def test_a_failure_exits_with_four_and_json_names_the_rules(
         (["--record", "r.json"], "--record and --key go together"),
         (["--epsilon", "0"], "expected a positive epsilon"),
         (["--epsilon", "nan"], "expected a positive epsilon"),
-        (["--delta-inverse", "1"], "--delta-inverse must be at least 2"),
+        (["--delta-inverse", "1"], "--delta-inverse"),
         (["--model", "site-intercepts"], "common intercept"),
         (["--members", "2"], "--members"),
     ],
