@@ -61,7 +61,7 @@ campaign: $(READY)  ## the campaigns in full, hours
 	@TREATY_CAMPAIGN=full $(BIN)/python -m pytest --no-header --timeout 0 tests/campaign
 
 bench: $(READY)  ## the benchmarks, one after another
-	@status=0; for run in "learning --data heart" "learning --data ist --quick" rounds \
+	@status=0; for run in "learning --data heart" "learning --data ist --quick" "privacy --quick" rounds \
 	    store_commit privacy_sampler; do \
 	    echo "== $$run"; $(BIN)/python -m benchmarks.$$run || status=1; \
 	  done; exit $$status

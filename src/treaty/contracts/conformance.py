@@ -49,7 +49,8 @@ class ConformedData:
     Attributes:
         features: float64 of shape (n, p), C order, read-only, in the contract's units.
         label: float64 of shape (n,), zeros and ones, read-only.
-        persons: n keys that order rows in splits: person ids, or row numbers where there are none.
+        persons: n keys that order rows in splits and group them for clipping: person ids, equal
+            for rows of one person, or row numbers where there are none.
         index_months: int64 of shape (n,): 12 * year + month - 1 of the index date, or None.
         columns: the p design columns.
         subgroups: one boolean array of shape (n,) for each subgroup of the contract.
@@ -178,7 +179,7 @@ def _examine(
             case Category():
                 parsed[feature.name] = _parse_category(feature, table, site, findings)
     if entity.person_id:
-        _check_persons(entity.person_id, table, findings)
+        _check_persons(entity.person_id, entity.rows_per_person, table, findings)
     if entity.index_date:
         column = table.columns[entity.index_date]
         wrong = [row for row, text in enumerate(column) if not _DATE.match(text)]
@@ -298,17 +299,18 @@ def _parse_category(
     return _Parsed(values, np.zeros_like(missing) if category.missing_level else missing)
 
 
-def _check_persons(person_id: str, table: RawTable, findings: list[Finding]) -> None:
+def _check_persons(person_id: str, most: int, table: RawTable, findings: list[Finding]) -> None:
     column = table.columns[person_id]
     blank = [row for row, person in enumerate(column) if not person]
     _report(findings, Fault.MISSING_PERSON, person_id, blank, "an identifier in every row")
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
     repeated: list[int] = []
     for row, person in enumerate(column):
-        if person and person in seen:
+        if person and seen[person] >= most:
             repeated.append(row)
-        seen.add(person)
-    _report(findings, Fault.REPEATED_PERSON, person_id, repeated, "each person in one row")
+        seen[person] += 1
+    rows = "one row" if most == 1 else f"at most {most} rows"
+    _report(findings, Fault.REPEATED_PERSON, person_id, repeated, f"each person in {rows}")
 
 
 def _level_number(contract: Contract, feature: str, level: str) -> float:

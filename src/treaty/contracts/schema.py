@@ -70,12 +70,17 @@ class Concept(Record, frozen=True, kw_only=True):
 
 
 class Entity(Record, frozen=True, kw_only=True):
-    """What one row is, and which column names the person (empty: each row is one person)."""
+    """What one row is, and which column names the person (empty: each row is one person).
+
+    `rows_per_person` is the most rows that one person may have; more than one needs a `person_id`.
+    Person identifiers are read at the site and never leave it.
+    """
 
     unit: Name = "person"
     row: Text = ""
     person_id: OptionalColumn = ""
     index_date: OptionalColumn = ""
+    rows_per_person: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
 
 
 class Label(Record, frozen=True, kw_only=True):
@@ -224,6 +229,8 @@ def check_contract(contract: Contract) -> None:
     for name in names + special:
         if (names + special).count(name) > 1:
             raise UsageError(f"expected distinct column names, got {name!r} more than once")
+    if contract.entity.rows_per_person > 1 and not contract.entity.person_id:
+        raise UsageError("expected person_id where a person may have several rows, got none")
     _check_label(contract.label)
     for feature in contract.features:
         match feature:

@@ -66,6 +66,8 @@ class SitePolicy(Record, frozen=True, kw_only=True):
     `max_rounds_per_study` the most queries answered. `site_metrics` says whether figures
     of this site alone may leave at all. With `require_assessment` the site contributes only to
     models of a family that passed a privacy-impact assessment here (docs/spec/privacy.md, 10.7).
+    `noise_keys` says whether the key of each noised vector is kept among the site's secrets, for
+    an audit within the site, or never written (9.8).
     """
 
     format: Literal["treaty.site-policy/v1"] = "treaty.site-policy/v1"
@@ -77,6 +79,7 @@ class SitePolicy(Record, frozen=True, kw_only=True):
     min_rows: Annotated[int, msgspec.Meta(ge=1)] = 20
     site_metrics: bool = False
     require_assessment: bool = False
+    noise_keys: Literal["erase", "keep"] = "erase"
     auto_approve: AutoApproval = AutoApproval()
     exposure: tuple[Narrowing, ...] = ()
 
@@ -204,6 +207,7 @@ model_kinds = []
 max_rounds_per_study = 0
 min_rows = 20
 site_metrics = false            # may figures of this site alone leave it?
+noise_keys = "erase"            # "keep" stores them for an audit within the site
 require_assessment = false      # take part only with families that `treaty assess` passed here?
 
 [auto_approve]                  # otherwise the officer approves each study

@@ -55,6 +55,11 @@ class Admission:
         self._narrowed: tuple[Membership, ExposureMatrix] | None = None
 
     @property
+    def keeps_noise_keys(self) -> bool:
+        """Say whether the site's policy keeps the keys of its noise for an audit of its own."""
+        return self._policy is not None and self._policy.noise_keys == "keep"
+
+    @property
     def local(self) -> LocalStudy | None:
         """Return this site's side of the study that it prepared last, if any."""
         return self._local

@@ -54,11 +54,13 @@ NO_ENTROPY = bytes(32)
 class Answer:
     """A site's unmasked contribution as ring integers. It stays at the site.
 
-    Under noise, `noise` is the commitment to the key of the noise that is in it.
+    Under noise, `noise` is the commitment to the key of the noise that is in it, and `key` that
+    key: whoever has it can take this site's noise off.
     """
 
     vector: RingVector = field(repr=False)
     noise: Digest | None = None
+    key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ class LocalStudy:
                 return self.trainer.layers(task)
 
             tensors = parts
+        key = noise_key(entropy)
         found = noised_contribution(
             self.plan,
             progress.model.manifest,
@@ -229,12 +232,11 @@ class LocalStudy:
             tensors,
             cohort,
             ring_bits=query.layout.ring_bits,
-            key=noise_key(entropy),
+            key=key,
             sampling_key=entropy,
         )
         flat = np.concatenate([found, np.array([0, 1], dtype=np.int64)])
-        commitment = noise_commitment(noise_key(entropy), query.digest)
-        return Answer(encode_grid(flat, query.layout), commitment)
+        return Answer(encode_grid(flat, query.layout), noise_commitment(key, query.digest), key)
 
     def _sums(self, model: str, scores: Matrix) -> dict[str, object]:
         sums: ScoreSums = local_sums(

@@ -58,6 +58,7 @@ __all__ = ["Performer", "Sender"]
 LAST_EPOCH_KEY = "secagg/last-epoch"
 PREMASK_KEY = "premask"
 NOISE_KEY = "premask-noise"
+NOISE_KEY_PREFIX = "noise-"
 
 Sender = Callable[[Predicate, tuple[tuple[Digest, bytes], ...]], None]
 """Puts a statement with its blobs into the next post, or refuses (`PolicyError`)."""
@@ -286,6 +287,8 @@ class Performer:
                 query, study.progress, self._entropy.bytes(32), _cohort(study.group)
             )
             vector, noise = answer.vector, answer.noise
+            if answer.key is not None and self._admission.keeps_noise_keys:
+                self._secrets.write(f"{NOISE_KEY_PREFIX}{noise}", answer.key)
         # The one place where a vector is paid for: noised if it is to be, not yet masked or kept.
         self._premask, self._noise = vector.tobytes(), noise
         digest = sha256(self._premask)

@@ -13,6 +13,7 @@ Pure: rows, keys and terms come in, nothing is kept. Left to others: gradients, 
 used once, charging, masking.
 """
 
+import hmac
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from treaty.crypto.derivation import kdf, labelled_hash
 from treaty.crypto.prg import Keystream
-from treaty.errors import UsageError
+from treaty.errors import UsageError, VerificationError
 from treaty.ids import Digest
 from treaty.privacy.events import SAMPLING_UNIT
 from treaty.privacy.mechanisms import (
@@ -42,6 +43,7 @@ __all__ = [
     "person_sum",
     "persons_in_order",
     "sampled_persons",
+    "verify_noise_key",
 ]
 
 NOISE_KEY_BYTES = 32
@@ -147,6 +149,15 @@ def noise_commitment(key: bytes, query: Digest) -> Digest:
     Hiding because the key has 256 random bits, binding because SHA-256 has no known collisions.
     """
     return Digest(labelled_hash("noise-commitment", bytes.fromhex(query), key).hex())
+
+
+def verify_noise_key(commitment: Digest, key: bytes, query: Digest) -> None:
+    """Raise `VerificationError` (code ``not-opened``) unless `key` opens `commitment`.
+
+    An auditor within the site then draws the noise again with `noised` and finds what was clipped.
+    """
+    if not hmac.compare_digest(noise_commitment(key, query).encode(), commitment.encode()):
+        raise VerificationError("the noise key does not open the commitment", code="not-opened")
 
 
 def _width(layer: Layer) -> int:

@@ -135,6 +135,19 @@ def test_a_single_row_of_a_label_stays_in_training() -> None:
     assert training.shape == (2,)
 
 
+def test_all_rows_of_a_person_are_on_one_side() -> None:
+    """A person counts once, under its outcome if any row has it; one row each is as before."""
+    keys = [f"p{row // 3}" for row in range(60)]
+    label = np.array([float(row % 3 == 2 and row < 30) for row in range(60)])
+    training, holdout = split_rows(label, keys=keys, site="a", seed=3, holdout_permille=500)
+    inside = {keys[row] for row in training.tolist()}
+    outside = {keys[row] for row in holdout.tolist()}
+    assert not inside & outside and inside | outside == set(keys)
+    sick = {f"p{number}" for number in range(10)}
+    assert len(outside & sick) == len(outside - sick) == 5
+    assert len(training) == len(holdout) == 30
+
+
 @pytest.mark.parametrize(
     ("keys", "seed", "permille"), [(3, 0, 1), (21, -1, 1), (21, 0, 0), (21, 0, 1000)]
 )

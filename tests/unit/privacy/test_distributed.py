@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treaty.errors import PolicyError, UsageError
+from treaty.errors import PolicyError, UsageError, VerificationError
 from treaty.ids import Digest
 from treaty.privacy.distributed import (
     count_units,
@@ -23,6 +23,7 @@ from treaty.privacy.distributed import (
     person_sum,
     persons_in_order,
     sampled_persons,
+    verify_noise_key,
 )
 from treaty.privacy.events import SAMPLING_UNIT
 from treaty.privacy.mechanisms import Clip, Layer, ghost_sensitivity
@@ -170,3 +171,8 @@ def test_a_commitment_is_to_one_key_and_one_question() -> None:
     assert found != noise_commitment(KEY[::-1], QUERY)
     assert found != noise_commitment(KEY, Digest("ac" * 32))
     assert KEY.hex() not in found
+    verify_noise_key(found, KEY, QUERY)
+    for key, query in ((KEY[::-1], QUERY), (KEY, Digest("ac" * 32))):
+        with pytest.raises(VerificationError) as caught:
+            verify_noise_key(found, key, query)
+        assert caught.value.code == "not-opened"

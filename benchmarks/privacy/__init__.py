@@ -1,0 +1,1 @@
+"""What noise costs: private training through the whole pipeline, and its alternatives."""

@@ -1,0 +1,54 @@
+"""Keys of noise: kept only where the site's own policy says so, and then they open what was sent.
+
+Planted and caught: the key written under the default policy; the key of another vector; rows of a
+person clipped one by one in a study.
+"""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from tests.private_federation import found_private, private_contract, private_plan
+from tests.small_federation import SITES
+from treaty.governance.site_policy import SitePolicy
+from treaty.ids import Digest
+from treaty.privacy.certificate import Cohort
+from treaty.privacy.distributed import noised, verify_noise_key
+from treaty.privacy.terms import share_of
+from treaty.studies.calibrating import Privacy
+from treaty.studies.noise import noise_terms
+from treaty.studies.progress import begin
+from treaty.wiring import read_policy
+
+
+def test_a_key_is_kept_where_the_policy_says_so_and_takes_the_noise_off(tmp_path: Path) -> None:
+    """The keeper's own audit: commitment, key and number of persons give what was sent."""
+    federation = found_private(tmp_path, in_memory=True, capture=False)
+    federation.close()
+    keeper, other = SITES[0], SITES[1]
+    policy = read_policy(tmp_path / "parties" / keeper)
+    assert isinstance(policy, SitePolicy) and policy.noise_keys == "erase"
+    kept = msgspec.structs.replace(policy, noise_keys="keep")
+    federation = type(federation)(tmp_path, policies={keeper: kept}, in_memory=True, capture=False)
+    federation.establish()
+    study = federation.run_study(private_plan(federation, Privacy(rounds=1)), private_contract())
+    secrets = {name: federation.participants[name]._performer._secrets for name in (keeper, other)}
+    assert not [name for name in secrets[other].names() if name.startswith("noise-")]
+    names = [name for name in secrets[keeper].names() if name.startswith("noise-")]
+    assert len(names) == 2
+    record = study.rounds[0]
+    header = record.inputs[keeper].predicate
+    assert header.noise is not None
+    key = secrets[keeper].read(f"noise-{header.noise}")
+    query = begin(study.plan, study.contract, members=4, least_support=3).expected_query()
+    verify_noise_key(Digest(header.noise), key, query.digest)
+    terms = noise_terms(study.plan)
+    persons = federation.participants[keeper].local_study(study).data.training.rows
+    clear = np.array([persons * terms.clip.units])
+    share = share_of(terms, terms.count_variance, Cohort(4, 3, 1))
+    sent = noised(clear, share_variance=share, ring_bits=64, key=key)
+    local = federation.participants[keeper].local_study(study)
+    assert local.data.training.rows == persons
+    assert abs(int(sent[0]) - int(clear[0])) < 40 * int(share**0.5)
+    federation.close()
