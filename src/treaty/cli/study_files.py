@@ -6,9 +6,12 @@ Guarantees:
   * What a plan asks and discloses is derived by the same functions that run it.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from treaty import wiring
 from treaty.cli.charter_files import read_charter, read_text, unnamed
@@ -30,7 +33,11 @@ from treaty.governance.exposure import Artefact, Form, describe_artefact
 from treaty.governance.roles import Role
 from treaty.ids import MemberId
 from treaty.models.specification import parameter_count
+from treaty.privacy.certificate import shown_epsilon
+from treaty.privacy.events import SAMPLING_UNIT
+from treaty.privacy.terms import DistributedGaussian
 from treaty.studies.calibrating import with_noise
+from treaty.studies.certificates import PrivacyStatement, partition_lines, privacy_statement
 from treaty.studies.lint import Finding as PlanFinding
 from treaty.studies.lint import kinds_of, lint_plan
 from treaty.studies.plan import Plan, parse_plan, plan_from_toml
@@ -230,6 +237,51 @@ class Disclosure:
 
 
 @dataclass(frozen=True, slots=True)
+class NoiseExplanation:
+    """What a plan's noise is, and what it promises to a person."""
+
+    terms: DistributedGaussian
+    statement: PrivacyStatement
+
+    def record(self) -> Mapping[str, object]:
+        """Return it for programs."""
+        return {
+            "statement": msgspec.to_builtins(self.statement),
+            "terms": msgspec.to_builtins(self.terms),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield it for people."""
+        terms, training = self.terms, self.statement.certificates[0]
+        honest = training.min_survivors - training.max_colluders
+        yield f"privacy: epsilon {terms.epsilon_milli / 1000:.3f} promised, person by person"
+        for line in partition_lines(self.statement):
+            yield f"  {line}"
+        rate = terms.rate / SAMPLING_UNIT
+        yield (
+            f"  {terms.rounds} rounds of gradient descent on clipped sums, clip "
+            f"{terms.clip.norm:g} = 2^{terms.grid_bits} grid units, learning rate "
+            f"{terms.learning_rate_milli / 1000:g}, "
+            + ("everybody in every round" if terms.sampling is None else f"sampled at {rate:.6g}")
+        )
+        total, count = (
+            math.sqrt(int(variance, 16)) / terms.clip.units
+            for variance in (terms.variance, terms.count_variance)
+        )
+        yield (
+            f"  noise of {total:.2f} clips in a gradient sum, of {count:.1f} persons in the count, "
+            f"carried by {honest} honest shares of {training.members}; every site draws "
+            f"{total / math.sqrt(honest):.2f} clips"
+        )
+        for point in training.curve:
+            missing = training.members - point.honest_shares
+            yield (
+                f"  {missing} of {training.members} shares known or missing: epsilon "
+                f"{shown_epsilon(point.epsilon_micro)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class PlanExplanation:
     """What a plan would have every site compute, and who would learn which sum."""
 
@@ -240,6 +292,7 @@ class PlanExplanation:
     min_survivors: int
     sums: tuple[Disclosure, ...]
     site_figures: tuple[str, ...]
+    privacy: NoiseExplanation | None = None
 
     def record(self) -> Mapping[str, object]:
         """Return it for programs."""
@@ -248,6 +301,7 @@ class PlanExplanation:
             "members": self.members,
             "min_survivors": self.min_survivors,
             "parameters": self.parameters,
+            "privacy": None if self.privacy is None else self.privacy.record(),
             "site_figures_to": list(self.site_figures),
             "study": self.plan.study,
             "sums": [one.record() for one in self.sums],
@@ -262,6 +316,10 @@ class PlanExplanation:
         yield (
             f"{self.members} members; a sum over fewer than {self.min_survivors} is never opened"
         )
+        if self.privacy is None:
+            yield "privacy: sums are exact, no differential privacy is claimed"
+        else:
+            yield from self.privacy.lines()
         for one in self.sums:
             yield from one.lines()
         if self.plan.evaluation.site_figures:
@@ -288,7 +346,17 @@ def explain_plan(plan: Path, contract: Path, charter: Path) -> PlanExplanation:
         rules.parameters().min_survivors,
         tuple(_disclosure(kind, asked, agreed, rules) for kind in kinds_of(asked)),
         _recipients(rules, Artefact.SITE_METRIC, 1),
+        _noise(asked, agreed, rules),
     )
+
+
+def _noise(plan: Plan, contract: Contract, charter: Charter) -> NoiseExplanation | None:
+    if not isinstance(plan.privacy, DistributedGaussian):
+        return None
+    try:
+        return NoiseExplanation(plan.privacy, privacy_statement(plan, contract, charter, ()))
+    except UsageError as error:
+        raise PolicyError(f"the noise does not fit: {error}", code="noise-range") from error
 
 
 def _disclosure(kind: QueryKind, plan: Plan, contract: Contract, charter: Charter) -> Disclosure:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.conftest import Command
+from tests.unit.cli.conftest import FAR, Command
+from tests.unit.governance.consortia import founding
 from treaty.contracts.schema import contract_bytes, contract_digest, parse_contract
-from treaty.governance.charter import charter_digest, charter_from_toml
+from treaty.governance.charter import charter_digest, charter_from_toml, charter_to_toml
+from treaty.governance.template import CharterOptions
 from treaty.studies.plan import plan_bytes, plan_from_toml
 from treaty.studies.queries import NO_DIGEST
 
@@ -256,3 +258,52 @@ def test_an_explanation_says_when_nobody_may_read_a_sum(treaty: Command, desk: P
     assert readers["statistics-sum"] == []
     assert readers["support-sum"]
     assert "the charter has no such row" in treaty("plan", "explain", *_plan_words(desk)).out
+
+
+def _private_desk(desk: Path) -> None:
+    """Turn the desk's charter, contract and plan into private ones, the noise left to be found."""
+    charter = founding(4, CharterOptions(expires=FAR, epsilon_budget_milli=3000, delta="1e-5"))
+    (desk / "charter.toml").write_text(charter_to_toml(charter))
+    contract = desk / "contract.toml"
+    _swap(contract, '.contract/v1"', '.contract/v1"\nnormalise = "public_bounds"')
+    model = '{ kind = "logistic-regression", site_intercepts = false, unit_rows = true }'
+    _swap(desk / "plan.toml", '{ kind = "logistic-regression", max_rounds = 5 }', model)
+    noise = 'kind = "distributed-gaussian", epsilon_milli = 1000, delta_inverse = 200000'
+    _swap(desk / "plan.toml", 'kind = "exact"', noise)
+
+
+def test_an_explanation_says_what_the_noise_is_and_promises(treaty: Command, desk: Path) -> None:
+    """Epsilon, noise, honest shares and what collusion costs; the noise was found on reading."""
+    _private_desk(desk)
+    checked = treaty("plan", "check", *_plan_words(desk))
+    assert (checked.code, checked.err) == (0, ""), checked.out
+    shown = treaty("plan", "explain", *_plan_words(desk)).out
+    for line in (
+        "privacy: epsilon 1.000 promised, person by person\n",
+        "  training: epsilon 1.000 at delta 1/200000, ",
+        "  holdout: exact, not differentially private, accepted in the charter's row ",
+        "  20 rounds of gradient descent on clipped sums, clip 0.5 = 2^24 grid units, ",
+        " carried by 2 honest shares of 4; every site draws ",
+        "  3 of 4 shares known or missing: epsilon 1.4",
+        "noised-count: once\n",
+        "noised-gradient-sum: at most 20 times\n",
+        "  discloses sums of the quantities that fit a model, with noise\n",
+    ):
+        assert line in shown, line
+    record = json.loads(treaty("plan", "explain", *_plan_words(desk), "--format", "json").out)
+    assert record["privacy"]["terms"]["epsilon_milli"] == 1000
+    assert int(record["privacy"]["terms"]["variance"], 16) > 1 << 50
+    assert [one["kind"] for one in record["sums"]] == [
+        "noised-count",
+        "noised-gradient-sum",
+        "evaluation-histogram",
+    ]
+    assert all(one["recipients"] for one in record["sums"])
+
+
+def test_a_private_plan_that_promises_too_much_is_found(treaty: Command, desk: Path) -> None:
+    _private_desk(desk)
+    _swap(desk / "plan.toml", "epsilon_milli = 1000", "epsilon_milli = 4000")
+    shown = treaty("plan", "check", *_plan_words(desk), "--format", "json")
+    assert shown.code == 4
+    assert [one["code"] for one in json.loads(shown.out)["findings"]] == ["privacy-budget"]
