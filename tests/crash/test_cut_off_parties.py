@@ -99,6 +99,21 @@ def test_every_party_may_be_cut_off_in_one_study(
     assert_said_once(federation)
 
 
+def test_a_secret_that_no_record_can_use_is_erased_at_the_start(
+    place: Path, tmp_path: Path
+) -> None:
+    """The process ended between a secret and its record, or the record's epoch is over: I6."""
+    shutil.copytree(place, tmp_path / "copy")
+    federation = opened(tmp_path / "copy")
+    secrets = federation.kept[MEMBER].secrets
+    for name in ("epoch-000001", "epoch-000001-slot-0003", "epoch-0000010"):
+        secrets.write(name, b"never sent")
+    federation.reopen(MEMBER)
+    assert secrets.names() == ()
+    whole_study(federation)
+    assert secrets.names() == ()
+
+
 def test_a_second_study_loses_no_epoch_to_the_first(
     place: Path, tmp_path: Path, undisturbed: tuple[RestartableFederation, Study]
 ) -> None:

@@ -96,6 +96,7 @@ class Performer:
         self._premask: bytes | None = None
         self._noise: Digest | None = None
         self._recover()
+        self._erase_orphans()
 
     @property
     def masked(self) -> str | None:
@@ -413,6 +414,16 @@ class Performer:
                 self._slot = MemberSlot.restore(self._epoch, slot)
         except (PeerError, PolicyError) as refusal:
             self._journal.note("stored-epoch-closed", str(refusal))
+
+    def _erase_orphans(self) -> None:
+        """Erase slot and epoch secrets that no stored record can use any more.
+
+        A process may end between a secret and its record, and a stored epoch may be closed.
+        """
+        own = "" if self._epoch is None else self._epoch.secret_name
+        for name in self._secrets.names():
+            if name.startswith("epoch-") and name != own and not name.startswith(f"{own}-slot-"):
+                self._secrets.erase(name)
 
 
 def _cohort(group: Group) -> Cohort:
