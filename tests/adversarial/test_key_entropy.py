@@ -1,8 +1,9 @@
 """T-10: every derived key has 256 live bits, and no two purposes share one.
 
-All keys of an epoch of eight members over sixteen slots: seeds, pairwise private keys, share keys,
-wrap keys, post-quantum pair seeds, and the mask keys of two contexts. Keys are told apart by label,
-slot, parties and context; the two ends of a pair derive the same one.
+All keys of an epoch of eight members over sixteen slots: transport and ML-KEM seeds, choices of
+holders, round and self seeds, pairwise private keys, share keys, wrap keys, post-quantum pair
+seeds, and the mask keys of two contexts. Keys are told apart by label, slot, parties and context;
+the two ends of a pair derive the same one.
 
 False-alarm rates: a live bit stays equal in n uniform keys with probability 2^(1-n); a bit's count
 leaves eight standard deviations with probability below 2^-48.
@@ -62,6 +63,12 @@ def derived() -> tuple[tuple[Purpose, bytes], ...]:
             made.append((("share", slot, one, other), key))
         for name in names:
             own = seeds[name]
+            if slot == 0:
+                kem = own.encapsulation_key().seed_bytes()
+                made.append((("transport", name), own.transport_key().seed_bytes()))
+                made.append((("kem-d", name), kem[:32]))
+                made.append((("kem-z", name), kem[32:]))
+                made.append((("graph", name), own.graph_nonce()))
             made.append((("self-seed", slot, name), encode_element(own.self_seed(slot))))
             made.append((("round-seed", slot, name), encode_element(own.round_seed(slot))))
             made.append((("rsk", slot, name), own.agreement_key(slot).seed_bytes()))

@@ -36,11 +36,13 @@ from treaty.protocol.secagg_lifecycle import (
     EPOCH_KEY,
     SLOT_KEY,
     DealingSealed,
+    EpochEnded,
     EpochEvent,
     RosterFixed,
     SlotEvent,
     lock_key,
 )
+from treaty.protocol.secagg_lifecycle import EpochPhase as MemberPhase
 from treaty.protocol.secagg_member import (
     ConfirmationLogged,
     Expected,
@@ -274,17 +276,32 @@ def published(effects: Iterable[object], kind: type[P]) -> Verified[P]:
 
 
 def dealt(
-    group: Group, *, slots: int = 2, lost_keys: Iterable[str] = (), lost_shares: Iterable[str] = ()
+    group: Group,
+    *,
+    slots: int = 2,
+    lost_keys: Iterable[str] = (),
+    lost_shares: Iterable[str] = (),
+    before: Federation | None = None,
 ) -> Federation:
-    """Return a federation whose members have dealt their shares; some are lost on the way."""
+    """Return a federation whose members have dealt their shares; some are lost on the way.
+
+    It is the first epoch, or the one after that of `before`, whose members close theirs.
+    """
     nodes = {str(name): Node(group, name) for name in group.members}
-    hub, effects = CoordinatorEpoch.begin(group, tag("plan"), 1, slots)
+    number = 1
+    if before is not None:
+        nodes, number = before.nodes, before.hub.number + 1
+        for node in nodes.values():
+            if node.epoch is not None and node.epoch.phase is not MemberPhase.CLOSED:
+                node.on_epoch(EpochEnded())
+            node.epoch = node.slot = None
+    hub, effects = CoordinatorEpoch.begin(group, tag("plan"), number, slots)
     opened = published(effects, messages.EpochOpened)
     hub, _ = hub.step(coordinator.OpenedLogged(opened))
     keys: list[Verified[messages.EpochKeys]] = []
     last: tuple[object, ...] = ()
     for name, node in nodes.items():
-        (statement,) = node.join(opened)
+        (statement,) = node.join(opened, last=number - 1)
         assert isinstance(statement, messages.EpochKeys)
         if name not in lost_keys:
             keys.append(verified(statement))
