@@ -13,7 +13,7 @@ export PIP_NO_INPUT := 1
 PINS := $(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
 READY := .venv/.ready-$(PINS)
 
-.PHONY: help install torch demo test check format names campaign campaign-ci bench accept lock clean
+.PHONY: help install torch demo demo-network test check format names campaign campaign-ci bench accept lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -35,6 +35,9 @@ torch: $(READY)  ## add torch, pinned by version, to .venv
 
 demo: $(READY)  ## four hospitals, one model, a report and a bundle anyone can verify
 	@$(BIN)/treaty demo
+
+demo-network: $(READY)  ## the same as processes over a NATS server, beside the embedded engine
+	@$(BIN)/python -m tools.demo_network
 
 test: $(READY)  ## all tests but the slow ones and the campaigns
 	@$(BIN)/python -m pytest --no-header -m "not slow"
@@ -71,6 +74,7 @@ accept: torch check  ## everything, and nothing may skip
 	@$(BIN)/python -m pytest --no-header
 	@$(MAKE) --no-print-directory campaign-ci
 	@$(BIN)/treaty demo --out "$$(mktemp -d)/demo"
+	@$(BIN)/python -m tools.demo_network
 	@$(MAKE) --no-print-directory bench
 
 lock: $(READY)  ## pin again from requirements.in and requirements-dev.in

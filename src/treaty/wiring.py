@@ -27,6 +27,7 @@ from treaty.models.task import GradientPart, TrainingTask
 from treaty.node.coordinator import Coordinator, CoordinatorKeys
 from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
 from treaty.node.participant import Participant, ParticipantKeys
+from treaty.node.phase_clock import SINCE_KEY
 from treaty.ports import BlobStore, Clock, Engine, Entropy, EventStore, SecretFile, Trainer
 from treaty.stores.files import (
     make_directory,
@@ -148,12 +149,16 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class StoredLog:
-    """A party's log as its store holds it: entries, newest checkpoint, and blobs by digest."""
+    """A party's log as its store holds it: entries, newest checkpoint, and blobs by digest.
+
+    `since` is the party's note on when its present phase began.
+    """
 
     entries: tuple[bytes, ...] = field(repr=False)
     checkpoint: str
     find: Callable[[Digest], bytes] = field(repr=False)
     has: Callable[[Digest], bool] = field(repr=False)
+    since: bytes | None = field(default=None, repr=False)
 
 
 @contextmanager
@@ -172,6 +177,7 @@ def stored_log(directory: Path) -> Iterator[StoredLog]:
             (store.get(CHECKPOINT_KEY) or b"").decode(),
             store.blobs.get,
             store.blobs.has,
+            store.get(SINCE_KEY),
         )
     finally:
         store.close()

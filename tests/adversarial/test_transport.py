@@ -331,20 +331,20 @@ def test_t65_a_half_sent_object_is_completed_and_only_what_is_missing_is_sent(
         shared.engines[HUB].fetch(digest)
     stored: list[str] = []
     engine = shared.engines[A]
-    store = engine._store
+    store = engine._objects.store
 
     async def counting(subject: str, *rest: object) -> None:
         stored.append(subject.rpartition(".")[2])
         await store(subject, *rest)  # type: ignore[arg-type]  # passed through
 
-    engine._store = counting  # type: ignore[method-assign]  # looks on, changes nothing
+    engine._objects.store = counting  # type: ignore[method-assign]  # looks on, changes nothing
     try:
         engine.offer(digest, data)
         assert sorted(stored) == ["0", "2"]
         engine.offer(digest, data)
         assert sorted(stored) == ["0", "2"]
     finally:
-        engine._store = store  # type: ignore[method-assign]  # as it was
+        engine._objects.store = store  # type: ignore[method-assign]  # as it was
     assert shared.engines[HUB].fetch(digest) == data
 
 
@@ -400,3 +400,27 @@ def test_t65_a_frame_that_names_a_forged_object_is_dropped_and_stops_nobody(
     as_member(shared, A, send)
     assert frames(shared, HUB, 1) == [(A, b"next")]
     until(lambda: any("frame-object" in event for event, _ in shared.journals[HUB].lines))
+
+
+# --- WebSocket ------------------------------------------------------------------------------------
+
+
+def test_the_same_holds_over_websocket(tmp_path: Path) -> None:
+    """For sites behind proxies that pass nothing else: same pin, same keys, same frames."""
+    pytest.importorskip("aiohttp", reason="nats: aiohttp is not installed")
+    network = Network(tmp_path, HUB, (A, B), websocket=True)
+    try:
+        network.endpoint(HUB)
+        url = f"wss://127.0.0.1:{network.websocket_port}"
+        with pytest.raises(VerificationError, match="the charter pins"):
+            network.open(A, url=url, pin=SigningKey(b"o" * 32).public.keyid)
+        with pytest.raises(PolicyError, match="transport key"):
+            network.open(A, url=url, key=SigningKey(b"stranger" * 4))
+        site = network.open(A, url=url)
+        network.engines[A] = site
+        site.send(HUB, b"through a proxy", "1")
+        assert frames(network, HUB, 1) == [(A, b"through a proxy")]
+        network.engines[HUB].send(A, bytes(5 << 20), "2")
+        assert frames(network, A, 1) == [(HUB, bytes(5 << 20))]
+    finally:
+        network.close()

@@ -63,6 +63,8 @@ PLANTS: list[tuple[str, str, str, str]] = [
     ("torch", "trainers/planted.py", "import torch", "trainers.planted -> torch"),
     ("sklearn", "simulation/planted.py", "import sklearn.svm", "simulation.planted -> sklearn"),
     ("joblib", "evaluation/planted.py", "import joblib", "evaluation.planted -> joblib"),
+    ("nats", "engines/planted.py", "import nats.aio.client", "engines.planted -> nats"),
+    ("nats", "deployment/planted.py", "import aiohttp", "deployment.planted -> aiohttp"),
     ("accountant", "privacy/planted.py", "import scipy.stats", "privacy.planted -> scipy"),
     ("accountant", "privacy/planted.py", "import dp_accounting", "privacy.planted -> dp_account"),
     ("pickle", "stores/planted.py", "import pickle", "stores.planted -> pickle"),

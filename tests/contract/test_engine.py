@@ -155,7 +155,8 @@ def test_a_members_unacknowledged_frame_comes_again_before_later_ones(net: Net) 
     net.look(a, 1)
     assert a.receive() is not None
     net.restart(A)
-    assert arrived(net, A, 3) == [(C, frame) for frame in (b"0", b"1", b"2")]
+    c.send(A, b"3", "3")
+    assert arrived(net, A, 4) == [(C, frame) for frame in (b"0", b"1", b"2", b"3")]
 
 
 def test_an_acknowledgement_from_before_the_restart_does_not_count(net: Net) -> None:

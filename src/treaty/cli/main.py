@@ -19,7 +19,7 @@ from typing import Annotated, Protocol, runtime_checkable
 import typer
 import typer.main
 
-from treaty.cli import assess, audit, govern, operate, rehearse
+from treaty.cli import assess, audit, govern, network, operate, rehearse
 from treaty.cli.output import code_of, print_error, wants_json
 from treaty.errors import TreatyError
 
@@ -51,6 +51,7 @@ audit.attach(app)
 operate.attach(app)
 rehearse.attach(app)
 assess.attach(app)
+network.attach(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -13,7 +13,7 @@ import typer
 from treaty.cli.output import Format, FormatOption, emit
 from treaty.errors import VerificationError
 
-__all__ = ["attach"]
+__all__ = ["attach", "proposals", "studies"]
 
 
 class DataChoice(StrEnum):
@@ -59,8 +59,8 @@ MemberOption = Annotated[
 ]
 
 _bundles = typer.Typer(help="Evidence to take away.", rich_markup_mode=None)
-_studies = typer.Typer(help="Studies of a consortium.", rich_markup_mode=None)
-_proposals = typer.Typer(help="What members are asked to decide.", rich_markup_mode=None)
+studies = typer.Typer(help="Studies of a consortium.", rich_markup_mode=None)
+proposals = typer.Typer(help="What members are asked to decide.", rich_markup_mode=None)
 
 
 def attach(app: typer.Typer) -> None:
@@ -68,7 +68,7 @@ def attach(app: typer.Typer) -> None:
     app.command("demo")(demo)
     app.command("report")(report)
     app.command("next")(next_command)
-    for name, group in (("bundle", _bundles), ("study", _studies), ("proposal", _proposals)):
+    for name, group in (("bundle", _bundles), ("study", studies), ("proposal", proposals)):
         app.add_typer(group, name=name)
 
 
@@ -144,7 +144,7 @@ def report(
     emit(form, {"file": str(out)}, [f"written {out}"])
 
 
-@_studies.command("status")
+@studies.command("status")
 def study_status(
     directory: DirectoryOption,
     member: MemberOption = None,
@@ -157,7 +157,7 @@ def study_status(
     emit(form, status.record(), status.lines())
 
 
-@_proposals.command("list")
+@proposals.command("list")
 def proposal_list(
     directory: DirectoryOption,
     member: MemberOption = None,
@@ -170,7 +170,7 @@ def proposal_list(
     emit(form, [one.record() for one in found], proposal_table(found))
 
 
-@_proposals.command("show")
+@proposals.command("show")
 def proposal_show(
     proposal: Annotated[str, typer.Argument(help="The beginning of its digest, 4 digits or more.")],
     directory: DirectoryOption,

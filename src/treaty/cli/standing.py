@@ -15,7 +15,7 @@ from treaty.contracts.schema import contract_from_bytes
 from treaty.errors import UsageError
 from treaty.governance.charter import time_to_text
 from treaty.governance.roles import Action
-from treaty.ids import Digest, MemberId
+from treaty.ids import Digest, MemberId, Timestamp
 from treaty.protocol.consortium import Consortium, ProposalRecord
 from treaty.protocol.proposal import Choice
 from treaty.protocol.secure_round import RoundPhase
@@ -160,6 +160,7 @@ class Status:
             "size": len(self.standing.entries),
             "studies": [one.record() for one in self.studies()],
             "waits_for": waits_for(awaited(state)),
+            "waits_since": time_to_text(self.standing.since) if self.standing.since else None,
         }
 
     def lines(self) -> list[str]:
@@ -170,18 +171,23 @@ class Status:
         kind = " (simulation)" if state.charter.simulation else ""
         size = len(standing.entries)
         clock = time_to_text(state.at) if state.at else "not set"
-        holders = f"{self.current} of {len(self.mirrors)} members hold all of it and can cosign"
+        quorum = f"a checkpoint needs {_quorum(state)}"
+        if self.mirrors:
+            quorum = (
+                f"{self.current} of {len(self.mirrors)} members hold all of it and can cosign; "
+                + quorum
+            )
         lines = [
             f"consortium {state.charter.consortium}{kind}, charter version {state.charter.version}",
             f"log of {standing.party}: {size} entries, clock {clock}",
-            f"{holders}; a checkpoint needs {_quorum(state)}",
+            quorum,
         ]
         behind = [f"{name} ({held})" for name, held in self.mirrors.items() if held < size]
         if behind:
             lines.append(f"behind: {', '.join(behind)}")
         for one in self.studies():
             lines += one.lines()
-        return [*lines, _waiting_line(awaited(state))]
+        return [*lines, _waiting_line(awaited(state), standing.since)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +253,8 @@ class ProposalStatus:
 
 def status_of(directory: Path, member: str | None) -> Status:
     """Return how the consortium in `directory` stands, in the coordinator's log or a member's."""
+    if _is_party(directory):
+        return Status(_own(directory, member), {})
     stored = StoredConsortium(directory)
     standing = stored.standing(_party(member))
     return Status(standing, stored.mirrors(standing))
@@ -254,7 +262,11 @@ def status_of(directory: Path, member: str | None) -> Status:
 
 def proposals_of(directory: Path, member: str | None) -> list[ProposalStatus]:
     """Return the proposals in the order of the log."""
-    standing = StoredConsortium(directory).standing(_party(member))
+    standing = (
+        _own(directory, member)
+        if _is_party(directory)
+        else StoredConsortium(directory).standing(_party(member))
+    )
     return [
         ProposalStatus(number, record, _about(record, standing.documents))
         for number, record in standing.state.proposals.items()
@@ -283,10 +295,15 @@ def proposal_table(found: Sequence[ProposalStatus]) -> list[str]:
 
 def export_bundle(directory: Path, out: Path, edition: Edition) -> Exported:
     """Write the bundle of the consortium in `directory` to the new directory `out`."""
-    stored = StoredConsortium(directory)
-    files = stored.bundle(edition)
+    if _is_party(directory):
+        from treaty.cli.network_files import party_bundle
+
+        anchor, files = party_bundle(directory, edition)
+    else:
+        stored = StoredConsortium(directory)
+        anchor, files = stored.anchor, stored.bundle(edition)
     wiring.write_bundle(out, files)
-    return Exported(out, edition, stored.anchor, len(files))
+    return Exported(out, edition, anchor, len(files))
 
 
 def waits_for(waits: Awaited | None) -> dict[str, object] | None:
@@ -298,14 +315,29 @@ def _waits(waits: Awaited) -> str:
     return f"{waits.what}, from {', '.join(waits.parties)}" if waits.parties else waits.what
 
 
-def _waiting_line(waits: Awaited | None) -> str:
-    return "waits for nobody" if waits is None else f"waits for {_waits(waits)}"
+def _waiting_line(waits: Awaited | None, since: Timestamp | None) -> str:
+    if waits is None:
+        return "waits for nobody"
+    return f"waits for {_waits(waits)}" + (f", since {time_to_text(since)}" if since else "")
 
 
 def _quorum(state: Consortium) -> int | None:
     if state.membership is None:
         return None
     return state.members.effective.parameters().witness_quorum
+
+
+def _is_party(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in ("coordinator.json", "site.json"))
+
+
+def _own(directory: Path, member: str | None) -> Standing:
+    """Return the log of the one party whose directory this is."""
+    from treaty.cli.network_files import party_standing
+
+    if member is not None:
+        raise UsageError(f"{directory} is one party's directory: leave --member out")
+    return party_standing(directory)
 
 
 def _party(member: str | None) -> MemberId | None:

@@ -31,7 +31,7 @@ from treaty.stores.files import (
     write_private_file,
 )
 
-__all__ = ["MINIMUM_VERSION", "NatsServer", "find_server"]
+__all__ = ["MINIMUM_VERSION", "NatsServer", "find_server", "require_free"]
 
 MINIMUM_VERSION = (2, 11)
 """Older servers cannot speak TLS before anything else, or cannot insist on TLS 1.3."""
@@ -125,7 +125,7 @@ class NatsServer:
             return False
         host, port = self.settings.host, self.settings.port
         for one in filter(None, (port, self.settings.websocket_port)):
-            _require_free(host, one)
+            require_free(host, one)
         try:
             self._child = subprocess.Popen(
                 [str(self._binary), "-c", str(self.config_file)],
@@ -174,7 +174,8 @@ class NatsServer:
         return f"{words}; see {self._place / 'server.log'}"
 
 
-def _require_free(host: str, port: int) -> None:
+def require_free(host: str, port: int) -> None:
+    """Raise `ResourceError` when `port` cannot be listened on now."""
     if not 0 < port < 1 << 16:
         raise UsageError(f"expected a port from 1 to 65535, got {port}")
     with socket.socket() as probe:

@@ -19,7 +19,7 @@ import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -27,18 +27,16 @@ import msgspec
 
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
-from treaty.engines.chunks import CHUNK_BYTES, HEAD, decode_header, header_of, pieces
+from treaty.engines.chunks import CHUNK_BYTES
 from treaty.engines.nats_link import Incoming, Link, LinkSettings
+from treaty.engines.objects import CHUNK_S, Objects
 from treaty.engines.streams import ACK_WAIT_S, prepare
 from treaty.engines.subjects import Subjects
 from treaty.errors import (
-    FormatError,
     PeerError,
-    PolicyError,
     ResourceError,
     TreatyError,
     UsageError,
-    VerificationError,
 )
 from treaty.ids import Digest, MemberId
 from treaty.ports import FRAME_LIMIT_BYTES, Delivery, Journal
@@ -48,13 +46,6 @@ __all__ = ["JetStreamEngine", "NatsParty"]
 SEND_S = 5.0
 """How long a send waits for the server to confirm, connecting again where it must."""
 
-OUTAGE_S = 2.0
-"""How long an outage of the server is waited for before sends fail at once."""
-
-CHUNK_S = 30.0
-"""How long one chunk may take, either way."""
-
-CHUNKS_AT_ONCE = 4
 PULL_S = 30
 HUB_BATCH = 8
 QUEUE_LIMIT_BYTES = 32 << 20
@@ -87,14 +78,6 @@ class NatsParty:
         return self.name == self.coordinator
 
 
-class _StreamState(msgspec.Struct):
-    subjects: dict[str, int] | None = None
-
-
-class _StreamInfo(msgspec.Struct):
-    state: _StreamState | None = None
-
-
 @dataclass(slots=True, eq=False)
 class _Held:
     """A frame that was received and not yet acknowledged; `reply` acknowledges it."""
@@ -117,7 +100,6 @@ class JetStreamEngine:
         self._held: dict[tuple[str, str], _Held] = {}
         self._queued_bytes = 0
         self._closed = False
-        self._partial: tuple[Digest, dict[int, bytes]] | None = None
         self._loop = asyncio.new_event_loop()
         self._tasks: list[asyncio.Task[None]] = []
         self._bug: BaseException | None = None
@@ -161,11 +143,11 @@ class JetStreamEngine:
         found = sha256(data)
         if found != digest:
             raise UsageError(f"offer of digest {digest}, but the data has {found}")
-        self._call(self._offer(digest, data), CHUNK_S * (2 + len(data) // CHUNK_BYTES))
+        self._call(self._objects.offer(digest, data), CHUNK_S * (2 + len(data) // CHUNK_BYTES))
 
     def fetch(self, digest: Digest) -> bytes:
         """See `treaty.ports.Engine.fetch`. Chunks that arrived before a loss are kept."""
-        return self._call(self._fetch(digest), None)
+        return self._call(self._objects.fetch(digest), None)
 
     def peers(self) -> tuple[MemberId, ...]:
         """See `treaty.ports.Engine.peers`."""
@@ -237,6 +219,8 @@ class JetStreamEngine:
             ),
             self._journal.note,
         )
+        offerers = party.members if party.is_hub else (party.coordinator,)
+        self._objects = Objects(link, self._subjects, party.name, offerers)
         link.start()
         self._spawn(self._keep(link))
         self._spawn(self._keep_held(link))
@@ -353,7 +337,7 @@ class JetStreamEngine:
         digest = found.headers.get(OBJECT_HEADER)
         if digest is not None:
             try:
-                frame = await self._fetch(Digest(digest))
+                frame = await self._objects.fetch(Digest(digest))
             except ResourceError:
                 # It is not acknowledged, so the server hands it out again.
                 return
@@ -399,155 +383,10 @@ class JetStreamEngine:
         headers = {"Nats-Msg-Id": f"{me}>{recipient}/{key}"}
         if len(frame) > CHUNK_BYTES:
             digest = sha256(frame)
-            await self._offer(digest, frame)
+            await self._objects.offer(digest, frame)
             headers[OBJECT_HEADER] = digest
             frame = b""
-        await self._store(subject, frame, headers, SEND_S)
-
-    async def _store(
-        self, subject: str, data: bytes | memoryview, headers: Mapping[str, str], patience_s: float
-    ) -> None:
-        """Publish until the server has confirmed, within `patience_s`; repetition is harmless."""
-
-        async def once() -> None:
-            answer = await self._link.request(subject, data, headers=headers, timeout_s=patience_s)
-            _check(answer)
-
-        await self._persist(once, patience_s)
-
-    async def _persist(self, once: Callable[[], Awaitable[_T]], patience_s: float) -> _T:
-        """Do `once` until it succeeds, again after a loss of the connection, within a time.
-
-        An outage is waited for once, not by every call: sends must not add up to a standstill.
-        """
-        end = self._loop.time() + patience_s
-        while True:
-            try:
-                await self._link.connected(max(OUTAGE_S - self._link.down_for_s, 0.0))
-                return await once()
-            except ResourceError:
-                if self._loop.time() + 0.1 > end:
-                    raise
-                await asyncio.sleep(0.1)
-            except PolicyError as error:
-                raise ResourceError(f"the engine refuses: {error}") from error
-            except PeerError as error:
-                raise ResourceError(f"the engine cannot be reached: {error}") from error
-
-    async def _offer(self, digest: Digest, data: bytes) -> None:
-        me = self._party.name
-        stream = self._subjects.object_stream(me)
-        prefix = f"{self._subjects.objects(me)}.{digest}"
-
-        async def look() -> set[str]:
-            question = msgspec.json.encode({"subjects_filter": f"{prefix}.>"})
-            answer = await self._link.request(
-                f"$JS.API.STREAM.INFO.{stream}", question, timeout_s=SEND_S
-            )
-            _check(answer)
-            info = msgspec.json.decode(answer.data, type=_StreamInfo)
-            return set((info.state and info.state.subjects) or {})
-
-        present = await self._persist(look, CHUNK_S)
-        parts: list[tuple[str, bytes | memoryview]] = [(HEAD, header_of(data))]
-        parts += [(str(number), piece) for number, piece in enumerate(pieces(data))]
-        missing = [part for part in parts if f"{prefix}.{part[0]}" not in present]
-        gate = asyncio.Semaphore(CHUNKS_AT_ONCE)
-
-        async def put(name: str, piece: bytes | memoryview) -> None:
-            async with gate:
-                await self._store(f"{prefix}.{name}", piece, {}, CHUNK_S)
-
-        if missing and missing[0][0] == HEAD:
-            await put(*missing.pop(0))
-        await asyncio.gather(*(put(name, piece) for name, piece in missing))
-
-    # --- fetching -----------------------------------------------------------------------------
-
-    async def _fetch(self, digest: Digest) -> bytes:
-        offerers = self._party.members if self._party.is_hub else (self._party.coordinator,)
-        offers = await asyncio.gather(*(self._piece(one, digest, HEAD, SEND_S) for one in offerers))
-        refusal: TreatyError = ResourceError(
-            f"object {digest} is not offered by anyone: try again once a peer offers it"
-        )
-        for offerer, head in zip(offerers, offers, strict=True):
-            if head is None:
-                continue
-            try:
-                return await self._assemble(offerer, digest, head)
-            except (PeerError, ResourceError) as error:
-                # Another party may offer the same object whole.
-                refusal = error
-        raise refusal
-
-    async def _assemble(self, offerer: MemberId, digest: Digest, head: bytes) -> bytes:
-        try:
-            header = decode_header(head)
-        except FormatError as error:
-            raise _mismatch(digest, f"has no valid header: {error}") from error
-        if self._partial is None or self._partial[0] != digest:
-            self._partial = (digest, {})
-        kept = self._partial[1]
-        gate = asyncio.Semaphore(CHUNKS_AT_ONCE)
-
-        async def get(number: int, expected: str) -> None:
-            if number in kept and sha256(kept[number]) == expected:
-                return
-            async with gate:
-                data = await self._piece(offerer, digest, str(number), CHUNK_S)
-            if data is None:
-                raise ResourceError(
-                    f"object {digest} is half sent: try again once {offerer} has sent the rest"
-                )
-            if sha256(data) != expected:
-                raise _mismatch(digest, f"has another piece {number} than its header says")
-            kept[number] = data
-
-        results = await asyncio.gather(
-            *(get(number, one) for number, one in enumerate(header.chunks)), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        self._partial = None
-        whole = b"".join(kept[number] for number in range(len(header.chunks)))
-        if sha256(whole) != digest or len(whole) != header.size_bytes:
-            raise _mismatch(digest, f"arrived with digest {sha256(whole)}, {len(whole)} bytes")
-        return whole
-
-    async def _piece(
-        self, offerer: MemberId, digest: Digest, piece: str, patience_s: float
-    ) -> bytes | None:
-        """Return one piece of an object, None when it is not there."""
-        subject = self._subjects.piece(offerer, digest, piece)
-        stream = self._subjects.object_stream(offerer)
-
-        async def once() -> bytes | None:
-            answer = await self._link.request(
-                f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout_s=patience_s
-            )
-            return answer.data if answer.status == 0 else None
-
-        return await self._persist(once, patience_s)
-
-
-class _ApiError(msgspec.Struct):
-    code: int = 0
-    description: str = ""
-
-
-class _ApiAnswer(msgspec.Struct):
-    error: _ApiError | None = None
-
-
-def _check(answer: Incoming) -> None:
-    """Raise `ResourceError` when the server's answer is a refusal."""
-    try:
-        found = msgspec.json.decode(answer.data, type=_ApiAnswer)
-    except msgspec.MsgspecError as error:
-        raise ResourceError("the engine's server answers unreadably") from error
-    if found.error is not None:
-        raise ResourceError(f"the engine's server refuses: {found.error.description}")
+        await self._objects.store(subject, frame, headers, SEND_S)
 
 
 def _sequence(reply: str) -> str:
@@ -557,10 +396,6 @@ def _sequence(reply: str) -> str:
     # the stream in newer servers, and one token more behind.
     place = 5 if len(parts) <= 9 else 7
     return parts[place] if len(parts) > place else reply
-
-
-def _mismatch(digest: Digest, what: str) -> VerificationError:
-    return VerificationError(f"object {digest} {what}: fetch it again", code="blob-mismatch")
 
 
 async def _until_up(link: Link) -> None:

@@ -15,19 +15,28 @@ import contextlib
 import logging
 import re
 import ssl
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import AuthorizationError
-from nats.errors import Error as NatsError
 
 from treaty.crypto.keys import SigningKey
 from treaty.crypto.transport_keys import answer_nonce, nkey_of
 from treaty.engines.pinned_tls import PinMismatch, pinned_context
 from treaty.errors import PolicyError, ResourceError, TreatyError, VerificationError
 from treaty.ids import Digest
+
+# The client loads aiohttp wherever it is installed: 9 MB that only WebSocket needs.
+_spared = "aiohttp" not in sys.modules
+if _spared:
+    sys.modules["aiohttp"] = None  # type: ignore[assignment]  # the marker of a missing module
+from nats.aio import transport  # noqa: E402 - see above
+from nats.aio.client import Client  # noqa: E402 - see above
+from nats.aio.msg import Msg  # noqa: E402 - see above
+from nats.errors import AuthorizationError  # noqa: E402 - see above
+from nats.errors import Error as NatsError  # noqa: E402 - see above
+
+if _spared:
+    del sys.modules["aiohttp"]
 
 __all__ = ["Incoming", "Link", "LinkSettings"]
 
@@ -276,6 +285,8 @@ class Link:
 
     async def _connect(self, lost: asyncio.Event) -> Client:
         settings = self._settings
+        if settings.url.startswith("wss:"):
+            _need_websocket()
         client = _NkeyClient(settings.key)
 
         trouble: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
@@ -328,9 +339,10 @@ class Link:
     def _explain(self, error: Exception) -> TreatyError:
         """Return what `error` means here: who must do what."""
         url = self._settings.url
-        if isinstance(error, PinMismatch):
+        mismatch = _pin_mismatch(error)
+        if mismatch is not None:
             return VerificationError(
-                f"{url} is not the server of this consortium: {error.args[1]}; compare the "
+                f"{url} is not the server of this consortium: {mismatch.args[1]}; compare the "
                 "address with the invite and call the coordinator",
                 code="wrong-certificate",
             )
@@ -343,9 +355,10 @@ class Link:
                 code="key-refused",
             )
         if isinstance(error, ssl.SSLError):
+            reason = getattr(error, "reason", None) or error
             return VerificationError(
-                f"{url} does not speak TLS 1.3 as expected ({error.reason or error}): check the "
-                "address and the port",
+                f"{url} does not speak TLS 1.3 as expected ({reason}): check the address and "
+                "the port",
                 code="no-tls",
             )
         if isinstance(error, ConnectionRefusedError):
@@ -404,6 +417,27 @@ class Link:
             kind = "unreachable" if isinstance(error, ResourceError) else "refused"
             code = getattr(error, "code", "")
             self._note(f"{kind}.{code}" if code else kind, str(error))
+
+
+def _need_websocket() -> None:
+    """Let the client speak WebSocket. Raises `ResourceError` where the extra is missing."""
+    if getattr(transport, "aiohttp", None) is None:
+        try:
+            import aiohttp
+        except ImportError as error:
+            raise ResourceError(
+                "WebSocket needs an extra: pip install 'treaty[websocket]'"
+            ) from error
+        vars(transport)["aiohttp"] = aiohttp
+
+
+def _pin_mismatch(error: BaseException | None) -> PinMismatch | None:
+    """Return the wrong key behind `error`, which the WebSocket library wraps."""
+    while error is not None:
+        if isinstance(error, PinMismatch):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 async def _end(client: Client) -> None:

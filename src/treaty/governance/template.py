@@ -44,6 +44,7 @@ __all__ = [
     "default_decisions",
     "default_exposure",
     "template_toml",
+    "terms_charter",
 ]
 
 _EXPIRES = Timestamp(1_924_992_000_000)
@@ -351,14 +352,14 @@ _LEGAL = """
 """
 
 
-def template_toml(
+def terms_charter(
     consortium: str,
     members: Sequence[str],
     options: CharterOptions | None = None,
     *,
     coordinator: str = "coordinator.example",
-) -> str:
-    """Return a commented founding charter with empty places for every key.
+) -> Charter:
+    """Return a founding charter whose places for keys are empty, the coordinator's zero.
 
     Raises `UsageError` for names or numbers of members that no charter can have.
     """
@@ -371,8 +372,22 @@ def template_toml(
         options or CharterOptions(),
         {},
     )
+    return charter_from_toml(charter_to_toml(charter))
+
+
+def template_toml(
+    consortium: str,
+    members: Sequence[str],
+    options: CharterOptions | None = None,
+    *,
+    coordinator: str = "coordinator.example",
+) -> str:
+    """Return a commented founding charter with empty places for every key.
+
+    Raises `UsageError` for names or numbers of members that no charter can have.
+    """
+    charter = terms_charter(consortium, members, options, coordinator=coordinator)
     text = charter_to_toml(charter)
-    charter_from_toml(text)
     pending = dict(_COMMENTS)
     lines: list[str] = []
     for line in text.splitlines():

@@ -20,26 +20,24 @@ from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
 from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError
 from treaty.ids import Digest, MemberId
-from treaty.node.intake import MEMBER_STATEMENTS, Tray, named_blobs
+from treaty.node.feeding import brought_by, portion
+from treaty.node.intake import MEMBER_STATEMENTS, Tray, named_blobs, shows_longer_log
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
+from treaty.node.phase_clock import SINCE_KEY, PhaseClock
+from treaty.node.reminders import Reminders
 from treaty.node.rounds import RoundDriver
 from treaty.node.spooling import Spool
 from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore, Journal
 from treaty.protocol.consortium import DOCUMENTED, Consortium
 from treaty.protocol.frames import Feed, Post, decode_post, encode_frame
 from treaty.protocol.messages import (
-    CharterPublished,
     ProposalOpened,
-    StudyOpened,
 )
 from treaty.protocol.secagg_messages import (
-    EpochSealed,
     MaskedInput,
-    RoundResult,
 )
 from treaty.protocol.statements import Body, Predicate, Verified, peek, seal_statement
-from treaty.tlog.checkpoint import open_checkpoint
 
 __all__ = ["Coordinator", "CoordinatorKeys"]
 
@@ -47,8 +45,8 @@ __all__ = ["Coordinator", "CoordinatorKeys"]
 KEPT_BODIES = 1024
 """Parsed statements kept at hand, newest; members that lag further have them parsed again."""
 
-FEED_LIMIT_BYTES = 4 << 20
-"""Entries and blobs of one feed; what does not fit follows, or is offered by digest."""
+ASK_AGAIN_MS = 15_000
+"""After how long a restarted coordinator asks those again who have not said their log's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +114,9 @@ class Coordinator:
         self._sent = int(clock.now()) * 1000
         self._recovered_size = 0
         self._held_back = ""
+        self._reminders = Reminders()
+        self._ask_again_at = 0
+        self._phase_clock = PhaseClock(store.get(SINCE_KEY))
         self._outdated = False
         self._recover()
 
@@ -154,7 +155,10 @@ class Coordinator:
                 f"a post of {post.member} came from {sender}", code="wrong-author"
             )
         if post.size > self._log.size:
-            self._outdated = self._outdated or self._shows_more(post)
+            self._outdated = self._outdated or (
+                self._state.membership is not None
+                and shows_longer_log(post, self._state.members.log, self._log.size)
+            )
             # What it said before, perhaps while it caught up, confirms this log no longer.
             self._sizes.pop(sender, None)
             # Prevents a fork: a member holds entries that this store has lost.
@@ -199,6 +203,41 @@ class Coordinator:
             return True
         self._asked = False
         # A deadline may order nothing and still let the next step follow.
+        return self._publish(self._driver.deadline(), "deadline") or self.flush()
+
+    # --- living in time -----------------------------------------------------------------------
+
+    def remind(self) -> bool:
+        """Send again what may have been lost, and give nothing up; say whether anything was sent.
+
+        A member is fed at once when it stands elsewhere than the last feed left it, and otherwise
+        after a pause that doubles: what was sent waits for it at the engine.
+        """
+        now = self._clock.now()
+        if not self._is_current():
+            if self._outdated or (self._asked_sizes and now < self._ask_again_at):
+                return False
+            self._ask_again_at = now + ASK_AGAIN_MS
+            if self._asked_sizes:
+                self._ask(member for member in self._active() if member not in self._sizes)
+                return True
+            return self._confirm()
+        if self.flush():
+            return True
+        lagging = [
+            member
+            for member in self._active()
+            if (size := self._sizes.get(member, 0)) < self._log.size
+            and self._reminders.due(member, (size, self._log.size), now)
+        ]
+        for member in lagging:
+            self._feed(member)
+        return bool(lagging)
+
+    def expire(self) -> bool:
+        """Let the present phase go on without those who are late; say whether anything followed."""
+        if not self._is_current():
+            return self._confirm()
         return self._publish(self._driver.deadline(), "deadline") or self.flush()
 
     def submit(self, statement: bytes, blobs: Mapping[Digest, bytes] | None = None) -> None:
@@ -314,10 +353,11 @@ class Coordinator:
             return False
         log = self._log.extended(batch.entries)
         note = log.note(batch.state.members, self._keys.log)
+        since = self._phase_clock.puts(batch.state, self._clock.now())
         self._store.commit(
             Batch(
                 appends=((LOG_STREAM, self._log.size, tuple(batch.entries)),),
-                puts=((CHECKPOINT_KEY, note.encode()),),
+                puts=((CHECKPOINT_KEY, note.encode()), *since),
                 blobs=tuple(batch.blobs.values()),
                 label=label,
             )
@@ -345,25 +385,19 @@ class Coordinator:
     def _feed(self, member: MemberId) -> None:
         """Send `member` the entries it lacks, with the blobs that they bring it."""
         first = self._sizes.get(member, 0)
-        end, note, total = first, self._note, 0
-        blobs: dict[Digest, bytes] = {}
-        for index in range(first, len(self._entries)):
-            entry = self._entries[index]
-            if total + len(entry) > FEED_LIMIT_BYTES:
-                # A long way to catch up: in pieces, each under a checkpoint of its own size.
-                prefix = LogKeeper().extended(self._entries[:end])
-                note = prefix.note(self._state.members, self._keys.log)
-                break
-            end, total = end + 1, total + len(entry)
-            for digest in self._brought(self._body(index), member):
-                data = self._blobs.get(digest)
-                if total + len(data) > FEED_LIMIT_BYTES:
-                    self.engine.offer(digest, data)
-                else:
-                    blobs[digest] = data
-                    total += len(data)
-        frame = encode_frame(Feed(first, tuple(self._entries[first:end]), note, blobs))
-        self._send(member, frame)
+        part = portion(
+            self._entries, first, lambda index: self._brought(index, member), self._blobs.get
+        )
+        note = self._note
+        if part.end < len(self._entries):
+            # A long way to catch up: in pieces, each under a checkpoint of its own size.
+            prefix = LogKeeper().extended(self._entries[: part.end])
+            note = prefix.note(self._state.members, self._keys.log)
+        feed = Feed(first, tuple(self._entries[first : part.end]), note, part.blobs)
+        if self._send(member, encode_frame(feed), part.large):
+            self._reminders.fed(member, (first, self._log.size), self._clock.now())
+        else:
+            self._reminders.lost(member)
 
     def _confirm(self) -> bool:
         """Ask every member how long its log is; after a deadline settle for a quorum of answers.
@@ -378,40 +412,35 @@ class Coordinator:
             quorum = self._state.members.effective.parameters().witness_quorum
             self._confirmed = len(self._sizes) >= quorum
         if not self._confirmed:
-            for member in self._members:
-                self._send(member, encode_frame(Feed(self._log.size, (), "", {})))
+            self._ask(self._members)
         asked, self._asked_sizes = self._asked_sizes, True
         return self._confirmed or not asked
 
-    def _send(self, member: MemberId, frame: bytes) -> None:
+    def _ask(self, members: Iterable[MemberId]) -> None:
+        for member in members:
+            self._send(member, encode_frame(Feed(self._log.size, (), "", {})))
+
+    def _send(
+        self, member: MemberId, frame: bytes, large: Mapping[Digest, bytes] | None = None
+    ) -> bool:
         try:
+            for digest, data in (large or {}).items():
+                self.engine.offer(digest, data)
             # Feeds may repeat: a member that lost one asks again with the same size.
             self._sent += 1
             self.engine.send(member, frame, f"{self._sent}")
         except ResourceError as error:
             self.journal.note("unreachable", f"{member}: {error}")
+            return False
+        return True
 
-    def _body(self, index: int) -> Body:
+    def _brought(self, index: int, member: MemberId) -> tuple[Digest, ...]:
+        """Return the digests of the blobs that an entry brings to `member`, as far as here."""
         body = self._bodies.get(index)
-        return peek(self._entries[index])[1] if body is None else body
-
-    def _brought(self, body: Body, member: MemberId) -> tuple[Digest, ...]:
-        """Return the digests of the blobs that an entry brings to `member`."""
-        named: tuple[str, ...]
-        match body:
-            case CharterPublished():
-                named = (body.charter,)
-            case ProposalOpened():
-                named = (body.subject,)
-            case StudyOpened():
-                named = (body.plan,)
-            case RoundResult():
-                named = (body.sum,)
-            case EpochSealed():
-                named = self._driver.columns_for(body, member)
-            case _:
-                return ()
-        return tuple(Digest(one) for one in named if self._blobs.has(Digest(one)))
+        if body is None:
+            body = peek(self._entries[index])[1]
+        named = brought_by(body, lambda sealed: self._driver.columns_for(sealed, member))
+        return tuple(digest for digest in named if self._blobs.has(digest))
 
     # --- storing ------------------------------------------------------------------------------
 
@@ -442,22 +471,6 @@ class Coordinator:
         return find
 
     # --- starting -----------------------------------------------------------------------------
-
-    def _shows_more(self, post: Post) -> bool:
-        """Say whether a post proves, by the log key's own signature, that entries were lost here.
-
-        A number alone proves nothing: one member could stop everybody with it.
-        """
-        if self._state.membership is None:
-            return False
-        for data in post.blobs.values():
-            try:
-                shown = open_checkpoint(data, self._state.members.log)
-            except PeerError:
-                continue
-            if shown.checkpoint.size > self._log.size:
-                return True
-        return False
 
     def _is_current(self) -> bool:
         """Say whether the members have confirmed that this log is the longest they know."""

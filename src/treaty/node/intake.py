@@ -6,8 +6,10 @@ entries that one transaction will append together with the state after them.
 
 from collections.abc import Mapping
 
+from treaty.errors import PeerError
 from treaty.ids import Digest
 from treaty.protocol.consortium import Consortium
+from treaty.protocol.frames import Post
 from treaty.protocol.messages import (
     BallotCast,
     CharterPublished,
@@ -26,8 +28,10 @@ from treaty.protocol.secagg_messages import (
     SurvivorsConfirmed,
 )
 from treaty.protocol.statements import Body, Verified
+from treaty.tlog.checkpoint import open_checkpoint
+from treaty.tlog.notes import Verifier
 
-__all__ = ["MEMBER_STATEMENTS", "Tray", "named_blobs"]
+__all__ = ["MEMBER_STATEMENTS", "Tray", "named_blobs", "shows_longer_log"]
 
 MEMBER_STATEMENTS = (
     BallotCast,
@@ -93,3 +97,18 @@ class Tray:
         """Become what the trial has become."""
         self.state, self.blobs = other.state, other.blobs
         self.entries, self.bodies = other.entries, other.bodies
+
+
+def shows_longer_log(post: Post, log: Verifier, size: int) -> bool:
+    """Say whether a post proves, by the log key's own signature, that entries past `size` exist.
+
+    A number alone proves nothing: one member could stop everybody with it.
+    """
+    for data in post.blobs.values():
+        try:
+            shown = open_checkpoint(data, log)
+        except PeerError:
+            continue
+        if shown.checkpoint.size > size:
+            return True
+    return False

@@ -16,6 +16,7 @@ from treaty.crypto.keys import SigningKey
 from treaty.errors import VerificationError
 from treaty.ids import Digest, MemberId
 from treaty.node.log_keeper import LogKeeper
+from treaty.node.phase_clock import SINCE_KEY, PhaseClock
 from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Feed
@@ -56,6 +57,7 @@ class Mirror:
         self._note = ""
         self._unwritten: list[bytes] = []
         self._fresh: dict[Digest, bytes] = {}
+        self._phase_clock = PhaseClock(store.get(SINCE_KEY))
         self._recover()
 
     @property
@@ -158,7 +160,8 @@ class Mirror:
         if self._unwritten:
             start = self._log.size - len(self._unwritten)
             appends = ((LOG_STREAM, start, tuple(self._unwritten)),)
-            puts = (*puts, (CHECKPOINT_KEY, self._note.encode()))
+            since = self._phase_clock.puts(self._state, self._clock.now())
+            puts = (*puts, (CHECKPOINT_KEY, self._note.encode()), *since)
             kept = (data for digest, data in self._fresh.items() if digest != besides)
             blobs = (*blobs, *kept)
         self._store.commit(Batch(appends=appends, puts=puts, blobs=blobs, label=label))

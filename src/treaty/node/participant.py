@@ -26,7 +26,7 @@ from treaty.governance.site_policy import SitePolicy
 from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
 from treaty.node.contribution import LocalStudy
-from treaty.node.mirror import Mirror
+from treaty.node.mirror import LOG_STREAM, Mirror
 from treaty.node.performing import Performer
 from treaty.ports import (
     BlobStore,
@@ -108,6 +108,7 @@ class Participant:
         self._outgoing: list[tuple[bytes, dict[Digest, bytes]]] = []
         self._submitted: dict[Digest, tuple[bytes, dict[Digest, bytes]]] = {}
         self._retries = 0
+        self._unsent = False
         self._mirror = Mirror(anchor=anchor, store=store, blobs=blobs, engine=engine, clock=clock)
         self._admission = Admission(
             store=store,
@@ -192,6 +193,25 @@ class Participant:
         self._outgoing.extend(self._submitted.values())
         self._post()
         return True
+
+    def remind(self) -> bool:
+        """Send again what did not leave, and what its officer signed; see `on_quiet`."""
+        if self._unsent:
+            self.start()
+            return True
+        return self.on_quiet()
+
+    def expire(self) -> bool:
+        """A member has no deadlines of its own."""
+        return False
+
+    def unlogged(self) -> frozenset[Digest]:
+        """Return the officer's statements that were submitted and do not stand in the log."""
+        return frozenset(self._submitted)
+
+    def holds(self, statement: bytes) -> bool:
+        """Say whether `statement` stands in the log that this member holds."""
+        return statement in self._store.read(LOG_STREAM)
 
     def start(self) -> None:
         """Say where this member's log ends, and do again what may have been lost."""
@@ -302,12 +322,10 @@ class Participant:
         """Send what is due, with this member's size and cosignature of the newest checkpoint."""
         outgoing, self._outgoing = self._outgoing, []
         attached: dict[Digest, bytes] = {sha256(evidence): evidence} if evidence else {}
+        large: dict[Digest, bytes] = {}
         for _, blobs in outgoing:
             for digest, data in blobs.items():
-                if len(data) > ATTACH_LIMIT_BYTES:
-                    self.engine.offer(digest, data)
-                else:
-                    attached[digest] = data
+                (large if len(data) > ATTACH_LIMIT_BYTES else attached)[digest] = data
         frame = encode_frame(
             Post(
                 self.name,
@@ -318,8 +336,12 @@ class Participant:
             )
         )
         self._sent += 1
+        self._unsent = False
         try:
+            for digest, data in large.items():
+                self.engine.offer(digest, data)
             self.engine.send(self._coordinator, frame, f"{self._sent}")
         except ResourceError as error:
-            # What it held is derived again from durable state at the next start.
+            # What it held is derived again from durable state, by `remind` or the next start.
+            self._unsent = True
             self.journal.note("unreachable", str(error))

@@ -15,7 +15,7 @@ from treaty.protocol.proposal import Phase as ProposalPhase
 from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
 from treaty.protocol.study import Phase, Study
 
-__all__ = ["RELEASE", "Awaited", "awaited", "awaited_in_study", "unreleased"]
+__all__ = ["RELEASE", "Awaited", "awaited", "awaited_in_study", "phase_of", "unreleased"]
 
 RELEASE = "approval of the release"
 """What `Awaited.what` says when officers are due and no node is."""
@@ -57,6 +57,24 @@ def awaited(state: Consortium) -> Awaited | None:
         if unreleased(state, study):
             return Awaited(RELEASE, state.charter.holders(Role.STEWARD))
     return None
+
+
+def phase_of(state: Consortium) -> tuple[object, ...]:
+    """Return what names the present phase of the running study: it changes when the phase does.
+
+    More answers of the same kind do not change it.
+    """
+    study = state.running if state.membership is not None else None
+    if study is None:
+        return ()
+    waits = awaited_in_study(study)
+    return (
+        study.identity,
+        None if study.epoch is None else (study.epoch.number, study.epoch.phase.value),
+        None if study.round is None else (study.round.context, study.round.phase.value),
+        study.attempts,
+        None if waits is None else waits.what,
+    )
 
 
 def unreleased(state: Consortium, study: Study) -> bool:

@@ -11,24 +11,29 @@ from pathlib import Path
 
 from treaty.errors import ResourceError, UsageError, VerificationError
 from treaty.governance.charter import Charter, charter_digest, parse_charter
-from treaty.ids import Digest, MemberId
+from treaty.ids import Digest, MemberId, Timestamp
 from treaty.node.log_keeper import LogKeeper
+from treaty.node.phase_clock import waiting_since
 from treaty.ports import Clock
 from treaty.protocol.consortium import Consortium
 from treaty.provenance.bundle import Edition, export
 from treaty.wiring import StoredLog, SystemClock, load_key, read_file, stored_log
 
-__all__ = ["Standing", "StoredConsortium"]
+__all__ = ["Standing", "StoredConsortium", "fold_log"]
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A party's log, folded: its state, the entries, and the documents at hand that it names."""
+    """A party's log, folded: its state, the entries, and the documents at hand that it names.
+
+    `since` is when its present phase began by that party's clock, None where it is not known.
+    """
 
     party: MemberId
     state: Consortium
     entries: tuple[bytes, ...] = field(repr=False)
     documents: dict[Digest, bytes] = field(repr=False)
+    since: Timestamp | None = None
 
 
 class StoredConsortium:
@@ -68,7 +73,7 @@ class StoredConsortium:
         if name not in self.parties():
             raise UsageError(f"expected one of {', '.join(self.parties())}, got {name}")
         with self._log(name) as log:
-            return self._folded(name, log)
+            return fold_log(name, self.anchor, log)
 
     def mirrors(self, standing: Standing) -> dict[MemberId, int]:
         """Return for each member how many entries it holds.
@@ -137,21 +142,24 @@ class StoredConsortium:
         with stored_log(self._place(name)) as log:
             yield log
 
-    def _folded(self, name: MemberId, log: StoredLog) -> Standing:
-        state = Consortium(self.anchor)
-        documents: dict[Digest, bytes] = {}
 
-        def find(digest: Digest) -> bytes:
-            documents[digest] = log.find(digest)
-            return documents[digest]
+def fold_log(name: MemberId, anchor: Digest, log: StoredLog) -> Standing:
+    """Return the log of the party `name`, folded again from its stored bytes."""
+    state = Consortium(anchor)
+    documents: dict[Digest, bytes] = {}
 
-        for entry in log.entries:
-            state, _ = state.apply(entry, find)
-        for record in state.proposals.values():
-            subject = record.proposal.subject
-            if log.has(subject):
-                documents[subject] = log.find(subject)
-        return Standing(name, state, log.entries, documents)
+    def find(digest: Digest) -> bytes:
+        documents[digest] = log.find(digest)
+        return documents[digest]
+
+    for entry in log.entries:
+        state, _ = state.apply(entry, find)
+    for record in state.proposals.values():
+        subject = record.proposal.subject
+        if log.has(subject):
+            documents[subject] = log.find(subject)
+    since = waiting_since(log.since, state)
+    return Standing(name, state, log.entries, documents, since)
 
 
 def _nothing(digest: Digest) -> bytes:

@@ -60,7 +60,8 @@ class AggregationSettings(Record):
 
     `max_persons_per_site` bounds every site's rows; `feature_clip` is in standard deviations;
     `scale_bits` is the binary fixed-point scale of exact sums; `update_scale_bits` that of clipped
-    model updates.
+    model updates. `deadline_s` is how long a phase of a round or an epoch waits for members that
+    do not answer, where parties live in real time.
     """
 
     max_persons_per_site: Annotated[int, msgspec.Meta(ge=1, le=2**24)] = 2**14
@@ -70,6 +71,7 @@ class AggregationSettings(Record):
     update_scale_bits: Annotated[int, msgspec.Meta(ge=4, le=28)] = 20
     slots_per_epoch: Annotated[int, msgspec.Meta(ge=1, le=64)] = 16
     support_rows: Annotated[int, msgspec.Meta(ge=1, le=2**20)] = 5
+    deadline_s: Annotated[int, msgspec.Meta(ge=1, le=2**20)] = 600
 
 
 class Plan(Record):

@@ -1,0 +1,245 @@
+"""Agent: a site as a process: it joins with its own keys, signs the charter, and serves.
+
+`join` makes the keys and the request; `run` takes part until it is told to stop. No private key
+leaves the directory. What else may leave is the business of policy and gate (`treaty.node`).
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from treaty.crypto import canonical
+from treaty.crypto.canonical import sha256
+from treaty.deployment.outbox import Outbox
+from treaty.deployment.papers import (
+    Invite,
+    JoinRequest,
+    decode_invite,
+    seal_request,
+    terms_of,
+)
+from treaty.deployment.places import (
+    SITE_KEYS,
+    SiteSettings,
+    exclusive,
+    founded,
+    load_site,
+    write_anchor,
+)
+from treaty.engines.jetstream import JetStreamEngine, NatsParty
+from treaty.errors import PeerError, PolicyError, ResourceError, UsageError, VerificationError
+from treaty.governance.charter import (
+    Charter,
+    charter_digest,
+    parse_charter,
+    require_networked,
+)
+from treaty.governance.terms import MemberKeys
+from treaty.ids import Digest, MemberId
+from treaty.node.founding import founding_post, sign_founding
+from treaty.node.participant import Participant
+from treaty.node.serving import serve
+from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
+from treaty.wiring import (
+    Storage,
+    create_keys,
+    load_key,
+    make_directory,
+    open_participant,
+    read_file,
+    write_file,
+    write_new_file,
+    write_new_private_file,
+)
+
+__all__ = ["WITHDRAWN", "SiteProcess", "join", "read_invite", "withdraw"]
+
+WITHDRAWN = "withdrawn"
+"""A file of this name in a site's directory: the site takes no part."""
+
+CHARTER_S = 60.0
+"""How long a starting site waits for the coordinator to offer the charter."""
+
+_PLACES = {"data": "data.csv", "adapter": "adapter.toml", "policy": "policy.toml"}
+
+
+def read_invite(path: Path) -> Invite:
+    """Return the invitation in `path`, checked against this machine's clock."""
+    return decode_invite(read_file(path, 1 << 20), SystemClock().now())
+
+
+def join(
+    directory: Path, invite: Invite, terms: str, own_files: dict[str, Path | None]
+) -> tuple[Path, Digest]:
+    """Make a site's directory and keys, and the request to send back; return where it lies.
+
+    `terms` are the hexadecimal digits that the officer has on paper. Raises `VerificationError`
+    (code ``wrong-terms``) when the invitation has other terms: then nothing is written.
+    """
+    found = charter_digest(invite.terms)
+    said = "".join(terms.split()).lower()
+    if len(said) < 16 or not found.startswith(said):
+        raise VerificationError(
+            f"the invitation's terms have digest {found}, the paper says {said or 'nothing'}: do "
+            "not join, and call the coordinator (give 16 digits or more)",
+            code="wrong-terms",
+        )
+    if (directory / "site.json").exists():
+        raise UsageError(f"{directory} holds a site already: name another directory")
+    contents = {kind: read_file(path) for kind, path in own_files.items() if path is not None}
+    make_directory(directory)
+    for kind, data in contents.items():
+        target = directory / _PLACES[kind]
+        if not target.exists():
+            write_new_private_file(target, data)
+    keys = create_keys(directory, SITE_KEYS, SystemEntropy())
+    request = JoinRequest(
+        member=invite.member,
+        terms=found,
+        keys=MemberKeys(**{kind: (key.public.hex,) for kind, key in keys.items()}),
+    )
+    path = directory / "request.json"
+    if not path.exists():
+        write_new_file(path, seal_request(request, keys) + b"\n")
+    # The settings come last: a directory without them has not joined.
+    write_file(directory / "site.json", canonical.encode(SiteSettings(invite=invite)))
+    return path, found
+
+
+def withdraw(directory: Path) -> bool:
+    """Let the site take no further part; a running process stops. Say whether it was news."""
+    load_site(directory)
+    if (directory / WITHDRAWN).exists():
+        return False
+    write_file(directory / WITHDRAWN, b"")
+    return True
+
+
+class SiteProcess:
+    """The site in `directory`, as it runs. `say` gets what people should know."""
+
+    def __init__(self, directory: Path, anchor: str, say: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._say = say
+        self._invite = load_site(directory).invite
+        self._name = MemberId(self._invite.member)
+        self._anchor = "".join(anchor.split()).lower()
+        self._journal = FileJournal(directory / "journal.jsonl")
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Take part until `stop` says so. Raises what people must mend."""
+        directory = self._directory
+        if (directory / WITHDRAWN).exists():
+            raise PolicyError(
+                f"{self._name} has withdrawn: remove {directory / WITHDRAWN} to take part again",
+                code="withdrawn",
+            )
+        with exclusive(directory, self._name):
+            engine = self._connect()
+            storage = None
+            try:
+                anchor, charter = self._charter(engine, stop)
+                storage = Storage.on_disk(directory)
+                node = self._open(anchor, engine, storage)
+                if not node.size:
+                    self._sign(engine, charter)
+                self._say(f"{self._name} serves {charter.consortium}, anchor {anchor}")
+                node.start()
+                outbox = Outbox(directory)
+
+                def tick() -> None:
+                    if node.state.membership is not None:
+                        outbox.submit(node)
+
+                serve(
+                    node,
+                    wait=engine.wait,
+                    stop=lambda: stop() or (directory / WITHDRAWN).exists(),
+                    now_ms=lambda: time.monotonic_ns() // 1_000_000,
+                    tick=tick,
+                )
+            finally:
+                engine.close()
+                if storage is not None:
+                    storage.store.close()
+
+    def _open(self, anchor: Digest, engine: JetStreamEngine, storage: Storage) -> Participant:
+        return open_participant(
+            self._directory,
+            name=self._name,
+            coordinator=MemberId(self._invite.terms.coordinator.name),
+            anchor=anchor,
+            engine=engine,
+            storage=storage,
+        )
+
+    def _connect(self) -> JetStreamEngine:
+        invite = self._invite
+        party = NatsParty(
+            url=invite.url,
+            pin=Digest(invite.pin),
+            key=load_key(self._directory, "transport"),
+            name=self._name,
+            consortium=invite.terms.consortium,
+            coordinator=MemberId(invite.terms.coordinator.name),
+        )
+        engine = JetStreamEngine(party, self._journal)
+        try:
+            engine.connect(30)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    def _charter(self, engine: JetStreamEngine, stop: Callable[[], bool]) -> tuple[Digest, Charter]:
+        """Return anchor and founding charter: as kept, or as the coordinator offers it."""
+        kept = founded(self._directory)
+        if kept is not None:
+            if self._anchor and not kept[0].startswith(self._anchor):
+                raise VerificationError(
+                    f"this site belongs to the consortium with anchor {kept[0]}, not to "
+                    f"{self._anchor}: check the anchor",
+                    code="wrong-anchor",
+                )
+            require_networked(kept[1])
+            return kept
+        if len(self._anchor) != 64:
+            raise UsageError(
+                "expected the anchor of the founding charter, 64 hexadecimal digits that the "
+                "coordinator and the other members read out: give it with --anchor"
+            )
+        data = self._fetch(engine, Digest(self._anchor), stop)
+        charter = parse_charter(data)
+        if terms_of(charter) != self._invite.terms:
+            raise VerificationError(
+                "the charter to be founded has other terms than the invitation: do not sign, and "
+                "call the other members",
+                code="wrong-terms",
+            )
+        return write_anchor(self._directory, data), charter
+
+    def _fetch(self, engine: JetStreamEngine, anchor: Digest, stop: Callable[[], bool]) -> bytes:
+        end = time.monotonic() + CHARTER_S
+        while True:
+            try:
+                return engine.fetch(anchor)
+            except ResourceError as error:
+                if time.monotonic() > end or stop():
+                    raise ResourceError(
+                        f"the coordinator offers no charter with anchor {anchor[:16]}: compare the "
+                        "anchor with the other members, and see that the coordinator runs"
+                    ) from error
+                time.sleep(0.2)
+            except PeerError as error:
+                raise VerificationError(
+                    f"what the coordinator offers as the charter is something else: {error}",
+                    code="wrong-anchor",
+                ) from error
+
+    def _sign(self, engine: JetStreamEngine, charter: Charter) -> None:
+        """Sign the founding charter with the keys that it lists for this site, and send that."""
+        keys = [load_key(self._directory, role) for role in SITE_KEYS]
+        statement = sign_founding(charter, self._name, *keys)
+        frame = founding_post(self._name, statement)
+        key = f"founding-{sha256(frame)[:16]}-{SystemClock().now()}"
+        engine.send(MemberId(charter.coordinator.name), frame, key)

@@ -1,0 +1,168 @@
+"""Desk: what a member's officer signs for the running site to send: proposals, ballots.
+
+Each function checks against the member's own copy of the log before it signs, so that a mistake is
+said here and not by a refusal elsewhere. The log has the last word. The key may lie anywhere:
+`key` names another file than the one in the site's directory.
+"""
+
+from pathlib import Path
+
+from treaty.contracts.schema import Contract, contract_bytes, contract_digest
+from treaty.crypto.canonical import sha256
+from treaty.crypto.keys import SigningKey, decode_key_file
+from treaty.deployment.outbox import Outbox
+from treaty.deployment.places import Party, load_party
+from treaty.errors import FormatError, PolicyError, ResourceError, UsageError
+from treaty.governance.roles import Action
+from treaty.ids import Digest, MemberId
+from treaty.protocol.consortium import Consortium, ProposalRecord
+from treaty.protocol.messages import BallotCast, ProposalOpened
+from treaty.protocol.statements import seal_statement
+from treaty.studies.lint import require_clean
+from treaty.studies.plan import Plan, plan_bytes, plan_digest
+from treaty.wiring import load_key, read_private_file
+
+__all__ = ["Desk"]
+
+CHOICES = ("approve", "reject", "abstain")
+
+
+class Desk:
+    """The desk of the member in `directory`, whose log says `state`."""
+
+    def __init__(self, directory: Path, state: Consortium, key: Path | None = None) -> None:
+        self._party = _member(directory)
+        self._state = state
+        self._outbox = Outbox(directory)
+        self._key = _approval_key(directory, key)
+        if state.membership is None:
+            raise UsageError("this site has no log yet: wait until the consortium is founded")
+
+    def propose_study(self, plan: Plan, contract: Contract) -> tuple[Digest, Digest | None]:
+        """Propose `plan`, and its contract where it is not adopted; return the proposals' digests.
+
+        Raises `PolicyError` when the plan does not pass its lint.
+        """
+        require_clean(plan, contract, self._state.charter)
+        adopted = contract_digest(contract) in self._state.contracts
+        digest = plan_digest(plan)
+        if digest in self._state.studies:
+            raise UsageError(f"study {plan.study} has been opened already")
+        needs: Digest | None = None
+        if not adopted:
+            needs = self._propose(
+                Action.CONTRACT_ADOPT, contract_digest(contract), contract_bytes(contract)
+            )
+        return self._propose(Action.STUDY_APPROVE, digest, plan_bytes(plan)), needs
+
+    def propose_suspension(self, target: MemberId) -> Digest:
+        """Propose to suspend `target`."""
+        if target not in self._state.charter.members:
+            raise UsageError(
+                f"expected one of {', '.join(sorted(self._state.charter.members))}, got {target}"
+            )
+        subject = self._state.members.directory.charter
+        return self._propose(Action.MEMBER_SUSPEND, Digest(subject), None, target)
+
+    def propose_halt(self, study: str) -> Digest:
+        """Propose to halt the study with this name or beginning of its plan's digest."""
+        running = [
+            digest
+            for digest, one in self._state.studies.items()
+            if not one.finished and (one.plan.study == study or digest.startswith(study))
+        ]
+        if len(running) != 1:
+            raise UsageError(f"{len(running)} running studies are called {study}: expected one")
+        return self._propose(Action.STUDY_HALT, running[0], None)
+
+    def vote(self, proposal: Digest, choice: str) -> Digest:
+        """Vote on a proposal of the log; return the ballot's digest."""
+        if choice not in CHOICES:
+            raise UsageError(f"expected {', '.join(CHOICES)}, got {choice!r}")
+        record = self._proposal(proposal)
+        name = MemberId(self._party.name)
+        if name not in record.proposal.electorate:
+            raise PolicyError(f"{name} has no vote on this proposal", code="not-elector")
+        cast = record.proposal.ballots.get(name)
+        if cast is not None:
+            raise UsageError(f"{name} has voted: {cast.value}; a ballot is final")
+        if record.proposal.settled:
+            raise UsageError(f"the proposal is {record.proposal.phase.value}: no vote counts now")
+        ballot = BallotCast(
+            charter=self._state.members.directory.charter,
+            author=self._party.name,
+            proposal=proposal,
+            choice=choice,  # type: ignore[arg-type]  # one of CHOICES
+        )
+        return self._outbox.put(seal_statement(ballot, self._key))
+
+    def approve(self, beginning: str) -> Digest:
+        """Approve a plan at this site: its policy alone would not have it run."""
+        known = {plan for plan in self._state.studies if plan.startswith(beginning)}
+        known |= {
+            record.proposal.subject
+            for record in self._state.proposals.values()
+            if record.proposal.action == Action.STUDY_APPROVE.value
+            and record.proposal.subject.startswith(beginning)
+        }
+        if len(beginning) < 4 or len(known) != 1:
+            raise UsageError(
+                f"{len(known)} plans begin with {beginning!r}: give 4 digits or more of one"
+            )
+        plan = known.pop()
+        self._outbox.approve(Digest(plan))
+        return Digest(plan)
+
+    def _propose(
+        self,
+        action: Action,
+        subject: Digest,
+        document: bytes | None,
+        target: MemberId | None = None,
+    ) -> Digest:
+        asked = 0
+        for identity, record in self._state.proposals.items():
+            same = (record.proposal.action, record.proposal.subject, record.target)
+            if same == (action.value, subject, target):
+                asked += 1
+                if not record.proposal.settled:
+                    return identity
+        statement = seal_statement(
+            ProposalOpened(
+                charter=self._state.members.directory.charter,
+                author=self._party.name,
+                action=action.value,
+                subject=subject,
+                target=target,
+                # The same question again, after an answer, is another proposal.
+                nonce=asked,
+            ),
+            self._key,
+        )
+        self._outbox.put(statement, () if document is None else (document,))
+        return sha256(statement)
+
+    def _proposal(self, proposal: Digest) -> ProposalRecord:
+        record = self._state.proposals.get(proposal)
+        if record is None:
+            raise UsageError(f"no proposal {proposal[:16]} stands in this site's log")
+        return record
+
+
+def _member(directory: Path) -> Party:
+    party = load_party(directory)
+    if party.is_hub:
+        raise UsageError("a coordinator has no vote: name a site's directory")
+    return party
+
+
+def _approval_key(directory: Path, key: Path | None) -> SigningKey:
+    if key is None:
+        return load_key(directory, "approval")
+    try:
+        found = decode_key_file(read_private_file(key))
+    except FormatError as error:
+        raise ResourceError(f"{key} is damaged: {error}; restore it from its backup") from error
+    if found.role != "approval":
+        raise UsageError(f"{key} holds a key for {found.role}, expected approval")
+    return found.key

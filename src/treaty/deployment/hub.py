@@ -1,0 +1,359 @@
+"""Hub: the coordinator as a process: its directory, its server, the founding, the running.
+
+`prepare` makes the directory and the terms, `invite` the invitations, `accept` takes the members'
+requests; `run` starts the server, lets the members found the consortium and then serves until it
+is told to stop. Nothing here is done twice: a step that was cut off goes on where it ended.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from treaty.crypto import canonical
+from treaty.crypto.canonical import sha256
+from treaty.crypto.keys import PublicKey
+from treaty.deployment.papers import (
+    Invite,
+    JoinRequest,
+    compose,
+    encode_invite,
+    open_request,
+    require_terms,
+    terms_of,
+)
+from treaty.deployment.places import (
+    COORDINATOR_KEYS,
+    HubSettings,
+    exclusive,
+    founded,
+    load_hub,
+    write_anchor,
+)
+from treaty.deployment.server import NatsServer
+from treaty.engines.jetstream import JetStreamEngine, NatsParty
+from treaty.engines.server_config import ServerSettings, server_config
+from treaty.engines.subjects import Subjects
+from treaty.errors import ResourceError, UsageError
+from treaty.governance.charter import Charter, charter_bytes, charter_digest, parse_charter
+from treaty.governance.roles import KeyKind
+from treaty.ids import Digest, MemberId
+from treaty.node.coordinator import Coordinator
+from treaty.node.founding import FoundingDesk
+from treaty.node.runtime import deliver
+from treaty.node.serving import serve
+from treaty.protocol.consortium import Consortium
+from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
+from treaty.wiring import (
+    Storage,
+    create_keys,
+    load_key,
+    make_directory,
+    open_coordinator,
+    read_file,
+    write_file,
+    write_new_file,
+)
+
+__all__ = ["HubProcess", "Standings", "accept", "invite", "prepare", "standings"]
+
+
+def prepare(directory: Path, settings: HubSettings, terms: Charter) -> Digest:
+    """Make the coordinator's directory; return the digest of the terms, for the officers' paper.
+
+    `terms` are completed with the coordinator's keys. Raises `UsageError` for a directory in use,
+    `PolicyError` when the terms do not hold.
+    """
+    if (directory / "terms.json").exists():
+        raise UsageError(f"{directory} holds a coordinator already: name another directory")
+    make_directory(directory)
+    keys = create_keys(directory, COORDINATOR_KEYS, SystemEntropy())
+    coordinator = msgspec.structs.replace(
+        terms.coordinator,
+        name=settings.name,
+        runner=keys["coordinator"].public.hex,
+        log=keys["log"].public.hex,
+        certificate=keys["server"].public.keyid,
+    )
+    whole = terms_of(msgspec.structs.replace(terms, coordinator=coordinator))
+    require_terms(whole)
+    write_file(directory / "coordinator.json", canonical.encode(settings))
+    # The terms come last: without them nothing was prepared.
+    write_file(directory / "terms.json", charter_bytes(whole), label="terms")
+    return charter_digest(whole)
+
+
+def invite(directory: Path, out: Path) -> dict[MemberId, Path]:
+    """Write one invitation for each member into `out`; return where they lie."""
+    settings, terms = load_hub(directory), _terms(directory)
+    make_directory(out, mode=0o755)
+    pin = load_key(directory, "server").public.keyid
+    now = SystemClock().now()
+    written = {}
+    for name in sorted(terms.members):
+        paper = Invite(member=name, url=settings.url, pin=pin, made_at=now, terms=terms)
+        path = out / f"invite-{name}.json"
+        write_new_file(path, encode_invite(paper) + b"\n")
+        written[MemberId(name)] = path
+    return written
+
+
+def accept(
+    directory: Path, requests: list[bytes]
+) -> tuple[dict[MemberId, JoinRequest], Digest | None]:
+    """Take members' requests; return all that are here, and the anchor once they are complete."""
+    if founded(directory) is not None:
+        raise UsageError(
+            "the consortium is founded: another member joins by an amendment of the charter"
+        )
+    terms = _terms(directory)
+    opened = [(open_request(data, terms), data) for data in requests]
+    place = directory / "requests"
+    make_directory(place)
+    here = _requests(directory, terms)
+    for request, data in opened:
+        name = MemberId(request.member)
+        if name in here and here[name] != request:
+            raise UsageError(
+                f"{name} has sent other keys before: ask it which are right, and remove "
+                f"{place / f'{name}.json'} if they are the new ones"
+            )
+        write_file(place / f"{name}.json", data)
+        here[name] = request
+    if set(here) != set(terms.members):
+        return here, None
+    return here, write_anchor(directory, charter_bytes(compose(terms, here)))
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """How far a coordinator is: who has sent a request, and the anchor once there is one."""
+
+    members: tuple[MemberId, ...]
+    accepted: tuple[MemberId, ...]
+    anchor: Digest | None
+    terms: Digest
+
+
+def standings(directory: Path) -> Standings:
+    """Return how far the coordinator in `directory` is."""
+    terms = _terms(directory)
+    found = founded(directory)
+    return Standings(
+        tuple(MemberId(name) for name in sorted(terms.members)),
+        tuple(sorted(_requests(directory, terms))),
+        None if found is None else found[0],
+        charter_digest(terms),
+    )
+
+
+class HubProcess:
+    """The coordinator in `directory`, as it runs. `say` gets what people should know."""
+
+    def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._say = say
+        self._settings = load_hub(directory)
+        self._name = MemberId(self._settings.name)
+        self._journal = FileJournal(directory / "journal.jsonl")
+        self._server = NatsServer(
+            ServerSettings(
+                str((directory / "server").resolve()),
+                self._settings.host,
+                self._settings.port,
+                self._settings.websocket_port,
+            )
+        )
+        self._note = ""
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Serve until `stop` says so. Raises what people must mend."""
+        directory = self._directory
+        with exclusive(directory, self._name):
+            self._start_server()
+            storage = None
+            engine = None
+            try:
+                if not self._await_requests(stop):
+                    return
+                found = founded(directory)
+                if found is None:
+                    raise ResourceError(f"{directory}: the charter has gone, restore it")
+                anchor, charter = found
+                self._admit(_transport_keys(charter))
+                engine = self._engine(charter)
+                storage = Storage.on_disk(directory)
+                node = open_coordinator(
+                    directory,
+                    name=self._name,
+                    members=[MemberId(name) for name in sorted(charter.members)],
+                    anchor=anchor,
+                    engine=engine,
+                    storage=storage,
+                )
+                if node.state.membership is None and not self._found(
+                    node, charter, engine, storage, stop
+                ):
+                    return
+                self._admit_of(node.state)
+                self._say(f"serving {charter.consortium} at {self._settings.url}, anchor {anchor}")
+                serve(
+                    node,
+                    wait=engine.wait,
+                    stop=stop,
+                    now_ms=lambda: time.monotonic_ns() // 1_000_000,
+                    tick=lambda: self._tick(node),
+                )
+                self._keep_checkpoint(node)
+            finally:
+                if engine is not None:
+                    engine.close()
+                if storage is not None:
+                    storage.store.close()
+                if self._settings.managed:
+                    self._server.stop()
+
+    # --- the server -----------------------------------------------------------------------------
+
+    def _start_server(self) -> None:
+        key = load_key(self._directory, "server")
+        self._server.install_certificate(key, self._settings.name, SystemClock().now())
+        found = founded(self._directory)
+        self._admit({} if found is None else _transport_keys(found[1]))
+        if self._settings.managed and self._server.ensure():
+            self._say(f"message server listens at {self._settings.host}:{self._settings.port}")
+
+    def _admit(self, members: Mapping[MemberId, list[PublicKey]]) -> None:
+        """Let exactly `members` connect, from now on."""
+        own = load_key(self._directory, "transport").public
+        subjects = Subjects(self._settings.consortium, self._name)
+        config = server_config(self._server.settings, subjects, own, members)
+        if self._server.apply(config):
+            self._journal.note("server-config", f"{len(members)} members may connect")
+
+    def _admit_of(self, state: Consortium) -> None:
+        charter = state.charter
+        out = state.members.history.excluded()
+        keys = _transport_keys(charter)
+        self._admit({name: own for name, own in keys.items() if name not in out})
+
+    def _engine(self, charter: Charter) -> JetStreamEngine:
+        """Return this party's end, connected to the server on this machine or beside it."""
+        settings = self._settings
+        party = NatsParty(
+            url=f"tls://{_loopback(settings.host)}:{settings.port}",
+            pin=load_key(self._directory, "server").public.keyid,
+            key=load_key(self._directory, "transport"),
+            name=self._name,
+            consortium=charter.consortium,
+            coordinator=self._name,
+            members=tuple(MemberId(name) for name in sorted(charter.members)),
+        )
+        engine = JetStreamEngine(party, self._journal)
+        try:
+            engine.connect(30)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    # --- founding -------------------------------------------------------------------------------
+
+    def _await_requests(self, stop: Callable[[], bool]) -> bool:
+        """Wait until every member's request has been accepted; say whether it came so far."""
+        said: tuple[MemberId, ...] = ()
+        while founded(self._directory) is None:
+            found = standings(self._directory)
+            missing = tuple(name for name in found.members if name not in found.accepted)
+            if missing != said:
+                said = missing
+                self._say(f"waiting for the requests of {', '.join(missing)}")
+            if stop():
+                return False
+            time.sleep(0.1)
+        return True
+
+    def _found(
+        self,
+        node: Coordinator,
+        charter: Charter,
+        engine: JetStreamEngine,
+        storage: Storage,
+        stop: Callable[[], bool],
+    ) -> bool:
+        """Collect all signatures of the founding charter and log it; say whether it came so far."""
+        data = charter_bytes(charter)
+        engine.offer(sha256(data), data)
+        desk = FoundingDesk(
+            charter=charter,
+            keys=(load_key(self._directory, "coordinator"), load_key(self._directory, "log")),
+            store=storage.store,
+            engine=engine,
+            journal=self._journal,
+        )
+        said: tuple[MemberId, ...] = ()
+        while missing := desk.missing():
+            if missing != said:
+                said = missing
+                self._say(f"waiting for the signatures of {', '.join(missing)}")
+            if stop():
+                return False
+            if not deliver(desk):
+                engine.wait(0.1)
+            if self._settings.managed:
+                self._server.ensure()
+        node.submit(desk.statement(), {sha256(data): data})
+        node.flush()
+        if node.state.membership is None:
+            raise ResourceError("the consortium could not be founded: see the journal")
+        self._say("the consortium is founded")
+        return True
+
+    # --- meanwhile ------------------------------------------------------------------------------
+
+    def _tick(self, node: Coordinator) -> None:
+        """Keep the server running and configured by the charter, and the checkpoint on disk."""
+        if self._settings.managed and self._server.ensure():
+            self._journal.note("server-restarted", "the message server had ended")
+        self._admit_of(node.state)
+        self._keep_checkpoint(node)
+
+    def _keep_checkpoint(self, node: Coordinator) -> None:
+        """Keep the newest checkpoint that a quorum has cosigned: bundles are made from it."""
+        quorum = node.state.members.effective.parameters().witness_quorum
+        if len(node.witnesses()) < quorum:
+            return
+        note = node.checkpoint()
+        if note != self._note:
+            self._note = note
+            write_file(self._directory / "checkpoint", note.encode(), label="cosigned")
+
+
+def _terms(directory: Path) -> Charter:
+    path = directory / "terms.json"
+    if not path.is_file():
+        raise UsageError(f"{directory} holds no coordinator: begin with `treaty coordinator init`")
+    return parse_charter(read_file(path))
+
+
+def _requests(directory: Path, terms: Charter) -> dict[MemberId, JoinRequest]:
+    found = {}
+    place = directory / "requests"
+    for path in sorted(place.glob("*.json")) if place.is_dir() else []:
+        request = open_request(read_file(path), terms)
+        found[MemberId(request.member)] = request
+    return found
+
+
+def _transport_keys(charter: Charter) -> dict[MemberId, list[PublicKey]]:
+    keys: dict[MemberId, list[PublicKey]] = {}
+    for one in charter.listed_keys():
+        if one.kind is KeyKind.TRANSPORT and one.owner not in charter.suspended_members():
+            keys.setdefault(one.owner, []).append(one.public)
+    return keys
+
+
+def _loopback(host: str) -> str:
+    return "127.0.0.1" if host == "0.0.0.0" else host

@@ -1,0 +1,87 @@
+"""Outbox: what commands leave for the running process to send, and what became of it.
+
+A command signs and writes one file; the process, now or when it is started, submits it until it
+stands in the log, then removes the file. So a command needs no connection, and what it wrote
+survives every crash. An approval of a plan is local and is never sent.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from treaty.crypto import canonical, envelope
+from treaty.crypto.canonical import DigestField, Record, sha256
+from treaty.deployment.places import read_record
+from treaty.ids import Digest
+from treaty.node.participant import Participant
+from treaty.wiring import make_directory, write_file
+
+__all__ = ["Outbox", "Outgoing"]
+
+
+class Outgoing(Record):
+    """A signed statement with its documents, all in base64; or the plan that is approved."""
+
+    format: Literal["treaty.outgoing/v1"] = "treaty.outgoing/v1"
+    statement: str = ""
+    documents: tuple[str, ...] = ()
+    approve: DigestField | None = None
+
+
+class Outbox:
+    """The outbox of the party in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._place = directory / "outbox"
+        self._submitted: dict[Path, Digest] = {}
+
+    def put(self, statement: bytes, documents: tuple[bytes, ...] = ()) -> Digest:
+        """Leave a statement to be sent; return its digest."""
+        record = Outgoing(
+            statement=envelope.encode_base64(statement),
+            documents=tuple(map(envelope.encode_base64, documents)),
+        )
+        return self._write(sha256(statement), record)
+
+    def approve(self, plan: Digest) -> None:
+        """Leave the officer's approval of a plan."""
+        self._write(Digest(f"approve-{plan}"), Outgoing(approve=plan))
+
+    def waiting(self) -> tuple[str, ...]:
+        """Return the names of what was not taken into the log yet."""
+        return tuple(path.stem for path in self._files())
+
+    def submit(self, node: Participant) -> None:
+        """Hand new files to `node`, and remove those that stand in its log."""
+        unlogged = node.unlogged()
+        for path in self._files():
+            known = self._submitted.get(path)
+            if known is not None:
+                if known not in unlogged:
+                    path.unlink()
+                    del self._submitted[path]
+                continue
+            found = read_record(path, Outgoing)
+            if found.approve is not None:
+                node.approve_plan(Digest(found.approve))
+                path.unlink()
+                continue
+            statement = envelope.decode_base64(found.statement)
+            if node.holds(statement):
+                # It was logged before this process came to remove it.
+                path.unlink()
+                continue
+            documents: Mapping[Digest, bytes] = {
+                sha256(data): data for data in map(envelope.decode_base64, found.documents)
+            }
+            self._submitted[path] = sha256(statement)
+            node.submit(statement, documents)
+
+    def _files(self) -> list[Path]:
+        return sorted(self._place.glob("*.json")) if self._place.is_dir() else []
+
+    def _write(self, name: Digest, record: Outgoing) -> Digest:
+        make_directory(self._place)
+        path = self._place / f"{name}.json"
+        write_file(path, canonical.encode(record), mode=0o600, label="outbox")
+        return name

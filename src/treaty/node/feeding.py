@@ -1,0 +1,70 @@
+"""Feeding: what of the log goes into one feed, and which blobs its entries bring to a member.
+
+A feed has a limit in bytes: what does not fit follows in the next one, and what is too large
+travels by digest through the engine's bulk path.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from treaty.ids import Digest
+from treaty.protocol.messages import CharterPublished, ProposalOpened, StudyOpened
+from treaty.protocol.secagg_messages import EpochSealed, RoundResult
+from treaty.protocol.statements import Body
+
+__all__ = ["FEED_LIMIT_BYTES", "Portion", "brought_by", "portion"]
+
+FEED_LIMIT_BYTES = 4 << 20
+"""Entries and blobs of one feed; what does not fit follows, or is offered by digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Entries up to `end`, the blobs that travel with them, and those that are offered."""
+
+    end: int
+    blobs: dict[Digest, bytes] = field(repr=False)
+    large: dict[Digest, bytes] = field(repr=False)
+
+
+def portion(
+    entries: Sequence[bytes],
+    first: int,
+    brought: Callable[[int], Iterable[Digest]],
+    get: Callable[[Digest], bytes],
+) -> Portion:
+    """Return what one feed from entry `first` on holds; `brought` names the blobs of an entry."""
+    end, total = first, 0
+    blobs: dict[Digest, bytes] = {}
+    large: dict[Digest, bytes] = {}
+    for index in range(first, len(entries)):
+        if total + len(entries[index]) > FEED_LIMIT_BYTES:
+            break
+        end, total = end + 1, total + len(entries[index])
+        for digest in brought(index):
+            data = get(digest)
+            if total + len(data) > FEED_LIMIT_BYTES:
+                large[digest] = data
+            else:
+                blobs[digest] = data
+                total += len(data)
+    return Portion(end, blobs, large)
+
+
+def brought_by(
+    body: Body, columns: Callable[[EpochSealed], Iterable[Digest]]
+) -> tuple[Digest, ...]:
+    """Return the digests of the blobs that an entry brings; `columns` are those of one member."""
+    match body:
+        case CharterPublished():
+            return (Digest(body.charter),)
+        case ProposalOpened():
+            return (Digest(body.subject),)
+        case StudyOpened():
+            return (Digest(body.plan),)
+        case RoundResult():
+            return (Digest(body.sum),)
+        case EpochSealed():
+            return tuple(columns(body))
+        case _:
+            return ()

@@ -1,0 +1,35 @@
+"""Reminders: when a member is sent again what it does not answer.
+
+What was sent waits for the member at the engine, so it is sent again only where it may be lost: at
+once when the member stands elsewhere than the last feed left it, else after a pause that doubles.
+"""
+
+from treaty.ids import MemberId, Timestamp
+
+__all__ = ["Reminders"]
+
+FIRST_MS = 15_000
+LONGEST_MS = 15 * 60_000
+
+
+class Reminders:
+    """For each member: where it stood at its last feed, when the next is due, and the pause."""
+
+    def __init__(self) -> None:
+        self._fed: dict[MemberId, tuple[tuple[int, int], int, int]] = {}
+
+    def fed(self, member: MemberId, stands: tuple[int, int], now: Timestamp) -> None:
+        """Remember a feed: `stands` is the member's log size and the log's."""
+        known = self._fed.get(member)
+        again = known is not None and known[0] == stands
+        pause = min(2 * known[2], LONGEST_MS) if known is not None and again else FIRST_MS
+        self._fed[member] = (stands, now + pause, pause)
+
+    def lost(self, member: MemberId) -> None:
+        """Forget a feed that did not leave: the next is due at once."""
+        self._fed.pop(member, None)
+
+    def due(self, member: MemberId, stands: tuple[int, int], now: Timestamp) -> bool:
+        """Say whether a member that stands there is to be fed now."""
+        known = self._fed.get(member)
+        return known is None or known[0] != stands or now >= known[1]

@@ -1,0 +1,300 @@
+"""A consortium of processes on loopback: a coordinator with its server, and sites, each by itself.
+
+Everything is done by the commands that people use. Commands that end run in this process; those
+that serve are children, started and ended here by their process ids.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.nats_network import free_port
+from treaty.cli.main import run
+from treaty.cli.network_files import party_standing
+from treaty.contracts.schema import Contract, contract_bytes, contract_digest
+from treaty.errors import TreatyError
+from treaty.models.specification import ModelSpecification
+from treaty.protocol.consortium import Consortium
+from treaty.studies.plan import AggregationSettings, Plan, SplitSettings, plan_bytes
+from treaty.wiring import code_digest, stored_log
+
+SOURCE = Path(__file__).parents[1] / "src"
+HUB = "coordinator.example"
+
+POLICY = """format = "treaty.site-policy/v1"
+site = "{site}"
+studies = ["*"]
+purposes = ["*"]
+model_kinds = ["*"]
+max_rounds_per_study = 1000
+min_rows = 20
+site_metrics = false
+
+[auto_approve]
+any_ratified = {automatic}
+max_rounds = 1000
+"""
+
+
+def treaty(*words: str | Path, code: int = 0) -> str:
+    """Run one command in this process; return what it printed, and see its exit code."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        found = run([str(word) for word in words])
+    assert found == code, f"treaty {' '.join(map(str, words))}: exit {found}\n{err.getvalue()}"
+    return out.getvalue() if code == 0 else err.getvalue()
+
+
+def asked(*words: str | Path) -> dict[str, object]:
+    """Run one command with ``--format json``; return its answer."""
+    answer = json.loads(treaty(*words, "--format", "json"))
+    assert isinstance(answer, dict)
+    return answer
+
+
+@dataclass
+class Child:
+    """A process that serves, and where its words go."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    @property
+    def said(self) -> str:
+        """Everything that it printed."""
+        return self.output.read_text(errors="replace")
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
+        """Signal it, wait for its end, and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+@dataclass
+class Rig:
+    """The directories and processes of one consortium."""
+
+    root: Path
+    sites: Mapping[str, tuple[bytes, bytes]]
+    """Each site's data file and adapter."""
+    automatic: bool = True
+    children: dict[str, Child] = field(default_factory=dict)
+    anchor: str = ""
+    port: int = field(default_factory=free_port)
+    _folded: dict[str, tuple[int, Consortium]] = field(default_factory=dict)
+
+    def place(self, name: str) -> Path:
+        """Return the directory of a party."""
+        return self.root / name
+
+    # --- enrolment ------------------------------------------------------------------------------
+
+    def prepare(self, *options: str) -> str:
+        """Prepare the coordinator and the sites up to the anchor; return the terms' digest."""
+        members = [word for name in self.sites for word in ("--member", name)]
+        made = asked(
+            *("coordinator", "init", "hearts.example", "--dir", self.place(HUB)),
+            *("--port", str(self.port), *members, *options),
+        )
+        terms = str(made["terms"])
+        treaty("coordinator", "invite", "--dir", self.place(HUB), "--out", self.root / "invites")
+        for name in self.sites:
+            self.join(name, terms)
+        requests = [self.place(name) / "request.json" for name in self.sites]
+        taken = asked("member", "accept", *requests, "--dir", self.place(HUB))
+        self.anchor = str(taken["anchor"])
+        return terms
+
+    def join(self, name: str, terms: str) -> None:
+        """Let one site join with its files."""
+        own = self.root / "files" / name
+        own.mkdir(parents=True)
+        data, adapter = self.sites[name]
+        (own / "data.csv").write_bytes(data)
+        (own / "adapter.toml").write_bytes(adapter)
+        policy = POLICY.format(site=name, automatic=str(self.automatic).lower())
+        (own / "policy.toml").write_text(policy)
+        treaty(
+            *("site", "join", self.root / "invites" / f"invite-{name}.json"),
+            *("--terms", terms, "--dir", self.place(name)),
+            *("--data", own / "data.csv", "--adapter", own / "adapter.toml"),
+            *("--policy", own / "policy.toml"),
+        )
+
+    # --- processes ------------------------------------------------------------------------------
+
+    def start(self, name: str, **variables: str) -> Child:
+        """Start a party's process."""
+        words = ["coordinator", "up"] if name == HUB else ["site", "up", "--anchor", self.anchor]
+        output = self.root / f"{name}.out"
+        kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+        with output.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "treaty", *words, "--dir", str(self.place(name))],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**kept, "PYTHONPATH": str(SOURCE), "TREATY_TRACEBACK": "1", **variables},
+            )
+        self.children[name] = Child(process, output)
+        return self.children[name]
+
+    def start_all(self) -> None:
+        """Start the coordinator and every site."""
+        for name in (HUB, *self.sites):
+            self.start(name)
+
+    def stop(self) -> None:
+        """End every process, the coordinator last, and the server with it."""
+        for name in (*self.sites, HUB):
+            child = self.children.get(name)
+            if child is not None and child.process.poll() is None:
+                try:
+                    child.end()
+                except subprocess.TimeoutExpired:
+                    child.end(signal.SIGKILL)
+        self.kill_server()
+
+    def server_pid(self) -> int | None:
+        """Return the process id of the message server, None when it does not run."""
+        path = self.place(HUB) / "server" / "server.pid"
+        try:
+            pid = int(path.read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return None
+        return pid if str(self.place(HUB).resolve()).encode() in words else None
+
+    def kill_server(self) -> bool:
+        """Kill the message server; say whether there was one."""
+        pid = self.server_pid()
+        if pid is None:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        return True
+
+    # --- watching -------------------------------------------------------------------------------
+
+    def size(self, name: str) -> int:
+        """Return how many entries a party has stored; 0 before it has a store."""
+        try:
+            with stored_log(self.place(name)) as log:
+                return len(log.entries)
+        except TreatyError:
+            # Its process has not begun, or has only begun to make the store.
+            return 0
+
+    def state(self, name: str) -> Consortium:
+        """Return the log of a party, folded from what it has stored."""
+        size = self.size(name)
+        known = self._folded.get(name)
+        if known is None or known[0] != size:
+            known = self._folded[name] = (size, party_standing(self.place(name)).state)
+        return known[1]
+
+    def until(
+        self, condition: Callable[[], bool], what: str, seconds: float = 60, pause: float = 0.1
+    ) -> None:
+        """Wait for `condition`; fail with what the parties said when it does not come."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise AssertionError(f"{what}: not within {seconds} s\n{self.words()}")
+            time.sleep(pause)
+
+    def words(self) -> str:
+        """Return the last words and journal lines of every party."""
+        lines = []
+        for name, child in self.children.items():
+            journal = self.place(name) / "journal.jsonl"
+            notes = journal.read_text().splitlines()[-6:] if journal.exists() else []
+            code = child.process.poll()
+            lines += [f"--- {name} (exit {code})", *child.said.splitlines()[-12:], *notes]
+        return "\n".join(lines)
+
+    def founded(self) -> bool:
+        """Say whether every site holds the founding entry."""
+        return all(self.size(name) for name in self.sites)
+
+    # --- a study --------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        contract: Contract,
+        model: ModelSpecification,
+        *,
+        study: str = "study",
+        seed: int = 0,
+        deadline_s: int = 60,
+        **aggregation: int,
+    ) -> Plan:
+        """Return a plan bound to this consortium."""
+        charter = self.state(HUB).charter
+        return Plan(
+            study=study,
+            title=study,
+            purpose="research",
+            charter=self.anchor,
+            contract=contract_digest(contract),
+            code=code_digest(),
+            model=model,
+            split=SplitSettings(seed=seed),
+            aggregation=AggregationSettings(support_rows=1, deadline_s=deadline_s, **aggregation),
+            data_use=tuple(term.code for term in charter.data_use.terms),
+        )
+
+    def decide(self, plan: Plan, contract: Contract) -> str:
+        """Propose `plan` at the first site and let every site vote; return the plan's digest."""
+        (self.root / "plan.json").write_bytes(plan_bytes(plan))
+        (self.root / "contract.json").write_bytes(contract_bytes(contract))
+        first = next(iter(self.sites))
+        made = asked(
+            *("study", "propose", "--dir", self.place(first)),
+            *("--plan", self.root / "plan.json", "--contract", self.root / "contract.json"),
+        )
+        for proposal in filter(None, (made["contract_proposal"], made["proposal"])):
+            self.ratify(str(proposal))
+        return str(made["plan"])
+
+    def ratify(self, proposal: str, voters: tuple[str, ...] | None = None) -> None:
+        """Let `voters`, by default every site, approve a proposal; wait until it is settled."""
+        for name in voters or tuple(self.sites):
+            self.until(
+                lambda name=name: proposal in self.state(name).proposals,  # type: ignore[misc]  # bound now
+                f"the proposal does not reach {name}",
+            )
+            if not self.state(name).proposals[proposal].proposal.settled:  # type: ignore[index]  # a digest
+                treaty("proposal", "vote", proposal, "approve", "--dir", self.place(name))
+        self.until(
+            lambda: self.state(HUB).proposals[proposal].proposal.settled,  # type: ignore[index]  # a digest
+            "the vote does not end",
+        )
+
+    def finished(self, plan: str) -> bool:
+        """Say whether the study is over in the coordinator's log."""
+        study = self.state(HUB).studies.get(plan)  # type: ignore[call-overload]  # a digest
+        return study is not None and bool(study.finished)
+
+    def export(self, out: Path, seconds: float = 30) -> Path:
+        """Write the bundle, once the whole log is cosigned, and verify it."""
+
+        def whole() -> bool:
+            path = self.place(HUB) / "checkpoint"
+            size = self.state(HUB).size
+            return path.exists() and int(path.read_text().split("\n")[1]) == size
+
+        self.until(whole, "the newest checkpoint is not cosigned", seconds)
+        treaty("bundle", "export", "--dir", self.place(HUB), "--out", out)
+        answer = asked("verify", out, "--anchor", self.anchor)
+        assert answer["verdict"] == "holds", answer
+        return out
