@@ -1,7 +1,7 @@
 """Spool: a large masked input goes to the store when it arrives, not when it is sequenced.
 
 So the coordinator holds one input at a time, however many members send theirs before it appends
-(docs/spec/secagg.md, section 3). Guarantees:
+(docs/spec/storage.md, 1.10). Guarantees:
   * What is stored has been compared with its header; an entry that names it is appended later, so
     an entry never names what is not durable.
   * What was stored for statements that did not enter the log is removed again, unless another

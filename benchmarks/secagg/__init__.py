@@ -1,0 +1,1 @@
+"""Secure aggregation in bulk: processor time and memory, beside peers and the machine's limit."""
