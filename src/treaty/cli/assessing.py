@@ -9,7 +9,7 @@ Guarantees:
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -146,9 +146,7 @@ def run_assessment(request: Request, progress: Progress | None = None) -> Result
     few, and files that exist; `TrainerFailure` where the family cannot be trained on the rows.
     """
     signer = _signer(request)
-    for path in (request.page, request.exposed, request.record):
-        if path is not None and path.exists():
-            raise UsageError(f"{path} exists: name a new file")
+    _check_outputs([request.page, request.exposed, request.record])
     contract, data, source = _rows(request)
     colluders = max(1, (request.members - 1) // 3)
     derived = DerivedParameters(request.members, colluders)
@@ -177,6 +175,18 @@ def run_assessment(request: Request, progress: Progress | None = None) -> Result
     target_of(asked)
     found = assess(asked, progress)
     return Result(found, tuple(_write(request, found, signer)))
+
+
+def _check_outputs(paths: Sequence[Path | None]) -> None:
+    """Refuse, before the work, what could not be written after it."""
+    named = [path for path in paths if path is not None]
+    if len(set(named)) < len(named):
+        raise UsageError("--page, --exposed and --record need a file of their own each")
+    for path in named:
+        if path.exists() or path.is_symlink():
+            raise UsageError(f"{path} exists: name a new file")
+        if not path.parent.is_dir():
+            raise UsageError(f"{path.parent} is no directory: make it first")
 
 
 def _signer(request: Request) -> SigningKey | None:

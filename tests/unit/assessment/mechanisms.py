@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from treaty.assessment.canaries import AuditPlan, Integers, SiteRelease, SiteRound
-from treaty.crypto.prg import Keystream
 from treaty.privacy.calibration import Schedule, calibrated_variance
-from treaty.privacy.mechanisms import Clip, add_noise, clipped_sum, noise_share
+from treaty.privacy.distributed import noised, person_sum
+from treaty.privacy.mechanisms import Clip, Layer, noise_share
 
 ROUNDS = 20
 DELTA = 1e-5
@@ -33,28 +33,19 @@ def plan_for(epsilon: float, *, canaries: int = 4000, rounds: int = ROUNDS) -> A
 
 
 def clipped(item: SiteRound) -> Integers:
-    """Return the sum over persons, clipped person by person."""
-    return clipped_sum(
-        lambda start, stop: item.vectors[start:stop],
-        item.persons,
-        item.vectors.shape[1],
-        item.clip,
-    )
+    """Return the sum over persons, clipped person by person, as a study does it."""
+    layer = Layer(item.vectors, np.ones((len(item.vectors), 1)), has_bias=False)
+    return person_sum([layer], item.persons, item.clip)
 
 
-def noised(item: SiteRound, total: Integers) -> Integers:
-    """Return `total` with the member's share of noise."""
-    return add_noise(
-        total,
-        share_variance=item.share_variance,
-        ring_bits=item.ring_bits,
-        fill=Keystream(item.key).fill,
-    )
+def with_noise(item: SiteRound, total: Integers) -> Integers:
+    """Return `total` with the member's share of noise, as a study draws it."""
+    return noised(total, share_variance=item.share_variance, ring_bits=item.ring_bits, key=item.key)
 
 
 def sound(item: SiteRound) -> Integers:
     """The product's own mechanism."""
-    return noised(item, clipped(item))
+    return with_noise(item, clipped(item))
 
 
 def noise_a_tenth(item: SiteRound) -> Integers:
@@ -75,7 +66,7 @@ def no_noise(item: SiteRound) -> Integers:
 def no_clip(item: SiteRound) -> Integers:
     """Vectors go onto the grid as they are."""
     grid = np.trunc(item.vectors / item.clip.step).astype(np.int64)
-    return noised(item, grid.sum(axis=0))
+    return with_noise(item, grid.sum(axis=0))
 
 
 def clip_by_row(item: SiteRound) -> Integers:

@@ -107,6 +107,10 @@ def test_no_file_is_replaced_and_no_other_key_signs(
     shown = treaty("assess", *own, "--page", tmp_path / "page.html")
     assert shown.code == 2
     assert (tmp_path / "page.html").read_text() == "mine"
+    shown = treaty("assess", *own, "--page", tmp_path / "nowhere" / "page.html")
+    assert (shown.code, "is no directory" in shown.err) == (2, True)
+    twice = ["--page", tmp_path / "one", "--exposed", tmp_path / "one"]
+    assert "a file of their own" in treaty("assess", *own, *twice).err
     key = write_key(tmp_path / "approval.key", "approval", "aare approval")
     key.chmod(0o600)
     record = ["--record", tmp_path / "record.json", "--key", key]
