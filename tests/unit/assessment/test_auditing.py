@@ -20,6 +20,7 @@ from treaty.assessment.auditing import (
 )
 from treaty.errors import UsageError
 from treaty.privacy.calibration import gaussian_mu
+from treaty.privacy.gaussian import gaussian_epsilon
 
 DELTA = 1e-5
 
@@ -95,6 +96,10 @@ def test_more_right_guesses_never_lower_a_bound() -> None:
     assert bounds == sorted(bounds)
     assert bounds[10] == 0.0
     assert f_dp_lower_bound(Guesses(4000, 400, 400), DELTA) > 6
+    for correct in (60, 75, 90):
+        guesses = Guesses(1000, 100, correct)
+        exact = gaussian_epsilon(Fraction(mu_lower_bound(guesses)) ** 2, DELTA)
+        assert f_dp_lower_bound(guesses, DELTA) <= exact * (1.0 - 1e-6)
 
 
 def test_guesses_are_the_extreme_scores() -> None:
