@@ -21,7 +21,13 @@ from treaty.crypto.keys import SigningKey
 from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError
 from treaty.ids import Digest, MemberId
 from treaty.node.feeding import brought_by, portion
-from treaty.node.intake import MEMBER_STATEMENTS, Tray, named_blobs, shows_longer_log
+from treaty.node.intake import (
+    MEMBER_STATEMENTS,
+    Tray,
+    left_at_engine,
+    named_blobs,
+    shows_longer_log,
+)
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
 from treaty.node.phase_clock import SINCE_KEY, PhaseClock
@@ -31,12 +37,8 @@ from treaty.node.spooling import Spool
 from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore, Journal
 from treaty.protocol.consortium import DOCUMENTED, Consortium
 from treaty.protocol.frames import Feed, Post, decode_post, encode_frame
-from treaty.protocol.messages import (
-    ProposalOpened,
-)
-from treaty.protocol.secagg_messages import (
-    MaskedInput,
-)
+from treaty.protocol.messages import ProposalOpened
+from treaty.protocol.secagg_messages import MaskedInput
 from treaty.protocol.statements import Body, Predicate, Verified, peek, seal_statement
 
 __all__ = ["Coordinator", "CoordinatorKeys"]
@@ -203,7 +205,7 @@ class Coordinator:
             return True
         self._asked = False
         # A deadline may order nothing and still let the next step follow.
-        return self._publish(self._driver.deadline(), "deadline") or self.flush()
+        return self.expire() or self._driver.is_patient
 
     # --- living in time -----------------------------------------------------------------------
 
@@ -388,6 +390,8 @@ class Coordinator:
         part = portion(
             self._entries, first, lambda index: self._brought(index, member), self._blobs.get
         )
+        for body in map(self._parsed, range(first, part.end)):
+            self._driver.offer_pieces(self._state, body, self.engine)
         note = self._note
         if part.end < len(self._entries):
             # A long way to catch up: in pieces, each under a checkpoint of its own size.
@@ -436,11 +440,12 @@ class Coordinator:
 
     def _brought(self, index: int, member: MemberId) -> tuple[Digest, ...]:
         """Return the digests of the blobs that an entry brings to `member`, as far as here."""
-        body = self._bodies.get(index)
-        if body is None:
-            body = peek(self._entries[index])[1]
-        named = brought_by(body, lambda sealed: self._driver.columns_for(sealed, member))
+        named = brought_by(self._parsed(index), lambda one: self._driver.columns_for(one, member))
         return tuple(digest for digest in named if self._blobs.has(digest))
+
+    def _parsed(self, index: int) -> Body:
+        body = self._bodies.get(index)
+        return peek(self._entries[index])[1] if body is None else body
 
     # --- storing ------------------------------------------------------------------------------
 
@@ -453,10 +458,9 @@ class Coordinator:
 
     def _fetched(self, post: Post, statement: bytes) -> Mapping[Digest, bytes]:
         """Return the blobs of a post, with the one a large input left at the engine."""
-        body = peek(statement)[1]
-        if isinstance(body, MaskedInput) and body.blob not in post.blobs:
-            digest = Digest(body.blob)
-            return {**post.blobs, digest: self.engine.fetch(digest)}
+        named = left_at_engine(peek(statement)[1])
+        if named is not None and named not in post.blobs:
+            return {**post.blobs, named: self.engine.fetch(named)}
         return post.blobs
 
     def _documents(

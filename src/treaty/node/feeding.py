@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from treaty.ids import Digest
 from treaty.protocol.messages import CharterPublished, ProposalOpened, StudyOpened
-from treaty.protocol.secagg_messages import EpochSealed, RoundResult
+from treaty.protocol.secagg_messages import AuditCalled, EpochSealed, RoundResult
 from treaty.protocol.statements import Body
 
 __all__ = ["FEED_LIMIT_BYTES", "Portion", "brought_by", "portion"]
@@ -64,6 +64,8 @@ def brought_by(
             return (Digest(body.plan),)
         case RoundResult():
             return (Digest(body.sum),)
+        case AuditCalled():
+            return (Digest(body.chunks),)
         case EpochSealed():
             return tuple(columns(body))
         case _:

@@ -25,13 +25,15 @@ from treaty.protocol.secagg_messages import (
     MaskedInput,
     Reveal,
     ShareComplaint,
+    SumDisputed,
+    SumsAudited,
     SurvivorsConfirmed,
 )
 from treaty.protocol.statements import Body, Verified
 from treaty.tlog.checkpoint import open_checkpoint
 from treaty.tlog.notes import Verifier
 
-__all__ = ["MEMBER_STATEMENTS", "Tray", "named_blobs", "shows_longer_log"]
+__all__ = ["MEMBER_STATEMENTS", "Tray", "left_at_engine", "named_blobs", "shows_longer_log"]
 
 MEMBER_STATEMENTS = (
     BallotCast,
@@ -46,6 +48,8 @@ MEMBER_STATEMENTS = (
     Reveal,
     ShareComplaint,
     SiteReported,
+    SumDisputed,
+    SumsAudited,
     SurvivorsConfirmed,
 )
 """What a member may put into the log; everything else is the coordinator's own."""
@@ -64,8 +68,21 @@ def named_blobs(body: Body) -> frozenset[str]:
             return frozenset(body.columns.values())
         case EpochReady():
             return frozenset() if body.wraps is None else frozenset({body.wraps})
+        case SumDisputed():
+            return frozenset({body.proof})
         case _:
             return frozenset()
+
+
+def left_at_engine(body: Body) -> Digest | None:
+    """Return the digest of the blob that a member leaves at the engine when it is large."""
+    match body:
+        case MaskedInput():
+            return Digest(body.blob)
+        case SumDisputed():
+            return Digest(body.proof)
+        case _:
+            return None
 
 
 class Tray:

@@ -25,6 +25,7 @@ from treaty.errors import PeerError, PolicyError, ResourceError, VerificationErr
 from treaty.governance.site_policy import SitePolicy
 from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
+from treaty.node.auditing import Auditor
 from treaty.node.contribution import LocalStudy
 from treaty.node.mirror import LOG_STREAM, Mirror
 from treaty.node.performing import Performer
@@ -131,6 +132,7 @@ class Participant:
             send=self._send,
             spread=spread,
         )
+        self._auditor = Auditor(name, self._mirror, store, journal, self._send)
         # Engines forget keys in time; a new life of this process must not repeat old ones.
         self._sent = clock.now() * 1000
 
@@ -243,6 +245,11 @@ class Participant:
         """Do everything that the folded log asks of this member and that it may do."""
         study = self.state.running
         try:
+            if study is not None and self._auditor.disputes(study):
+                # It proved a sum of this study false: what follows from that sum is not its own.
+                study = None
+            elif study is not None and study.audit is not None:
+                self._auditor.follow(study, self._performer.masked)
             self._performer.follow_epoch(study)
             if study is not None:
                 self._performer.follow_round(study)
@@ -312,6 +319,7 @@ class Participant:
     def _repeat(self, feed: Feed) -> None:
         """Answer a feed that brought nothing: what was sent before may be lost."""
         self._performer.repeat()
+        self._auditor.forget()
         self._reported.clear()
         if self.state.membership is not None:
             self._duties()

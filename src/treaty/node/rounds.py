@@ -13,7 +13,8 @@ from treaty.crypto.canonical import sha256
 from treaty.errors import PolicyError, UsageError, VerificationError
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
-from treaty.ports import BlobStore, Journal
+from treaty.node.auditing import AuditDriver
+from treaty.ports import BlobStore, Engine, Journal
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.messages import (
     HaltCode,
@@ -49,6 +50,7 @@ from treaty.protocol.secagg_coordinator import (
 )
 from treaty.protocol.secagg_enrolment import EnrolmentPhase
 from treaty.protocol.secagg_messages import (
+    AuditCalled,
     CloseCode,
     EpochClosed,
     EpochKeys,
@@ -105,6 +107,7 @@ class RoundDriver:
         self._bound: frozenset[str] | None = None
         self._failed_epochs = 0
         self._put_off: dict[Digest, tuple[int, int]] = {}
+        self._audits = AuditDriver(blobs)
 
     # --- statements ---------------------------------------------------------------------------
 
@@ -128,6 +131,7 @@ class RoundDriver:
         A refusal means that it must not be logged; nothing has changed then.
         """
         body = verified.predicate
+        self._audits.follow(state.running)
         match body:
             case EpochOpened():
                 self._begin_epoch(state, of_kind(verified, EpochOpened))
@@ -173,6 +177,11 @@ class RoundDriver:
         self.logged(state, verified, self._blobs.get)
         self._orders = [order for order in self._orders if order[0] != verified.predicate]
 
+    def offer_pieces(self, state: Consortium, body: Body, engine: Engine) -> None:
+        """Let the auditors fetch chunks of masked inputs if `body` calls them: once each."""
+        if isinstance(body, AuditCalled) and state.running is not None:
+            self._audits.offer(state.running, body, engine)
+
     def columns_for(self, sealed: EpochSealed, member: MemberId) -> tuple[Digest, ...]:
         """Return the digests of `member`'s sealed columns, while that epoch is open."""
         if self._epoch is None or self._epoch.epoch_hash != sealed.epoch_hash:
@@ -215,12 +224,19 @@ class RoundDriver:
 
     def deadline(self) -> list[Order]:
         """Let the time of the present phase be over; return what to append."""
+        if self._audits.waits:
+            return self._audits.deadline()
         if self._round is not None:
             self._in_round(Deadline())
         elif self._epoch is not None and self._epoch.phase is not EnrolmentPhase.READY:
             self._in_epoch(Deadline())
         orders, self._orders = self._orders, []
         return orders
+
+    @property
+    def is_patient(self) -> bool:
+        """Say whether more time may pass before anything follows from it."""
+        return self._audits.waits and self._audits.is_patient
 
     def _suspension(self, state: Consortium) -> Order | None:
         for identity, record in state.proposals.items():
@@ -260,6 +276,14 @@ class RoundDriver:
 
     def _step(self, state: Consortium, study: Study, now: Timestamp) -> list[Order]:
         base = _base(state)
+        audit = self._audits.next(base, study, self._epoch)
+        if audit is not None:
+            return audit
+        if self._audits.release(study):
+            # The round's inputs waited for the audit: the survivors are named as they stand now.
+            self._in_round(Deadline())
+            released, self._orders = self._orders, []
+            return released
         closing: list[Order] = []
         if study.epoch is not None and study.epoch.phase is not EpochPhase.CLOSED:
             closed = EpochClosed(**base, epoch=study.epoch.number, code=CloseCode.FINISHED)
@@ -384,6 +408,8 @@ class RoundDriver:
         self._round, effects = self._round.step(event)
         for effect in effects:
             match effect:
+                case Publish(predicate=SurvivorsSealed() as sealed) if self._audits.holds(sealed):
+                    continue
                 case Publish(predicate=SurvivorsSealed() as sealed) if not self._may_seal(sealed):
                     abandoned = RoundAbandoned(
                         charter=sealed.charter,

@@ -161,6 +161,7 @@ class HaltCode(Enum):
     TOO_FEW_MEMBERS = "too-few-members"
     NOT_CONVERGED = "not-converged"
     DECIDED = "decided"
+    SUM_FALSE = "sum-false"
 
 
 @statement(

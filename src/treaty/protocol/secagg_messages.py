@@ -19,6 +19,7 @@ from treaty.protocol.statements import Predicate, SignerKind, Subject, statement
 
 __all__ = [
     "HYBRID_SUITE",
+    "AuditCalled",
     "CloseCode",
     "DeclineCode",
     "EpochClosed",
@@ -40,6 +41,8 @@ __all__ = [
     "RoundResult",
     "ShareComplaint",
     "Suite",
+    "SumDisputed",
+    "SumsAudited",
     "Survivor",
     "SurvivorsConfirmed",
     "SurvivorsSealed",
@@ -417,6 +420,52 @@ class RoundResult(_InRound):
     def subjects(self) -> tuple[Subject, ...]:
         """Return the round and the sum."""
         return (Subject.of("round", self.context), Subject.of("sum", self.sum))
+
+
+@statement(
+    "audit-called/v1",
+    signer=SignerKind.COORDINATOR,
+    classes={"results": _ID, "chunks": _ID},
+)
+class AuditCalled(Predicate):
+    """The members are asked to add up the study's unaudited sums again.
+
+    `results` are the digests of their result statements, `chunks` that of the list of their
+    inputs' chunk hashes, a blob.
+    """
+
+    results: Annotated[tuple[DigestField, ...], msgspec.Meta(min_length=1, max_length=64)]
+    chunks: DigestField
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """Return the list of chunk hashes."""
+        return (Subject.of("masked-chunks", self.chunks),)
+
+
+@statement("sums-audited/v1", signer=SignerKind.RUNNER, classes={"call": _ID})
+class SumsAudited(Predicate):
+    """A member added up again all chunks that were its to audit; each is as published.
+
+    `call` is the digest of the `AuditCalled` statement.
+    """
+
+    call: DigestField
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """Return the call."""
+        return (Subject.of("audit", self.call),)
+
+
+@statement("sum-disputed/v1", signer=SignerKind.RUNNER, classes={"result": _ID, "proof": _ID})
+class SumDisputed(Predicate):
+    """A member proves that a published sum is false. `proof` is a blob that anyone can check."""
+
+    result: DigestField
+    proof: DigestField
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """Return the proof."""
+        return (Subject.of("fraud-proof", self.proof),)
 
 
 @statement(

@@ -23,14 +23,18 @@ from treaty.governance.amendment import CharterHistory
 from treaty.ids import Digest, MemberId, Timestamp
 from treaty.protocol.machine import Transitions, advance
 from treaty.protocol.messages import HaltCode, SiteReported, StudyCompleted, StudyHalted
+from treaty.protocol.secagg_audit import AuditCase, check_fraud, is_audited
 from treaty.protocol.secagg_keys import NO_RESULT, Group
 from treaty.protocol.secagg_lifecycle import Expected
 from treaty.protocol.secagg_messages import (
+    AuditCalled,
     EpochClosed,
     EpochOpened,
     MaskedInput,
     RoundOpened,
     RoundResult,
+    SumDisputed,
+    SumsAudited,
     SurvivorsSealed,
 )
 from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
@@ -57,6 +61,9 @@ TRANSITIONS: Transitions[Phase] = MappingProxyType(
         (Phase.RUNNING, EpochOpened): frozenset({Phase.RUNNING}),
         (Phase.RUNNING, RoundOpened): frozenset({Phase.RUNNING}),
         (Phase.RUNNING, SiteReported): frozenset({Phase.RUNNING}),
+        (Phase.RUNNING, AuditCalled): frozenset({Phase.RUNNING}),
+        (Phase.RUNNING, SumsAudited): frozenset({Phase.RUNNING}),
+        (Phase.RUNNING, SumDisputed): frozenset({Phase.HALTED}),
         (Phase.COMPLETED, SiteReported): frozenset({Phase.COMPLETED}),
     }
 )
@@ -74,7 +81,11 @@ class StudyEvent:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One study. `rounds` holds every round that is over, in order of the log."""
+    """One study. `rounds` holds every round that is over, in order of the log.
+
+    Where the plan says `audited`, `unaudited` are the published sums that no members have added up
+    again, `audit` the call to do so, `auditors` who has, `audited` how many sums are done.
+    """
 
     identity: Digest
     plan: Plan
@@ -92,6 +103,10 @@ class Study:
     halt_code: HaltCode | None = None
     halt_decided: bool = False
     final_model: Digest | None = None
+    unaudited: tuple[AuditCase, ...] = ()
+    audit: Verified[AuditCalled] | None = None
+    auditors: frozenset[str] = frozenset()
+    audited: int = 0
 
     @property
     def finished(self) -> bool:
@@ -135,7 +150,16 @@ class Study:
         if self.round is not None:
             # Kept, so that answers already given still bind its question to one set.
             rounds = (*rounds, replace(self.round, phase=RoundPhase.ABANDONED))
-        rest = replace(self, epoch=None, round=None, rounds=rounds, history=history)
+        # An audit under way is called again: whom it waits for may be gone.
+        rest = replace(
+            self,
+            epoch=None,
+            round=None,
+            rounds=rounds,
+            history=history,
+            audit=None,
+            auditors=frozenset(),
+        )
         try:
             return replace(rest, group=group_of(history))
         except PolicyError:
@@ -159,6 +183,12 @@ class Study:
                 return self._on_round(body, of_kind(verified, RoundOpened), event.at)
             case RoundResult():
                 return self._on_result(body, of_kind(verified, RoundResult), documents)
+            case AuditCalled():
+                return self._on_audit_called(body, of_kind(verified, AuditCalled))
+            case SumsAudited():
+                return self._on_audited(body)
+            case SumDisputed():
+                return self._on_disputed(body, documents)
             case SiteReported():
                 return self._on_report(body)
             case StudyCompleted():
@@ -179,6 +209,7 @@ class Study:
     ) -> "Study":
         advance(TRANSITIONS, self.phase, body, Phase.RUNNING)
         self._not_expired(at)
+        self._no_audit_due("epoch opens")
         if self.epoch is not None and self.epoch.phase is not EpochPhase.CLOSED:
             raise VerificationError("an epoch is open already", code="out-of-order")
         if self.round is not None:
@@ -238,6 +269,7 @@ class Study:
         record = self._open_round().step(verified)
         if isinstance(verified.predicate, SurvivorsSealed):
             self._same_set(record)
+            self._audited_set(record)
         if isinstance(verified.predicate, MaskedInput):
             self._noise_committed(verified.predicate)
         if record.is_over:
@@ -259,13 +291,50 @@ class Study:
         except FormatError as error:
             raise VerificationError(f"the opened sum: {error}", code="sum-shape") from error
         progress = self.progress.absorb(query, total, len(record.members_in))
+        cases = (AuditCase(self._open_epoch(), record),) if self.plan.aggregation.audited else ()
         return replace(
             self,
+            unaudited=(*self.unaudited, *cases),
             round=None,
             rounds=(*self.rounds, record),
             progress=progress,
             last_result=verified.digest,
         )
+
+    def _on_audit_called(self, body: AuditCalled, verified: Verified[AuditCalled]) -> "Study":
+        advance(TRANSITIONS, self.phase, body, Phase.RUNNING)
+        if self.audit is not None:
+            raise VerificationError("an audit is under way", code="out-of-order")
+        if body.results != tuple(case.result.digest for case in self.unaudited):
+            # Prevents a sum from being left out of every audit.
+            raise VerificationError(
+                f"expected a call for all {len(self.unaudited)} unaudited sums, in order",
+                code="audit-incomplete",
+            )
+        return replace(self, audit=verified, auditors=frozenset())
+
+    def _on_audited(self, body: SumsAudited) -> "Study":
+        advance(TRANSITIONS, self.phase, body, Phase.RUNNING)
+        if self.audit is None or body.call != self.audit.digest:
+            raise VerificationError("the audit is not under way", code="out-of-order")
+        if body.author not in self.group.members:
+            raise VerificationError(f"{body.author} is not in the study", code="not-a-member")
+        if body.author in self.auditors:
+            raise VerificationError(f"{body.author} has audited already", code="replayed")
+        auditors = self.auditors | {body.author}
+        if not all(is_audited(case, auditors) for case in self.unaudited):
+            return replace(self, auditors=auditors)
+        done = self.audited + len(self.unaudited)
+        return replace(self, unaudited=(), audit=None, auditors=frozenset(), audited=done)
+
+    def _on_disputed(self, body: SumDisputed, documents: Callable[[Digest], bytes]) -> "Study":
+        phase = advance(TRANSITIONS, self.phase, body, Phase.HALTED)
+        for case in self.unaudited:
+            if case.result.digest == body.result:
+                total = documents(Digest(case.result.predicate.sum))
+                check_fraud(case, documents(Digest(body.proof)), total)
+                return replace(self, phase=phase, halt_code=HaltCode.SUM_FALSE, round=None)
+        raise VerificationError("no unaudited sum has this result", code="wrong-result")
 
     def _on_report(self, body: SiteReported) -> "Study":
         advance(TRANSITIONS, self.phase, body, self.phase)
@@ -289,6 +358,7 @@ class Study:
         phase = advance(TRANSITIONS, self.phase, body, Phase.COMPLETED)
         if self.halt_decided:
             raise PolicyError("the members decided to halt the study", code="halted")
+        self._no_audit_due("study is completed")
         progress = self.progress
         if progress.stage is not Stage.COMPLETED or progress.evaluation is None:
             raise VerificationError("the study is not finished", code="out-of-order")
@@ -339,6 +409,25 @@ class Study:
                 f"the input of {header.author} {'has no' if noised else 'has a'} commitment to "
                 f"noise, the query is for {'a noised' if noised else 'an exact'} sum",
                 code="noise-commitment",
+            )
+
+    def _audited_set(self, record: RoundRecord) -> None:
+        """Refuse other survivors than those of the sums that nobody has added up again.
+
+        A false sum steers the model. While it is undiscovered, sums over one set alone show
+        nothing of one member; two sums over sets that differ would (R-14).
+        """
+        if any(case.round.members_in != record.members_in for case in self.unaudited):
+            raise VerificationError(
+                "the sums before are unaudited and of other members: audit them first",
+                code="unaudited-set",
+            )
+
+    def _no_audit_due(self, what: str) -> None:
+        if self.unaudited:
+            raise VerificationError(
+                f"{len(self.unaudited)} published sums are unaudited: audit them before the {what}",
+                code="audit-due",
             )
 
     def _open_epoch(self) -> EpochRecord:

@@ -91,6 +91,10 @@ def awaited_in_study(study: Study) -> Awaited | None:
         return Awaited("figures of their own", _sorted(missing)) if missing else None
     if study.finished:
         return None
+    if study.audit is not None:
+        # Only so many as are enough are waited for, and nobody knows which.
+        silent = set(study.group.members) - study.auditors
+        return Awaited("audits of published sums", _sorted(map(MemberId, silent)))
     if study.round is not None:
         return _in_round(study.round, hub)
     if study.epoch is None or study.epoch.phase is EpochPhase.CLOSED:

@@ -300,6 +300,26 @@ def _record(
     )
 
 
+def _audits(history: History) -> list[tuple[str, Status, str]]:
+    """What members say about the sums of audited studies, in a line of its own where there are any.
+
+    It is their signed word, unless the sums were added up again here too.
+    """
+    studies = [one for one in history.state.studies.values() if one.plan.aggregation.audited]
+    if not studies:
+        return []
+    done, open_ = sum(one.audited for one in studies), sum(len(one.unaudited) for one in studies)
+    status = Status.PROVED if not history.attested else Status.ATTESTED
+    said = "each by more members than may collude"
+    return [
+        (
+            "audits",
+            Status.NOT_COVERED if open_ else status,
+            f"{done} of {done + open_} sums of audited studies added up again by members, {said}",
+        )
+    ]
+
+
 def _guarantees(
     history: History, manifest: Manifest, completed: bool, released: bool
 ) -> tuple[Guarantee, ...]:
@@ -332,6 +352,7 @@ def _guarantees(
                 + ("" if not history.attested else "; the others attested, not recomputed"),
             )
         )
+    found += _audits(history)
     found.append(
         ("model", proved, "derived again from the published sums, bit for bit")
         if completed

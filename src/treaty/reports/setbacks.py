@@ -45,6 +45,7 @@ _HALTS = {
     HaltCode.TOO_FEW_MEMBERS: "Too few members were left for a safe sum.",
     HaltCode.NOT_CONVERGED: "Training did not settle.",
     HaltCode.DECIDED: "The members decided to stop.",
+    HaltCode.SUM_FALSE: "A member proved that a published sum was false.",
 }
 
 

@@ -166,6 +166,12 @@ def _exposure(plan: Plan, charter: Charter) -> Iterator[Finding]:
                 yield Finding(
                     "exposure", f"the charter does not accept this sum: {decision.explanation}"
                 )
+    if plan.aggregation.audited:
+        decision = matrix.decide(Artefact.MASKED_INPUT, Role.MEMBER, Form.MASKED, survivors)
+        if not decision.allowed:
+            yield Finding(
+                "exposure", f"members may not see masked inputs to audit: {decision.explanation}"
+            )
     if plan.evaluation.site_figures:
         for recipient in (Role.COORDINATOR, Role.MEMBER):
             decision = matrix.decide(Artefact.SITE_METRIC, recipient, Form.EXACT, 1)

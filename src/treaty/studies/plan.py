@@ -61,7 +61,9 @@ class AggregationSettings(Record):
     `max_persons_per_site` bounds every site's rows; `feature_clip` is in standard deviations;
     `scale_bits` is the binary fixed-point scale of exact sums; `update_scale_bits` that of clipped
     model updates. `deadline_s` is how long a phase of a round or an epoch waits for members that
-    do not answer, where parties live in real time.
+    do not answer, where parties live in real time. With `audited`, members add every published sum
+    up again before an epoch follows another, and no sum over other members is opened while one is
+    unaudited.
     """
 
     max_persons_per_site: Annotated[int, msgspec.Meta(ge=1, le=2**24)] = 2**14
@@ -72,6 +74,7 @@ class AggregationSettings(Record):
     slots_per_epoch: Annotated[int, msgspec.Meta(ge=1, le=64)] = 16
     support_rows: Annotated[int, msgspec.Meta(ge=1, le=2**20)] = 5
     deadline_s: Annotated[int, msgspec.Meta(ge=1, le=2**20)] = 600
+    audited: bool = False
 
 
 class Plan(Record):
