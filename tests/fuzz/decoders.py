@@ -43,7 +43,7 @@ from treaty.crypto.key_agreement import (
     check_encapsulation_key,
 )
 from treaty.crypto.keys import PublicKey
-from treaty.crypto.shamir import decode_element, encode_element
+from treaty.crypto.shamir import MODULUS, decode_element, encode_element
 from treaty.errors import FormatError, PeerError, PolicyError
 from treaty.governance.charter import charter_bytes, charter_digest, parse_charter
 from treaty.ids import MemberId
@@ -72,7 +72,10 @@ SLOW = frozenset({"bundle", "opened statement", "opened checkpoint", "verified p
 
 @dataclass(frozen=True)
 class Target:
-    """One decoder. `wrap` puts a damaged tree back into the bytes that the decoder reads."""
+    """One decoder. `wrap` puts a damaged tree back into the bytes that the decoder reads.
+
+    `bad` are inputs of the right form that must be refused for what they are.
+    """
 
     name: str
     read: Callable[[bytes], object]
@@ -80,6 +83,7 @@ class Target:
     refusals: tuple[type[Exception], ...] = (FormatError,)
     again: Callable[[Any], bytes] | None = None
     trees: tuple[Any, ...] = ()
+    bad: tuple[bytes, ...] = ()
     wrap: Callable[[Any, random.Random], bytes] | None = None
 
 
@@ -374,6 +378,7 @@ def _bulk_targets() -> list[Target]:
             "share",
             decode_element,
             (encode_element(7), b"\xff" * 31 + b"\x00"),
+            bad=tuple(value.to_bytes(32, "big") for value in (MODULUS, MODULUS + 1, 2**256 - 1)),
             again=encode_element,
         ),
         Target(
@@ -401,13 +406,26 @@ def _bulk_targets() -> list[Target]:
             lambda data: check_agreement_key.__wrapped__(data) or data,
             (bytes.fromhex(keys.transport),),
             refusals=(PeerError,),
+            bad=tuple(
+                u.to_bytes(32, "little")
+                for u in (0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18, 2**256 - 1)
+            ),
         ),
         Target(
             "encapsulation key",
             lambda data: check_encapsulation_key(data) or data,
             (EncapsulationKey(bytes(64)).public,),
         ),
-        Target("public key", PublicKey, (key("x").public.raw,), refusals=(PeerError,)),
+        Target(
+            "public key",
+            PublicKey,
+            (key("x").public.raw,),
+            refusals=(PeerError,),
+            bad=tuple(
+                y.to_bytes(32, "little")
+                for y in (0, 1, 2**255 - 20, 2**255 - 19, 2**255 + 1, 2**256 - 1)
+            ),
+        ),
     ]
 
 
@@ -487,6 +505,8 @@ def damaged(target: Target, draw: random.Random) -> bytes:
     kind = draw.random()
     if kind < 0.04:
         return draw.randbytes(draw.randrange(200))
+    if kind < 0.07 and target.bad:
+        return draw.choice(target.bad)
     if target.wrap is not None and target.trees and kind < 0.55:
         tree = draw.choice(target.trees)
         for _ in range(draw.choice((1, 1, 1, 2, 4))):

@@ -3,6 +3,10 @@
 A short slice of the campaign (`tests/campaign/test_decoder_fuzzing.py`), and inputs made to cost:
 announced sizes far beyond the bytes, depth, repetition.
 
+Planted faults that these tests caught: `RecursionError` and errors of the decoder let through;
+bytes that are not compared with their one spelling; lengths of a frame, and the size of a tensor
+file, that are not compared; a proof, a low-order key and a post-quantum key whose refusal is not
+one of ours; an element at p.
 """
 
 import random
@@ -38,6 +42,11 @@ def test_the_genuine_message_is_read(target: Target) -> None:
         assert not any(judge(target, one) for one in target.genuine)
         return
     assert all(judge(target, one) for one in target.genuine)
+
+
+@pytest.mark.parametrize("target", [one for one in targets() if one.bad], ids=lambda one: one.name)
+def test_weak_keys_and_elements_outside_the_field_are_refused(target: Target) -> None:
+    assert not any(judge(target, one) for one in target.bad)
 
 
 @pytest.mark.parametrize("target", targets(), ids=NAMES)

@@ -703,7 +703,9 @@ class Simulation:
         assert self.turn is not None
         names, least = self.turn.opened.participants, self.group.min_survivors
         spare = len(names) - least
-        victims = self.draw.sample(names, min(len(names), spare + 1))
+        honest = [name for name in names if name not in self.corrupt]
+        victims = self.draw.sample(honest, min(len(honest), spare + 1))
+        turn = 0
         camps = [frozenset(self.draw.sample(names, least)) for _ in range(2)]
         cancel = self.draw.random() < 0.7
         self.counts["attack"] += 1
@@ -714,9 +716,12 @@ class Simulation:
             for name in self.draw.sample(names, len(names)):
                 member = self.members[name]
                 if cancel and name not in told:
-                    others = [n for n in victims if n != name]
-                    out = self.draw.sample(others, min(spare, len(others)))
-                    told[name] = frozenset(names) - set(out)
+                    out = [n for n in victims if n != name]
+                    if name not in victims:
+                        # Those who are not cancelled count all of the victims out in turn.
+                        out = (victims * 2)[turn : turn + spare]
+                        turn = (turn + 1) % len(victims)
+                    told[name] = frozenset(names) - set(out[:spare])
                 elif name not in told:
                     told[name] = self.draw.choice([s for s in camps if name in s] or camps)
                 if member.slot is not None and member.slot.state.input is not None:
@@ -815,7 +820,7 @@ class Simulation:
             if member.me in self.corrupt and self.evil == "backup" and self.draw.random() < 0.3:
                 self.put_back(member)
         gone = self.gone(self.draw.choice((0, 0, 0.1, 0.3, 0.45)))
-        if self.draw.random() < 0.1:
+        if self.draw.random() < (0.15 if len(ask.participants) > 5 else 0.05):
             self.attack()
         self.stir(gone, 5 * len(self.members))
         late = self.gone(self.draw.choice((0, 0, 0.2))) | gone
