@@ -20,9 +20,9 @@ Never both seeds of one member; never two bare sums in a slot; never a bare sum 
 honest inputs; and the bound is reached where the enumeration is complete, so it is not stated more
 strongly than it holds. ``full`` stores the counts in `results/two_faced.json`.
 
-Planted faults that this campaign caught: u_fast one lower; the share threshold one lower; an answer
-below u_fast without confirmations; one confirmation too few; an answer for fewer than
-`min_survivors`; an answer for headers that are not of its context.
+Planted faults that this campaign caught: u_fast one lower; one share less for a seed; an answer
+below u_fast without confirmations; and, by comparison with the model: one confirmation too few; an
+answer for headers that are not of its context.
 """
 
 import json

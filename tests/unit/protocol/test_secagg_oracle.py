@@ -4,9 +4,9 @@ Six members, one colluder: t = 4 and two may be lost. Up to the limit the sum is
 phase; one beyond it nothing is opened, nothing stays on the disk, and the next epoch asks the same
 question and gets the exact sum.
 
-Planted faults that these tests caught: the last words of a chunk left unmasked; a sum over
-participants instead of survivors; a round that goes on with three answers; a lock that refuses the
-same set in another epoch; masks of a dropped member left in the sum.
+Planted faults that these tests caught: an epoch that goes on with one member's keys, or shares, too
+few; survivors sealed with one input too few; a lock that refuses the same set in another epoch;
+masks of a dropped member left in the sum.
 """
 
 import pytest
