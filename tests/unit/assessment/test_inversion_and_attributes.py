@@ -91,22 +91,29 @@ def test_a_triangle_is_unpacked_in_the_trainers_order() -> None:
         unpacked_triangle(np.arange(5.0), 3)
 
 
+def _odds(features: Matrix) -> Matrix:
+    odds: Matrix = 3.0 * (2.0 * features[:, 0] - 1.0) * (2.0 * features[:, 1] - 1.0)
+    return odds
+
+
 def _persons(generator: np.random.Generator, count: int) -> tuple[Matrix, Matrix]:
+    """The label hangs on two attributes together: alone it tells nothing of either."""
     features = (generator.random((count, 4)) < 0.5).astype(float)
-    odds = 2.0 * features[:, 0] - 1.0
-    return features, (generator.random(count) < 1 / (1 + np.exp(-odds))).astype(float)
+    chance = 1 / (1 + np.exp(-_odds(features)))
+    return features, (generator.random(count) < chance).astype(float)
 
 
 def test_a_model_that_learned_leaks_no_attribute() -> None:
-    """The true law tells something of attribute zero, the same of strangers as of its own."""
+    """The true law tells two attributes nearly surely, of strangers as of its own persons."""
     generator = np.random.default_rng(5)
     own, others = _persons(generator, 600), _persons(generator, 600)
     lines = infer_attributes(
-        lambda x: 1 / (1 + np.exp(1.0 - 2.0 * x[:, 0])), own, others, ("a", "b", "c", "d")
+        lambda rows: 1 / (1 + np.exp(-_odds(rows))), own, others, ("a", "b", "c", "d")
     )
     assert [line.attribute for line in lines] == ["a", "b", "c", "d"]
     assert not any(line.leaks for line in lines)
-    assert lines[0].strangers.value > 0.6
+    assert min(lines[0].strangers.value, lines[1].training.value) > 0.9
+    assert lines[0].baseline.value < 0.6
     assert all(line.leak_low <= line.leak <= line.leak_high for line in lines)
 
 

@@ -4,6 +4,8 @@ Planted and caught: scores with the wrong sign, a target kept among its own shad
 over the wrong side, one model's members drawn with other odds, rows of a person counted apart.
 """
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,6 +16,8 @@ from treaty.assessment.membership import (
     ShadowModels,
     confidence_logits,
     half_splits,
+    lira_offline,
+    lira_online,
     loss_threshold,
     person_means,
     run_attacks,
@@ -54,6 +58,30 @@ def test_a_likelihood_ratio_reaches_the_best_possible_area() -> None:
     assert found["rmia"] > 0.65
     assert 0.5 < found["loss-threshold"] < 0.62
     assert set(found) == set(ATTACKS)
+
+
+def test_likelihood_ratios_are_those_of_the_fitted_gaussians() -> None:
+    """Each person by hand: a mean on either side, and one deviation for all or for each."""
+    for models_count, shared in ((12, True), (80, False)):
+        generator = np.random.default_rng(9)
+        inside = half_splits(models_count, 20, generator)
+        logits = generator.standard_normal(inside.shape) + inside * np.linspace(-1, 3, 20)
+        shadows = ShadowModels(logits, inside)
+        target = generator.standard_normal(20)
+        online, offline = lira_online(target, shadows), lira_offline(target, shadows)
+        sides = [[logits[side[:, who], who] for who in range(20)] for side in (inside, ~inside)]
+        for who in range(20):
+            densities = []
+            for side in sides:
+                deviation = np.std(side[who], ddof=1)
+                if shared:
+                    around = [value - np.mean(each) for each in side for value in each]
+                    freedom = sum(len(each) - 1 for each in side)
+                    deviation = np.sqrt(np.sum(np.square(around)) / freedom)
+                densities.append(NormalDist(float(np.mean(side[who])), float(deviation)))
+            ratio = densities[0].pdf(target[who]) / densities[1].pdf(target[who])
+            assert online[who] == pytest.approx(np.log(ratio))
+            assert offline[who] == pytest.approx(densities[1].zscore(target[who]))
 
 
 def test_a_target_is_never_its_own_shadow() -> None:
