@@ -11,26 +11,27 @@ __all__ = ["privacy_lines"]
 
 
 def privacy_lines(statement: PrivacyStatement) -> tuple[PrivacyLine, ...]:
-    """Return the lines of the report's privacy section: one per partition, then what they mean."""
+    """Return the lines of the report's privacy section, one for each partition."""
     training, _ = statement.certificates
     first = training.lines[0].add_remove_micro
+    exponent = _exponent(training.delta_inverse)
     _, holdout = partition_lines(statement)
     return (
         PrivacyLine(
             partition="Training rows",
-            sentence=_sentence(training),
+            sentence=" ".join(
+                (
+                    _sentence(training),
+                    _curve(training),
+                    f"{_capital(happened_line(statement))}.",
+                )
+            ),
             epsilon=None if first is None else shown_epsilon(first),
-            delta=f"1e-{_exponent(training.delta_inverse)}"
-            if _exponent(training.delta_inverse) is not None
-            else None,
-        ),
-        PrivacyLine(partition="If members collude or drop out", sentence=_curve(training)),
-        PrivacyLine(
-            partition="What the log shows", sentence=_capital(happened_line(statement)) + "."
+            delta=None if exponent is None else f"1e-{exponent}",
         ),
         PrivacyLine(
             partition="Test rows",
-            sentence=_capital(holdout.removeprefix("holdout: ")) + ".",
+            sentence=f"{_capital(holdout.removeprefix('holdout: '))}.",
         ),
     )
 

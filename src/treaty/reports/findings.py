@@ -73,7 +73,12 @@ def headline(data: ReportData) -> str:
         case Verdict.INCONCLUSIVE:
             return "No difference was shown between training together and training alone."
         case Verdict.NOT_COMPARED:
-            return "One model was trained together, under differential privacy."
+            stated = [line.epsilon for line in data.privacy if line.epsilon is not None]
+            if not stated:
+                return "One model was trained together, under differential privacy."
+            whole, _, rest = stated[0].partition(".")
+            epsilon = f"{whole}.{rest.rstrip('0')}".rstrip(".")
+            return f"One model was trained together, at epsilon {epsilon} for a person."
 
 
 def answers(data: ReportData) -> tuple[Answer, ...]:

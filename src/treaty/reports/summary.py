@@ -142,7 +142,9 @@ def report_data(verdict: BundleVerdict, files: Mapping[str, bytes]) -> ReportDat
         purpose=charter.purpose if study is None else study.plan.purpose,
         model="No model"
         if study is None
-        else model_in_words(study.plan.model, len(design_columns(study.contract))),
+        else model_in_words(
+            study.plan.model, len(design_columns(study.contract)), study.plan.privacy
+        ),
         contract="none" if study is None else f"{study.contract.name} {study.contract.version}",
         columns=() if study is None else column_lines(study.contract),
         max_colluders=colluders,

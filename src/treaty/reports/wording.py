@@ -15,6 +15,7 @@ from treaty.models.specification import (
     PoissonRegression,
     TorchModule,
 )
+from treaty.privacy.terms import DistributedGaussian, PrivacyTerms
 from treaty.reports.document import ColumnLine, Term
 from treaty.studies.plan import Plan
 
@@ -44,9 +45,13 @@ _DECISIONS = (
 )
 
 
-def model_in_words(spec: ModelSpecification, columns: int) -> str:
+def model_in_words(
+    spec: ModelSpecification, columns: int, privacy: PrivacyTerms | None = None
+) -> str:
     """Return what is trained on `columns` design columns, and how, in one clause."""
     over = f"over {counted(columns, 'design column')}"
+    if isinstance(privacy, DistributedGaussian):
+        return f"{_name(spec)} {over}, {_descent(privacy)}"
     match spec:
         case LogisticRegression() | LinearRegression() | PoissonRegression():
             names: dict[type[ModelSpecification], str] = {
@@ -75,6 +80,23 @@ def model_in_words(spec: ModelSpecification, columns: int) -> str:
                 f"{decimal_of(spec.learning_rate_micro, 6)}, updates cut to norm "
                 f"{decimal_of(spec.clip_micro, 6)}"
             )
+
+
+def _name(spec: ModelSpecification) -> str:
+    if isinstance(spec, MultilayerPerceptron | TorchModule):
+        what = "Perceptron" if isinstance(spec, MultilayerPerceptron) else spec.module
+        hidden = " and ".join(str(width) for width in spec.hidden) or "no"
+        return f"{what} with {hidden} hidden units"
+    return "Logistic regression on rows of length one, with one common intercept,"
+
+
+def _descent(terms: DistributedGaussian) -> str:
+    sampled = "over everybody" if terms.sampling is None else "over secret samples"
+    return (
+        f"by {counted(terms.rounds, 'round')} of gradient descent {sampled} on noised sums, each "
+        f"person's contribution cut to norm {decimal_of(terms.clip_micro, 6)}, learning rate "
+        f"{decimal_of(terms.learning_rate_milli, 3)}"
+    )
 
 
 def column_lines(contract: Contract) -> tuple[ColumnLine, ...]:

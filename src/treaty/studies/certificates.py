@@ -193,7 +193,7 @@ def happened_line(statement: PrivacyStatement) -> str:
 
 def statement_text(statement: PrivacyStatement) -> str:
     """Return the statement in plain words: a line for each partition, then all of it."""
-    lines = [*partition_lines(statement), happened_line(statement), ""]
+    lines = [*partition_lines(statement), happened_line(statement), "", ""]
     return "\n".join(lines) + "\n".join(
         certificate_text(certificate) for certificate in statement.certificates
     )

@@ -7,11 +7,13 @@ repeated persons counted once; median taken over zeros too; subgroup over all ro
 
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import pytest
 
 from tests.unit.contracts.example import UNITS, clean_columns, example_contract, table
 from treaty.contracts import Fault, conform, examine, support_indicator
+from treaty.contracts.schema import check_contract
 from treaty.errors import UsageError
 from treaty.ids import MemberId
 
@@ -210,3 +212,25 @@ def test_the_data_show_only_their_size() -> None:
     assert "p1" not in repr(data)
     assert "features" not in repr(data)
     assert "150" not in repr(table(clean_columns()))
+
+
+def test_a_person_may_have_as_many_rows_as_the_contract_says() -> None:
+    """Two where two are allowed, and equal keys for both; a third row is a fault."""
+    contract = example_contract()
+    entity = msgspec.structs.replace(contract.entity, rows_per_person=2)
+    contract = msgspec.structs.replace(contract, entity=entity)
+    columns = clean_columns()
+    kept = conform(contract, table(columns)).persons
+    names = ["twin" if name in kept[:2] else name for name in columns["person"]]
+    found = conform(contract, table({**columns, "person": tuple(names)}))
+    assert found.persons == ("twin", "twin", *kept[2:])
+    names = ["twin" if name == kept[2] else name for name in names]
+    faults = {one.fault for one in examine(contract, table({**columns, "person": tuple(names)}))}
+    assert faults == {Fault.REPEATED_PERSON}
+
+
+def test_several_rows_of_a_person_need_an_identifier() -> None:
+    contract = example_contract()
+    entity = msgspec.structs.replace(contract.entity, rows_per_person=2, person_id="")
+    with pytest.raises(UsageError, match="person_id"):
+        check_contract(msgspec.structs.replace(contract, entity=entity))
