@@ -5,6 +5,7 @@ another site, family, contract, code or protection, a quick or failed one taken 
 claim of less epsilon taken for one of more.
 """
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -103,6 +104,16 @@ def test_t47_a_record_of_anything_else_is_not(fields: dict[str, object], code: s
     with pytest.raises(PolicyError) as caught:
         require_assessment(NEED, [seal_record(changed(**fields), KEY)], KEY.public)
     assert caught.value.code == code
+
+
+def test_t47_noised_sums_that_passed_say_nothing_of_exact_ones() -> None:
+    """An exact plan needs a record of exact sums, whatever epsilon another one tested."""
+    exact = dataclasses.replace(NEED, protection="exact", epsilon_micro=None)
+    with pytest.raises(PolicyError) as caught:
+        require_assessment(exact, [seal_record(PASSED, KEY)], KEY.public)
+    assert caught.value.code == "not-assessed"
+    record = changed(protection="exact", epsilon_micro=None)
+    assert require_assessment(exact, [seal_record(record, KEY)], KEY.public) == record
 
 
 def test_t47_a_record_is_signed_by_the_site() -> None:

@@ -114,7 +114,7 @@ def _audit(**fields: object) -> AuditFinding:
             ),
             ("attack-above-bound",),
         ),
-        (_with(attacks=(attack(hits=60),)), ()),
+        (_with(attacks=(attack(hits=75),)), ()),
         (_with(attacks=(attack(hits=120),)), ("attack-above-bound",)),
         (
             _with(recoveries=(msgspec.structs.replace(RECOVERED, recovered=1),)),

@@ -130,6 +130,8 @@ def test_exact_sums_of_four_sites_give_records_back(model: LogisticRegression) -
     assert _by_view(found)["secure-sum.trap"] >= 1
     assert _by_view(found)["secure-sum.honest"] == 0
     assert failures(found) == ("records-recovered",)
+    areas = {attack.attack: attack.area.value_micro for attack in found.attacks}
+    assert min(areas["rmia"], areas["lira-offline"]) > 500_000, "members come before outsiders"
 
 
 def test_the_noised_sum_gives_nothing_back_where_the_plain_one_does() -> None:
