@@ -2,7 +2,8 @@
 
 Planted and caught: every bug of `mechanisms.BUGS`; in the audit itself: canaries no longer than the
 clip (no bug of clipping shows), one row a canary (clipping by row does not show), a sign pattern
-without changes (reused keys do not show), the colluder's noise never taken off.
+without changes (reused keys do not show), the colluder's noise never taken off, a check of the
+noise that compares nothing.
 """
 
 import pytest

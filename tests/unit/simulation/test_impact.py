@@ -1,8 +1,7 @@
 """An assessment end to end on made-up persons: what fails, what passes, what stays at home.
 
-Planted and caught: noise left out of the noised sum, clipping left out of it, the model of a
-person's own half attacked as if it were outside, a person's rows split over both halves, persons
-named in the findings, one stream of random numbers for all purposes.
+Planted and caught: noise left out of the noised sum, members and outsiders exchanged, a person's
+rows split over both halves, a person named in the findings, the seed left aside.
 """
 
 from dataclasses import replace
