@@ -13,6 +13,7 @@ __all__ = [
     "TreatyError",
     "UsageError",
     "VerificationError",
+    "code_of",
 ]
 
 
@@ -64,3 +65,17 @@ class ResourceError(TreatyError):
     """A store, a disk or an engine failed: mend it and try again."""
 
     exit_code = 5
+
+
+def code_of(error: TreatyError) -> str:
+    """Return the stable name of `error` for journals, programs and tests.
+
+    It is the error's own code where it has one, else that of its kind: ``format``, ``usage``,
+    ``peer``, ``policy`` or ``resource``.
+    """
+    code = getattr(error, "code", None)
+    if isinstance(code, str) and code:
+        return code
+    if isinstance(error, FormatError):
+        return "format"
+    return {2: "usage", 3: "peer", 4: "policy", 5: "resource"}.get(error.exit_code, "treaty")

@@ -169,6 +169,12 @@ def test_a_private_charter_shows_nothing_exact_that_comes_from_training_rows() -
 # --- what really leaves -----------------------------------------------------------------------
 
 
+def headers(genuine: Genuine, context: str) -> list[MaskedInput]:
+    """Return the headers of a round, from the log."""
+    bodies = (peek(entry)[1] for entry in genuine.forge.entries)
+    return [one for one in bodies if isinstance(one, MaskedInput) and one.context == context]
+
+
 def test_every_published_sum_over_training_rows_is_noised(
     run: tuple[Genuine, Study, dict[str, LocalStudy]],
 ) -> None:
@@ -179,12 +185,12 @@ def test_every_published_sum_over_training_rows_is_noised(
     for record in study.rounds:
         query = progress.expected_query()
         kinds.append(query.kind)
-        assert record.opened.predicate.query == query.digest
-        for header in record.inputs.values():
-            assert (header.predicate.noise is not None) is FROM_TRAINING_ROWS[query.kind]
-        assert record.result is not None
+        assert record.query == query.digest
+        for header in headers(genuine, record.context):
+            assert (header.noise is not None) is FROM_TRAINING_ROWS[query.kind]
+        assert record.sum is not None
         total = ring_vector(
-            genuine.forge.find(Digest(record.result.predicate.sum)),
+            genuine.forge.find(record.sum),
             query.layout.ring_bits,
             query.layout.length,
         )
@@ -207,12 +213,12 @@ def test_no_statement_carries_an_exact_artefact_of_training_rows(
 def test_a_noise_key_serves_one_question(
     run: tuple[Genuine, Study, dict[str, LocalStudy]],
 ) -> None:
-    _, study, _ = run
+    genuine, study, _ = run
     found = [
-        header.predicate.noise
+        header.noise
         for record in study.rounds
-        for header in record.inputs.values()
-        if header.predicate.noise is not None
+        for header in headers(genuine, record.context)
+        if header.noise is not None
     ]
     assert len(found) == len(set(found)) == 4 + 4 + 3 + 4
 
@@ -231,8 +237,8 @@ def test_the_published_sums_are_the_exact_ones_plus_the_planned_noise(
     squares, words = 0.0, 0
     for record in study.rounds[:-1]:
         query = progress.expected_query()
-        assert record.result is not None
-        data = genuine.forge.find(Digest(record.result.predicate.sum))
+        assert record.sum is not None
+        data = genuine.forge.find(record.sum)
         total = ring_vector(data, query.layout.ring_bits, query.layout.length)
         sums = decode_sum(total, query.layout)
         inside = record.members_in
@@ -278,10 +284,10 @@ def test_the_model_follows_from_the_noised_sums_alone(
     units = 2.0**terms.grid_bits
     counted = 0.0
     for record in study.rounds[:-1]:
-        assert record.result is not None
-        data = genuine.forge.find(Digest(record.result.predicate.sum))
+        assert record.sum is not None
+        data = genuine.forge.find(record.sum)
         words = np.frombuffer(data, "<i8")[:-2].astype(float)
-        if record.opened.predicate.round == 0:
+        if record.round == 0:
             counted = max(float(words[0]) / units, 20.0 * len(record.members_in))
             continue
         step = terms.clip_micro / 1e6 / units
@@ -289,7 +295,7 @@ def test_the_model_follows_from_the_noised_sums_alone(
         weights = [
             one - rate * (word * step / counted) for one, word in zip(weights, words, strict=True)
         ]
-        if record.opened.predicate.round > ROUNDS // 2:
+        if record.round > ROUNDS // 2:
             later.append(weights)
     mean = [sum(column) / len(later) for column in zip(*later, strict=True)]
     assert study.progress.model.flat().tolist() == pytest.approx(mean, rel=1e-12)
@@ -303,9 +309,9 @@ def test_the_histogram_is_of_the_model_and_the_holdout_alone(
     model = study.progress.model
     weights = model.flat()
     assert model.names == ("coefficients", "intercept")
-    result = study.rounds[-1].result
-    assert result is not None
-    found = np.frombuffer(genuine.forge.find(Digest(result.predicate.sum)), "<i8")
+    digest = study.rounds[-1].sum
+    assert digest is not None
+    found = np.frombuffer(genuine.forge.find(digest), "<i8")
     expected = np.zeros(16, dtype=np.int64)
     assert study.progress.normaliser is not None
     for local in sites.values():

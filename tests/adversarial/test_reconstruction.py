@@ -42,8 +42,7 @@ from treaty.ids import Digest, MemberId
 from treaty.protocol.frames import decode_post
 from treaty.protocol.messages import HaltCode
 from treaty.protocol.secagg_keys import Group, SlotSecrets, pair_key
-from treaty.protocol.secagg_messages import RoundOpened, RoundResult
-from treaty.protocol.secure_round import RoundRecord
+from treaty.protocol.secagg_messages import MaskedInput, RoundOpened, RoundResult
 from treaty.protocol.statements import SignerKind, peek, registered
 from treaty.protocol.study import Phase, Study
 from treaty.stores.memory import MemorySecrets, MemoryStore
@@ -96,7 +95,8 @@ class Sum:
 
     query: Query
     progress: StudyProgress
-    record: RoundRecord
+    context: str
+    headers: Mapping[str, MaskedInput]
     opened: RoundOpened
     result: RoundResult
     total: Words
@@ -118,9 +118,9 @@ class Seen:
     def stripped(self, one: Sum, target: str, helpers: tuple[MemberId, ...] = COLLUDERS) -> Words:
         """Return the target's masked input without every mask whose key the attackers know."""
         bits = one.opened.ring_bits
-        header = one.record.inputs[MemberId(target)].predicate
+        header = one.headers[target]
         vector = ring_vector(self.masked[Digest(header.blob)], bits, one.opened.length).copy()
-        bound = bytes.fromhex(one.record.context)
+        bound = bytes.fromhex(one.context)
         plan = [(kdf(bytes.fromhex(one.result.self_seeds[target]), "self", bound), -1)]
         mine = self.group.index(target)
         for helper in helpers:
@@ -186,13 +186,20 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     assert [record.members_in for record in study.rounds] == [SITES] * len(study.rounds)
     blobs = federation._storages[0].blobs
     sums = []
-    for record, progress in zip(study.rounds, states, strict=True):
-        assert record.result is not None
-        opened, result = record.opened.predicate, record.result.predicate
+    bodies = [peek(entry)[1] for entry in federation.coordinator.entries]
+    asked = [body for body in bodies if isinstance(body, RoundOpened)]
+    results = [body for body in bodies if isinstance(body, RoundResult)]
+    for record, progress, opened, result in zip(study.rounds, states, asked, results, strict=True):
+        assert record.sum == result.sum and record.context == result.context
         query = progress.expected_query()
         assert query.digest == opened.query
         total = ring_vector(blobs.get(Digest(result.sum)), opened.ring_bits, opened.length)
-        sums.append(Sum(query, progress, record, opened, result, total))
+        headers = {
+            body.author: body
+            for body in bodies
+            if isinstance(body, MaskedInput) and body.context == record.context
+        }
+        sums.append(Sum(query, progress, record.context, headers, opened, result, total))
     return Seen(federation, study, tuple(sums), dict(frames_of(federation)))
 
 
@@ -235,7 +242,7 @@ def test_the_mask_between_the_two_needs_one_of_their_keys(seen: Seen) -> None:
     first, second = HONEST
     for one in seen.sums:
         secrets = seen.slot_secrets(COLLUDERS[0], one.opened.slot)
-        bound = bytes.fromhex(one.record.context)
+        bound = bytes.fromhex(one.context)
         for guess in (secrets.agreement, bytes(range(32)).hex()):
             for peer in (first, second):
                 key = pair_key(

@@ -20,8 +20,8 @@ import typer
 import typer.main
 
 from treaty.cli import assess, audit, govern, network, operate, rehearse
-from treaty.cli.output import code_of, print_error, wants_json
-from treaty.errors import TreatyError
+from treaty.cli.output import print_error, wants_json
+from treaty.errors import TreatyError, code_of
 
 __all__ = ["app", "main", "run"]
 

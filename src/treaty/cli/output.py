@@ -17,13 +17,10 @@ from typing import Annotated, TextIO
 
 import typer
 
-from treaty.errors import FormatError, TreatyError
-
 __all__ = [
     "Format",
     "FormatOption",
     "aligned",
-    "code_of",
     "emit",
     "print_error",
     "printable",
@@ -98,16 +95,6 @@ def print_error(message: str, *, code: str, exit_code: int, as_json: bool) -> No
     else:
         label = f"{_RED}error:{_PLAIN}" if _has_colour(sys.stderr) else "error:"
         sys.stderr.write(f"{label} {text}\n")
-
-
-def code_of(error: TreatyError) -> str:
-    """Return the stable name of `error`: its own code, or that of its kind."""
-    code = getattr(error, "code", None)
-    if isinstance(code, str):
-        return code
-    if isinstance(error, FormatError):
-        return "format"
-    return {2: "usage", 3: "peer", 4: "policy", 5: "resource"}.get(error.exit_code, "treaty")
 
 
 def _has_colour(stream: TextIO) -> bool:

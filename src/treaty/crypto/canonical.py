@@ -17,7 +17,7 @@ LIMIT: a field of type `msgspec.Raw` is passed through as it stands. Decode what
 
 import functools
 import hashlib
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin
 
 import msgspec
 from msgspec import inspect
@@ -79,7 +79,9 @@ _CLOSED = (
 )
 
 _T = TypeVar("_T")
-_DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {}
+_DECODERS: dict[Any, tuple[msgspec.json.Decoder[Any], bool]] = {}
+"""By type: its decoder, and whether its values are free of what `_flaw_of` looks for."""
+
 _ENCODER = msgspec.json.Encoder(order="sorted")
 
 
@@ -91,7 +93,7 @@ def encode(value: object) -> bytes:
     """
     try:
         data = _ENCODER.encode(value)
-        flaw = _flaw_of(value)
+        flaw = "" if _is_free_of_flaws(value) else _flaw_of(value)
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise UsageError(f"value has no canonical form: {error}") from error
     if flaw:
@@ -106,16 +108,14 @@ def decode(data: bytes, kind: type[_T], *, limit: int = MAX_SIZE_BYTES) -> _T:
     """
     if len(data) > limit:
         raise FormatError(f"expected at most {limit} bytes, got {len(data)}")
-    decoder = _DECODERS.get(kind)
-    if decoder is None:
-        decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)
+    decoder, closed = _DECODERS.get(kind) or _prepared(kind)
     try:
         value: _T = decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise FormatError(f"expected {_kind_name(kind)}: {_lower(str(error))}") from error
     try:
         again = _ENCODER.encode(value)
-        flaw = _flaw_of(value)
+        flaw = "" if closed else _flaw_of(value)
     except (ValueError, TypeError, RecursionError) as error:
         raise FormatError(f"expected {_kind_name(kind)}: no canonical form") from error
     if again != data:
@@ -138,12 +138,28 @@ def digest_of(value: object) -> Digest:
     return sha256(encode(value))
 
 
+def _prepared(kind: Any) -> tuple[msgspec.json.Decoder[Any], bool]:
+    _DECODERS[kind] = (
+        msgspec.json.Decoder(kind),
+        _is_closed(inspect.type_info(kind), set()),
+    )
+    return _DECODERS[kind]
+
+
 def _kind_name(kind: object) -> str:
+    """Name a type for people; a Record around another type is named by what it holds."""
+    origin = get_origin(kind)
+    if isinstance(origin, type) and issubclass(origin, msgspec.Struct):
+        return _kind_name(get_args(kind)[0])
     return getattr(kind, "__name__", str(kind))
 
 
 def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
+
+
+def _is_free_of_flaws(value: object) -> bool:
+    return isinstance(value, msgspec.Struct) and _cannot_hold_flaws(type(value))
 
 
 def _flaw_of(value: object) -> str:

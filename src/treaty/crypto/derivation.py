@@ -36,9 +36,14 @@ def enc(*fields: Field) -> bytes:
     parts: list[bytes] = []
     for field in fields:
         # The common cases first: every mask key of every round passes here.
-        data = field if type(field) is bytes else _bytes_of(field)
-        parts.append(_LENGTHS[len(data)] if len(data) <= 64 else _length(data))
-        parts.append(data)
+        kind = type(field)
+        if kind is bytes:
+            data: bytes = field  # type: ignore[assignment]  # just seen
+        elif kind is str:
+            data = field.encode()  # type: ignore[union-attr]  # just seen
+        else:
+            data = _bytes_of(field)
+        parts += (_LENGTHS[len(data)] if len(data) <= 64 else _length(data), data)
     return b"".join(parts)
 
 
@@ -61,6 +66,8 @@ def extract(salt: bytes, ikm: bytes) -> bytes:
 
 
 def _bytes_of(field: Field) -> bytes:
+    if type(field) is int and 0 <= field <= _MAX_INT:
+        return field.to_bytes(8, "big")
     if isinstance(field, str):
         data = field.encode()
     elif isinstance(field, int):

@@ -12,7 +12,6 @@ LIMIT: `encapsulate` draws its own entropy inside the library, which offers no o
 simulation under the hybrid suite repeats its sums but not its ciphertexts.
 """
 
-import functools
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
@@ -40,28 +39,43 @@ KEM_PUBLIC_KEY_BYTES: Final = 1184
 KEM_CIPHERTEXT_BYTES: Final = 1088
 
 _P: Final = 2**255 - 19
-_PROBE_SEED: Final = bytes(32)
+_LOW_ORDER: Final = frozenset(
+    {
+        0,
+        1,
+        _P - 1,
+        0x00B8495F16056286FDB1329CEB8D09DA6AC49FF1FAE35616AEB8413B7C7AEBE0,
+        0x57119FD0DD4E22D8868E1C58C45C44045BEF839C55B1D0B1248C50A3BC959C5F,
+    }
+)
+"""Every u below p of a point, on the curve or its twist, whose order divides 8: a scalar, which is
+a multiple of 8 after clamping, takes these to zero and no others (RFC 7748, section 6.1)."""
 
 
 class AgreementKey:
     """An X25519 private key. Its `repr` shows nothing but the type."""
 
-    __slots__ = ("_key", "_seed", "public")
-
-    public: bytes
+    __slots__ = ("_key", "_public", "_seed")
 
     def __init__(self, seed: bytes) -> None:
         seed = bytes(seed)
         if len(seed) != AGREEMENT_KEY_BYTES:
             raise UsageError(f"expected a seed of {AGREEMENT_KEY_BYTES} bytes, got {len(seed)}")
         self._seed = seed
-        self._key = X25519PrivateKey.from_private_bytes(seed)
-        self.public = self._key.public_key().public_bytes_raw()
+        self._key: X25519PrivateKey | None = None
+        self._public: bytes | None = None
 
     @classmethod
     def generate(cls, seed: bytes) -> "AgreementKey":
         """Return the key of a 32-byte seed (RFC 7748 clamps it); same seed, same key."""
         return cls(seed)
+
+    @property
+    def public(self) -> bytes:
+        """Return the public key, 32 bytes."""
+        if self._public is None:
+            self._public = self._private().public_key().public_bytes_raw()
+        return self._public
 
     def exchange(self, peer: bytes) -> bytes:
         """Return the 32-byte shared secret with the public key `peer`, not yet uniform.
@@ -70,7 +84,13 @@ class AgreementKey:
         ``low-order-key``) when it has low order.
         """
         _check_spelling(peer)
-        return _exchange(self._key, peer)
+        return _exchange(self._private(), peer)
+
+    def _private(self) -> X25519PrivateKey:
+        # Made at need: most keys of an epoch are only stored, as the seeds they are.
+        if self._key is None:
+            self._key = X25519PrivateKey.from_private_bytes(self._seed)
+        return self._key
 
     def seed_bytes(self) -> bytes:
         """Return the secret seed, for storing the key."""
@@ -80,12 +100,11 @@ class AgreementKey:
         return "AgreementKey"
 
 
-@functools.lru_cache(maxsize=4096)
 def check_agreement_key(public: bytes) -> None:
     """Raise as `AgreementKey.exchange` would for `public`: check a roster before using it."""
     _check_spelling(public)
-    # A scalar is a multiple of 8 after clamping, so any scalar finds every low-order point.
-    _exchange(X25519PrivateKey.from_private_bytes(_PROBE_SEED), public)
+    if int.from_bytes(public, "little") in _LOW_ORDER:
+        raise _low_order()
 
 
 class EncapsulationKey:
@@ -174,10 +193,13 @@ def _exchange(private: X25519PrivateKey, public: bytes) -> bytes:
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
-        raise VerificationError(
-            "expected an agreement key of large order, found a low-order point",
-            code="low-order-key",
-        ) from None
+        raise _low_order() from None
+
+
+def _low_order() -> VerificationError:
+    return VerificationError(
+        "expected an agreement key of large order, found a low-order point", code="low-order-key"
+    )
 
 
 def _kem_public(public: bytes) -> MLKEM768PublicKey:

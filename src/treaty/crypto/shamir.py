@@ -23,6 +23,7 @@ __all__ = [
     "decode_element",
     "draw_element",
     "encode_element",
+    "share_at",
 ]
 
 MODULUS: Final = 2**256 - 189
@@ -51,14 +52,19 @@ def deal(
         raise UsageError(f"threshold {threshold} must be between 1 and {len(points)} shares")
     if len(set(points)) != len(points) or not all(0 < point < MODULUS for point in points):
         raise UsageError("points must be distinct and between 1 and p - 1")
-    coefficients = [secret, *(draw_element(randomness) for _ in range(threshold - 1))]
-    shares: dict[int, int] = {}
-    for point in points:
-        value = 0
-        for coefficient in reversed(coefficients):
-            value = (value * point + coefficient) % MODULUS
-        shares[point] = value
-    return shares
+    highest_first = _coefficients(secret, threshold, randomness)
+    return {point: _value_at(point, highest_first) for point in points}
+
+
+def share_at(secret: int, threshold: int, point: int, randomness: Callable[[int], bytes]) -> int:
+    """Return the one share at `point` that `deal` gives with the same randomness.
+
+    Raises `UsageError` for a threshold below 1, a point outside 1 .. p - 1 or a secret outside the
+    field.
+    """
+    if not 0 <= secret < MODULUS or threshold < 1 or not 0 < point < MODULUS:
+        raise UsageError("expected a secret of the field, a threshold from 1 and a point of it")
+    return _value_at(point, _coefficients(secret, threshold, randomness))
 
 
 def combine(shares: Mapping[int, int]) -> int:
@@ -94,6 +100,19 @@ def decode_element(data: bytes) -> int:
     value = int.from_bytes(data, "big")
     if value >= MODULUS:
         raise FormatError("expected a field element below 2^256 - 189")
+    return value
+
+
+def _coefficients(secret: int, threshold: int, randomness: Callable[[int], bytes]) -> Sequence[int]:
+    """The polynomial of `secret`, highest power first."""
+    drawn = [draw_element(randomness) for _ in range(threshold - 1)]
+    return (*reversed(drawn), secret)
+
+
+def _value_at(point: int, highest_first: Sequence[int]) -> int:
+    value = 0
+    for coefficient in highest_first:
+        value = (value * point + coefficient) % MODULUS
     return value
 
 

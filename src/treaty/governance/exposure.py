@@ -324,6 +324,11 @@ class ExposureMatrix:
                 index[key] = rule
         object.__setattr__(self, "_index", MappingProxyType(index))
 
+    def allows(self, artefact: Artefact, recipient: Role, form: Form, members: int = 1) -> bool:
+        """Return the answer of `decide` without its reason: asked of every field that leaves."""
+        rule = self._index.get((artefact, recipient, form))
+        return rule is not None and rule.allow and members >= rule.least_members
+
     def decide(self, artefact: Artefact, recipient: Role, form: Form, members: int = 1) -> Decision:
         """Say whether `artefact` over the data of `members` members may go to `recipient`.
 

@@ -11,12 +11,15 @@ LIMIT: a library that switches a thread to flush subnormal numbers to zero would
 systems whose elements lie below 2^-1022. Sums on a fixed-point grid never get near.
 """
 
+import functools
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 from treaty.errors import UsageError, VerificationError
 
-__all__ = ["full_symmetric", "solve_spd"]
+__all__ = ["full_symmetric", "solve_spd", "upper_triangle"]
 
 
 def solve_spd(
@@ -32,32 +35,33 @@ def solve_spd(
     if matrix.shape != (size, size):
         raise UsageError(f"expected a square system, got {matrix.shape} and {right.shape}")
     work = np.array(matrix, dtype=np.float64, order="C", copy=True)
+    solution = np.array(right, dtype=np.float64, copy=True)
     with np.errstate(all="ignore"):
         for k in range(size):
-            pivot = work[k, k]
-            if not (pivot > 0 and np.isfinite(pivot)):
+            pivot = work.item(k, k)
+            if not (pivot > 0 and math.isfinite(pivot)):
                 raise VerificationError(
                     f"expected a positive definite matrix, pivot {k + 1} of {size} is not positive",
                     code="not-positive-definite",
                 )
-            root = np.sqrt(pivot)
+            root = math.sqrt(pivot)
             work[k, k] = root
-            column = np.divide(work[k + 1 :, k], root)
-            work[k + 1 :, k] = column
+            column = work[k + 1 :, k]
+            np.divide(column, root, out=column)
             # The whole square is updated although only its lower half is read: same bits,
             # one vector operation. Multiply and subtract are separate, so nothing is fused.
-            work[k + 1 :, k + 1 :] = np.subtract(
-                work[k + 1 :, k + 1 :], np.multiply(column[:, None], column[None, :])
-            )
-        solution = np.array(right, dtype=np.float64, copy=True)
+            rest = work[k + 1 :, k + 1 :]
+            np.subtract(rest, np.multiply.outer(column, column), out=rest)
         for k in range(size):
-            solution[k] = np.divide(solution[k], work[k, k])
-            solution[k + 1 :] = np.subtract(
-                solution[k + 1 :], np.multiply(work[k + 1 :, k], solution[k])
-            )
+            value = solution.item(k) / work.item(k, k)
+            solution[k] = value
+            rest = solution[k + 1 :]
+            np.subtract(rest, np.multiply(work[k + 1 :, k], value), out=rest)
         for k in range(size - 1, -1, -1):
-            solution[k] = np.divide(solution[k], work[k, k])
-            solution[:k] = np.subtract(solution[:k], np.multiply(work[k, :k], solution[k]))
+            value = solution.item(k) / work.item(k, k)
+            solution[k] = value
+            rest = solution[:k]
+            np.subtract(rest, np.multiply(work[k, :k], value), out=rest)
     if not np.all(np.isfinite(solution)):
         raise VerificationError("the solution is not finite", code="not-finite")
     return solution
@@ -73,7 +77,16 @@ def full_symmetric(upper: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.
             f"expected {size * (size + 1) // 2} elements of a triangle, got {upper.shape}"
         )
     full = np.zeros((size, size))
-    rows, columns = np.triu_indices(size)
+    rows, columns = upper_triangle(size)
     full[rows, columns] = upper
     full[columns, rows] = upper
     return full
+
+
+@functools.lru_cache(maxsize=16)
+def upper_triangle(size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return rows and columns of the upper triangle of a (size, size) matrix, row by row."""
+    rows, columns = np.triu_indices(size)
+    rows.setflags(write=False)
+    columns.setflags(write=False)
+    return rows, columns

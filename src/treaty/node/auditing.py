@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from treaty.crypto import canonical
-from treaty.errors import FormatError, PeerError, ResourceError, VerificationError
+from treaty.errors import FormatError, PeerError, ResourceError, VerificationError, code_of
 from treaty.ids import Digest, MemberId
 from treaty.node.mirror import Mirror
 from treaty.ports import BlobStore, Engine, EventStore, Journal
@@ -219,8 +219,7 @@ class Auditor:
             return None
         except PeerError as refusal:
             self._done.add(call.digest)
-            code = getattr(refusal, "code", "") or "unreadable"
-            self._journal.note(f"audit-refused.{code}", str(refusal))
+            self._journal.note(f"audit-refused.{code_of(refusal)}", str(refusal))
             return None
         self._done.add(call.digest)
         return SumsAudited(charter=study.group.charter, author=self._name, call=call.digest)

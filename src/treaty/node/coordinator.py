@@ -18,11 +18,13 @@ from dataclasses import dataclass, field
 from treaty.aggregation.masking import Spread
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
-from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError
+from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError, code_of
 from treaty.ids import Digest, MemberId
+from treaty.node.cosignatures import Cosignatures
 from treaty.node.feeding import brought_by, portion
 from treaty.node.intake import (
     MEMBER_STATEMENTS,
+    Pending,
     Tray,
     left_at_engine,
     named_blobs,
@@ -38,8 +40,8 @@ from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore, Journal
 from treaty.protocol.consortium import DOCUMENTED, Consortium
 from treaty.protocol.frames import Feed, Post, decode_post, encode_frame
 from treaty.protocol.messages import ProposalOpened
-from treaty.protocol.secagg_messages import MaskedInput
-from treaty.protocol.statements import Body, Predicate, Verified, peek, seal_statement
+from treaty.protocol.secagg_messages import MaskedInput, Reveal
+from treaty.protocol.statements import Body, Parsed, Predicate, Verified, peek, seal_statement
 
 __all__ = ["Coordinator", "CoordinatorKeys"]
 
@@ -57,14 +59,6 @@ class CoordinatorKeys:
 
     runner: SigningKey = field(repr=False)
     log: SigningKey = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    statement: bytes
-    blobs: Mapping[Digest, bytes] = field(repr=False)
-    sender: MemberId
-    spooled: bool = False
 
 
 class Coordinator:
@@ -98,14 +92,14 @@ class Coordinator:
         self._blobs = blobs
         self._clock = clock
         self._on_change = on_change
-        self._pending: list[_Pending] = []
+        self._pending: list[Pending] = []
         self._sizes: dict[MemberId, int] = {}
         self._state = Consortium(anchor)
         self._log = LogKeeper()
         self._entries: list[bytes] = []
         self._known: set[Digest] = set()
         self._bodies: dict[int, Body] = {}
-        self._cosignatures: dict[str, str] = {}
+        self._cosignatures = Cosignatures(journal)
         self._driver = RoundDriver(self._blobs, journal, slots_per_epoch, spread)
         self._spool = Spool(self._blobs)
         self._note = ""
@@ -141,11 +135,12 @@ class Coordinator:
         """Return the newest checkpoint note with every cosignature at hand."""
         if not self._log.size:
             raise ResourceError("expected a log with entries, it is empty")
-        return self._log.cosigned(self._note, self._cosignatures.values())
+        lines = self._cosignatures.verified(self._log, self._state.membership)
+        return self._log.cosigned(self._note, lines.values())
 
     def witnesses(self) -> frozenset[str]:
         """Return who has cosigned the newest checkpoint."""
-        return frozenset(self._cosignatures)
+        return frozenset(self._cosignatures.verified(self._log, self._state.membership))
 
     # --- reacting -----------------------------------------------------------------------------
 
@@ -170,17 +165,17 @@ class Coordinator:
                 code="restored-backup",
             )
         try:
-            fetched = [self._fetched(post, statement) for statement in post.statements]
+            parsed = [peek(statement) for statement in post.statements]
+            fetched = [self._fetched(post, body) for _, body in parsed]
         except ResourceError as error:
             # A large input did not arrive. The size is not noted, so the member is asked again.
             self.journal.note("input-missing", f"{sender}: {error}")
             return
         self._sizes[sender] = post.size
         if post.cosignature and post.size == self._log.size and self._state.membership:
-            name, line = self._log.check_cosignature(post.cosignature, self._state.members, sender)
-            self._cosignatures[name] = line
-        for statement, blobs in zip(post.statements, fetched, strict=True):
-            self._queue(sender, statement, blobs)
+            self._cosignatures.add(sender, post.cosignature)
+        for statement, blobs, known in zip(post.statements, fetched, parsed, strict=True):
+            self._queue(sender, statement, blobs, known)
 
     def flush(self) -> bool:
         """Sequence what waits and what follows from it; say whether anything moved."""
@@ -244,7 +239,7 @@ class Coordinator:
 
     def submit(self, statement: bytes, blobs: Mapping[Digest, bytes] | None = None) -> None:
         """Queue a statement made at the coordinator itself (a founding charter, a comparison)."""
-        self._pending.append(_Pending(statement, dict(blobs or {}), self.name))
+        self._pending.append(Pending(statement, dict(blobs or {}), self.name))
 
     def sign(self, predicate: Predicate) -> bytes:
         """Return the envelope of one of the coordinator's own statements."""
@@ -252,19 +247,20 @@ class Coordinator:
 
     # --- sequencing ---------------------------------------------------------------------------
 
-    def _queue(self, sender: MemberId, statement: bytes, blobs: Mapping[Digest, bytes]) -> None:
+    def _queue(
+        self, sender: MemberId, statement: bytes, blobs: Mapping[Digest, bytes], parsed: Parsed
+    ) -> None:
         """Let a statement of a post wait; a large masked input is checked and stored at once."""
-        body = peek(statement)[1]
+        body = parsed[1]
         spooled = self._spool.takes(body, blobs)
         if isinstance(body, MaskedInput) and spooled:
             try:
                 self._driver.check_input(body, blobs)
             except PeerError as refusal:
-                code = getattr(refusal, "code", "") or "unreadable"
-                self.journal.note(f"statement-refused.{code}", f"{sender}: {refusal}")
+                self.journal.note(f"statement-refused.{code_of(refusal)}", f"{sender}: {refusal}")
                 return
             blobs = self._spool.store(body, blobs)
-        self._pending.append(_Pending(statement, blobs, sender, spooled))
+        self._pending.append(Pending(statement, blobs, sender, spooled, parsed))
 
     def _sequence(self) -> bool:
         """Append what waits, then what the driver asks for, until nothing follows; one commit."""
@@ -303,29 +299,31 @@ class Coordinator:
         self._follow(batch)
         return self._commit(batch, f"coordinator-{label}")
 
-    def _admit(self, batch: Tray, item: _Pending) -> None:
+    def _admit(self, batch: Tray, item: Pending) -> None:
         """Fold one statement of a member; a refusal is journalled and changes nothing."""
         try:
             if sha256(item.statement) in self._known or item.statement in batch.entries:
                 # A fold may bear a repetition, but nobody shall lengthen the log with it.
                 raise VerificationError("this statement stands in the log", code="replayed")
-            body = peek(item.statement)[1]
+            parsed = peek(item.statement) if item.parsed is None else item.parsed
+            body = parsed[1]
             own = item.sender == self.name
             if not own and not isinstance(body, MEMBER_STATEMENTS):
                 raise VerificationError(
                     f"{type(body).__name__} is not a member's to say", code="wrong-author"
                 )
+            if isinstance(body, Reveal) and self._driver.has_enough(body):
+                return
             if isinstance(body, MaskedInput) and not item.spooled:
                 self._driver.check_input(body, item.blobs)
             find = self._documents(item.blobs, batch)
             if isinstance(body, ProposalOpened) and body.action in DOCUMENTED:
                 # A bundle holds what was voted on, so it must exist before the vote.
                 find(Digest(body.subject))
-            state, verified = batch.state.apply(item.statement, find)
+            state, verified = batch.state.apply(item.statement, find, parsed=parsed)
             self._driver.logged(state, verified, find)
         except (PeerError, PolicyError, ResourceError) as refusal:
-            code = getattr(refusal, "code", "") or "unreadable"
-            self.journal.note(f"statement-refused.{code}", f"{item.sender}: {refusal}")
+            self.journal.note(f"statement-refused.{code_of(refusal)}", f"{item.sender}: {refusal}")
             return
         batch.add(state, verified, self._kept(verified, item.blobs))
 
@@ -333,7 +331,7 @@ class Coordinator:
         statement = self.sign(predicate)
         attached = {sha256(data): data for data in blobs}
         find = self._documents(attached, batch)
-        state, verified = batch.state.apply(statement, find)
+        state, verified = batch.state.apply(statement, find, made=(sha256(statement),))
         self._driver.logged(state, verified, find)
         batch.add(state, verified, attached)
 
@@ -347,8 +345,9 @@ class Coordinator:
         cause = f"{type(orders[-1][0]).__name__}: {refusal}"
         if cause != self._held_back:
             self._held_back = cause
-            code = getattr(refusal, "code", "") or "unreadable"
-            self.journal.note(f"held-back.{code}", f"after {state.size} entries, {cause}")
+            self.journal.note(
+                f"held-back.{code_of(refusal)}", f"after {state.size} entries, {cause}"
+            )
 
     def _commit(self, batch: Tray, label: str) -> bool:
         if not batch.entries:
@@ -370,7 +369,7 @@ class Coordinator:
         self._bodies.update(enumerate(batch.bodies, self._log.size - len(batch.entries)))
         for index in list(self._bodies)[: max(len(self._bodies) - KEPT_BODIES, 0)]:
             del self._bodies[index]
-        self._cosignatures = {}
+        self._cosignatures.clear()
         self._asked = False
         for member in self._active():
             self._feed(member)
@@ -456,9 +455,9 @@ class Coordinator:
         wanted = named_blobs(verified.predicate)
         return {digest: data for digest, data in blobs.items() if digest in wanted}
 
-    def _fetched(self, post: Post, statement: bytes) -> Mapping[Digest, bytes]:
+    def _fetched(self, post: Post, body: Body) -> Mapping[Digest, bytes]:
         """Return the blobs of a post, with the one a large input left at the engine."""
-        named = left_at_engine(peek(statement)[1])
+        named = left_at_engine(body)
         if named is not None and named not in post.blobs:
             return {**post.blobs, named: self.engine.fetch(named)}
         return post.blobs

@@ -5,9 +5,10 @@ entries that one transaction will append together with the state after them.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from treaty.errors import PeerError
-from treaty.ids import Digest
+from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Post
 from treaty.protocol.messages import (
@@ -29,11 +30,18 @@ from treaty.protocol.secagg_messages import (
     SumsAudited,
     SurvivorsConfirmed,
 )
-from treaty.protocol.statements import Body, Verified
+from treaty.protocol.statements import Body, Parsed, Verified
 from treaty.tlog.checkpoint import open_checkpoint
 from treaty.tlog.notes import Verifier
 
-__all__ = ["MEMBER_STATEMENTS", "Tray", "left_at_engine", "named_blobs", "shows_longer_log"]
+__all__ = [
+    "MEMBER_STATEMENTS",
+    "Pending",
+    "Tray",
+    "left_at_engine",
+    "named_blobs",
+    "shows_longer_log",
+]
 
 MEMBER_STATEMENTS = (
     BallotCast,
@@ -83,6 +91,17 @@ def left_at_engine(body: Body) -> Digest | None:
             return Digest(body.proof)
         case _:
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A statement that waits to be sequenced; `parsed` is what `peek` gave for it."""
+
+    statement: bytes
+    blobs: Mapping[Digest, bytes] = field(repr=False)
+    sender: MemberId
+    spooled: bool = False
+    parsed: Parsed | None = field(default=None, repr=False)
 
 
 class Tray:

@@ -8,7 +8,7 @@ Invariants (docs/spec/protocol.md, section 3):
 Left to its callers: who may send a feed, and what the entries ask of this member.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from treaty.crypto.canonical import sha256
@@ -39,6 +39,7 @@ class Accepted:
     log: LogKeeper = field(repr=False)
     note: str
     entries: tuple[bytes, ...] = field(repr=False)
+    digests: tuple[Digest, ...]
     blobs: Mapping[Digest, bytes] = field(repr=False)
 
 
@@ -70,10 +71,11 @@ class Mirror:
         """Return how many entries of the log this member holds."""
         return self._log.size
 
-    def check(self, feed: Feed) -> Accepted | None:
+    def check(self, feed: Feed, made: Collection[Digest] = ()) -> Accepted | None:
         """Return what `feed` adds, all verified, or None when it adds nothing; changes nothing.
 
-        `feed` begins at or before the end of this log. Raises `VerificationError` with code
+        `feed` begins at or before the end of this log; `made` holds the digests of statements that
+        this member has signed in this life. Raises `VerificationError` with code
         ``split-view`` or ``clock-skew``, and what the fold raises.
         """
         known = self._log.size - feed.first
@@ -90,8 +92,10 @@ class Mirror:
             return None
         state = self._state
         documents = self._finder(feed.blobs)
+        digests = []
         for entry in entries:
-            state, verified = state.apply(entry, documents)
+            state, verified = state.apply(entry, documents, made=made)
+            digests.append(verified.digest)
             body = verified.predicate
             if isinstance(body, TimeStated) and body.at - self._clock.now() > CLOCK_TOLERANCE_MS:
                 # Only ahead: whoever was away for days must be able to catch up.
@@ -101,7 +105,7 @@ class Mirror:
                 )
         log = self._log.extended(entries)
         log.check_note(feed.checkpoint, state.members)
-        return Accepted(state, log, feed.checkpoint, entries, feed.blobs)
+        return Accepted(state, log, feed.checkpoint, entries, tuple(digests), feed.blobs)
 
     def evidence(self, feed: Feed) -> bytes:
         """Return the newest checkpoint if `feed` shows that the coordinator has lost entries of it.

@@ -21,7 +21,7 @@ from treaty.aggregation.masking import Spread
 from treaty.crypto import canonical
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
-from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError
+from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError, code_of
 from treaty.governance.site_policy import SitePolicy
 from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
@@ -108,6 +108,7 @@ class Participant:
         self._reported: set[Digest] = set()
         self._outgoing: list[tuple[bytes, dict[Digest, bytes]]] = []
         self._submitted: dict[Digest, tuple[bytes, dict[Digest, bytes]]] = {}
+        self._made: set[Digest] = set()
         self._retries = 0
         self._unsent = False
         self._mirror = Mirror(anchor=anchor, store=store, blobs=blobs, engine=engine, clock=clock)
@@ -164,7 +165,7 @@ class Participant:
             self._repeat(feed)
             return
         try:
-            accepted = self._mirror.check(feed)
+            accepted = self._mirror.check(feed, self._made)
         except ResourceError as error:
             # A document did not arrive: nothing has changed, and the coordinator sends it again.
             self.journal.note("document-missing", str(error))
@@ -175,8 +176,9 @@ class Participant:
             return
         self._mirror.take(accepted)
         self._retries = 0
-        for entry in accepted.entries:
-            self._submitted.pop(sha256(entry), None)
+        self._made.difference_update(accepted.digests)
+        for digest in accepted.digests:
+            self._submitted.pop(digest, None)
         self._duties()
         self._mirror.write((), (), "participant-mirror", besides=self._performer.masked)
         self._post()
@@ -255,8 +257,7 @@ class Participant:
                 self._performer.follow_round(study)
             self._report_duty()
         except (PeerError, PolicyError) as refusal:
-            code = getattr(refusal, "code", type(refusal).__name__)
-            self.journal.note(f"refused.{code}", str(refusal))
+            self.journal.note(f"refused.{code_of(refusal)}", str(refusal))
 
     def _report_duty(self) -> None:
         """Send this site's own figures where plan, charter and site policy all say so."""
@@ -310,7 +311,9 @@ class Participant:
     def _send(self, predicate: Predicate, blobs: tuple[tuple[Digest, bytes], ...]) -> None:
         """Put a statement into the next post, if the gate lets every field of it leave."""
         self._check_exposure(predicate)
-        self._outgoing.append((seal_statement(predicate, self._keys.runner), dict(blobs)))
+        statement = seal_statement(predicate, self._keys.runner)
+        self._made.add(sha256(statement))
+        self._outgoing.append((statement, dict(blobs)))
 
     def _check_exposure(self, predicate: Predicate) -> None:
         members = len(self.state.members.effective.active_members())

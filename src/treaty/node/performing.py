@@ -9,12 +9,20 @@ Invariants (docs/spec/secagg.md):
   * What went wrong with the rows stays in the journal; the log sees one closed code.
 """
 
+import re
 from collections.abc import Callable, Iterable
 
 from treaty.aggregation.masking import Spread, mask_input
 from treaty.aggregation.quantization import ring_vector
 from treaty.crypto.canonical import sha256
-from treaty.errors import PeerError, PolicyError, ResourceError, TreatyError, UsageError
+from treaty.errors import (
+    PeerError,
+    PolicyError,
+    ResourceError,
+    TreatyError,
+    UsageError,
+    code_of,
+)
 from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
 from treaty.node.mirror import Mirror
@@ -253,9 +261,7 @@ class Performer:
             if isinstance(refusal, ResourceError):
                 raise
             # The cause may say something about the rows: it stays here.
-            self._journal.note(
-                f"declined.{getattr(refusal, 'code', type(refusal).__name__)}", str(refusal)
-            )
+            self._journal.note(f"declined.{code_of(refusal)}", str(refusal))
             self._refused.add(record.context)
             self._drive_slot(Declined(DeclineCode.SITE_DECLINED))
             return
@@ -268,17 +274,17 @@ class Performer:
         search ends with the epoch.
         """
         for past in reversed(study.rounds):
-            if past.opened.predicate.epoch_hash != epoch_hash:
+            if past.epoch_hash != epoch_hash:
                 break
             if self._name in past.inputs:
-                return past.opened.predicate.slot
+                return past.slot
         return -1
 
     def _input(self, study: Study, need: NeedInput) -> InputReady:
         """Compute, quantise and mask this site's contribution; nothing has left yet."""
         query = study.progress.expected_query()
-        held = self._store.get(PREMASK_KEY)
-        if need.vector is not None and held is not None and sha256(held) == need.vector:
+        held = None if need.vector is None else self._store.get(PREMASK_KEY)
+        if held is not None and sha256(held) == need.vector:
             vector = ring_vector(held, need.ring_bits, need.length).copy()
             kept = self._store.get(NOISE_KEY)
             noise = Digest(kept.decode()) if kept else None
@@ -431,7 +437,9 @@ def _cohort(group: Group) -> Cohort:
     return Cohort(len(group.members), group.min_survivors, group.max_colluders)
 
 
+_NO_LETTERS = re.compile(r"[^a-z]+")
+
+
 def _label(token: str) -> str:
-    """Return a persist point's name from a machine's token."""
-    kept = "".join(char if char.isalnum() else "-" for char in token.lower())
-    return "-".join(part for part in kept.split("-") if part and not part.isdigit())[:48]
+    """Return a persist point's name from a machine's token: its words, without the numbers."""
+    return _NO_LETTERS.sub("-", token.lower()).strip("-")[:48]

@@ -108,6 +108,7 @@ class RoundDriver:
         self._failed_epochs = 0
         self._put_off: dict[Digest, tuple[int, int]] = {}
         self._audits = AuditDriver(blobs)
+        self._opened: set[str] = set()
 
     # --- statements ---------------------------------------------------------------------------
 
@@ -124,6 +125,14 @@ class RoundDriver:
             raise VerificationError(
                 "the masked vector has another root than its header", code="root-mismatch"
             )
+
+    def has_enough(self, answer: Reveal) -> bool:
+        """Say whether the sum that `answer` would help to open is opened without it.
+
+        The log holds as many answers as rebuild the seeds: every one more is a share shown to
+        everybody, and a statement for every member to check, for nothing.
+        """
+        return answer.context in self._opened
 
     def logged(self, state: Consortium, verified: Verified[Body], find: Find) -> None:
         """Let the machines see a statement that is about to stand in the log.
@@ -169,6 +178,7 @@ class RoundDriver:
             case EpochClosed() | MemberSuspended() | StudyHalted():
                 self._epoch = self._round = self._need = None
                 self._orders = []
+                self._opened.clear()
             case _:
                 pass
 
@@ -422,6 +432,7 @@ class RoundDriver:
                     self._order(effect.predicate, blobs)
                 case NeedSum():
                     self._need = effect
+                    self._opened.add(self._round.context)
                 case Blame():
                     names = ", ".join(sorted(effect.members))
                     self._journal.note("blame", f"{names}: {effect.reason}")
@@ -465,11 +476,8 @@ def _bound_set(study: Study) -> frozenset[str] | None:
     """Return the survivors to which members have bound themselves for the present question."""
     if study.progress.finished:
         return None
-    question = study.progress.expected_query().question
-    for past in study.rounds:
-        if past.question == question and (past.confirmed or past.reveals):
-            return frozenset(past.members_in)
-    return None
+    bound = study.answered.get(study.progress.expected_query().question)
+    return None if bound is None else frozenset(bound[0].members_in)
 
 
 def _base(state: Consortium) -> dict[str, str]:

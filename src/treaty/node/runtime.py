@@ -10,7 +10,7 @@ error of ours that goes into the party's journal. Anything else is a bug and sto
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from treaty.errors import PeerError, PolicyError
+from treaty.errors import PeerError, PolicyError, code_of
 from treaty.ids import MemberId
 from treaty.ports import Engine, Journal
 
@@ -51,8 +51,7 @@ def deliver(node: Node) -> bool:
             node.handle(delivery.sender, delivery.frame)
         except (PeerError, PolicyError) as refusal:
             # A refusal changes nothing; the reason stays with the party.
-            code = getattr(refusal, "code", type(refusal).__name__)
-            node.journal.note(f"refused.{code}", str(refusal))
+            node.journal.note(f"refused.{code_of(refusal)}", str(refusal))
         delivery.ack()
     return node.flush() or moved
 

@@ -17,9 +17,11 @@ Documents (charters, contracts, plans, sums) come by digest from the caller, who
 the feed or the bundle; their digests are checked there and bound here.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
+
+import msgspec
+from msgspec.structs import replace
 
 from treaty.contracts.schema import contract_from_bytes
 from treaty.errors import PolicyError, VerificationError
@@ -40,7 +42,7 @@ from treaty.protocol.messages import (
 )
 from treaty.protocol.proposal import BallotGiven, Choice, Phase, Proposal, VotingEnded
 from treaty.protocol.secagg_messages import MaskedInput, Reveal
-from treaty.protocol.statements import Body, Verified, open_statement, peek
+from treaty.protocol.statements import Body, Parsed, Verified, open_statement, peek
 from treaty.protocol.study import Study, StudyEvent, open_study
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import parse_plan
@@ -69,8 +71,7 @@ DOCUMENTED = frozenset({Action.CONTRACT_ADOPT.value, Action.STUDY_APPROVE.value}
 _EPOCH = Timestamp(0)
 
 
-@dataclass(frozen=True, slots=True)
-class ProposalRecord:
+class ProposalRecord(msgspec.Struct, frozen=True):
     """A proposal, who it names, and the approving ballots' keys."""
 
     proposal: Proposal
@@ -79,19 +80,18 @@ class ProposalRecord:
     used: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Consortium:
+class Consortium(msgspec.Struct, frozen=True):
     """The state after `size` entries. `Consortium(anchor)` is the state before the first."""
 
     anchor: Digest
     size: int = 0
     at: Timestamp = _EPOCH
     membership: Membership | None = None
-    proposals: Mapping[Digest, ProposalRecord] = field(default_factory=dict)
+    proposals: Mapping[Digest, ProposalRecord] = msgspec.field(default_factory=dict)
     contracts: frozenset[Digest] = frozenset()
-    studies: Mapping[Digest, Study] = field(default_factory=dict)
-    releases: Mapping[Digest, int] = field(default_factory=dict)
-    comparisons: Mapping[Digest, ComparisonPublished] = field(default_factory=dict)
+    studies: Mapping[Digest, Study] = msgspec.field(default_factory=dict)
+    releases: Mapping[Digest, int] = msgspec.field(default_factory=dict)
+    comparisons: Mapping[Digest, ComparisonPublished] = msgspec.field(default_factory=dict)
 
     @property
     def members(self) -> Membership:
@@ -122,16 +122,25 @@ class Consortium:
             for record in self.proposals.values()
         )
 
-    def apply(self, entry: bytes, documents: Documents) -> tuple["Consortium", Verified[Body]]:
+    def apply(
+        self,
+        entry: bytes,
+        documents: Documents,
+        *,
+        parsed: Parsed | None = None,
+        made: Collection[Digest] = (),
+    ) -> tuple["Consortium", Verified[Body]]:
         """Return the state after `entry` and the verified statement.
 
+        `parsed` is what `peek` gave for the same bytes, `made` holds the digests of envelopes that
+        the caller signed itself: their signatures are not verified again.
         Raises `FormatError`, `VerificationError` or `PolicyError` with a code; the state is
         unchanged.
         """
-        parsed = peek(entry)
+        parsed = peek(entry) if parsed is None else parsed
         if self.membership is None or isinstance(parsed[1], CharterPublished):
             return self._on_charter(entry, documents)
-        verified = open_statement(entry, self.membership.directory, parsed)
+        verified = open_statement(entry, self.membership.directory, parsed, made)
         body = verified.predicate
         if isinstance(body, _IN_ROUND):
             # Most entries by far: answered without looking at anything but the running study.

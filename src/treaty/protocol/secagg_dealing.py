@@ -204,10 +204,9 @@ def slot_secrets(
     the transport secret for each holder. Raises `UsageError` when one of those is missing.
     """
     index = group.index(me)
-    points = [group.index(name) for name in holders]
     kept: list[SlotSecrets] = []
     for slot in range(slots):
-        round_own, self_own = secrets.deal(slot, threshold, points)
+        round_own, self_own = secrets.own_shares(slot, threshold)
         round_shares = {name: one.shares[slot][0] for name, one in opened.items()}
         self_shares = {name: one.shares[slot][1] for name, one in opened.items()}
         pairs: dict[str, str] = {}
@@ -223,8 +222,8 @@ def slot_secrets(
                 slot=slot,
                 self_seed=encode_element(secrets.self_seed(slot)).hex(),
                 agreement=secrets.agreement_key(slot).seed_bytes().hex(),
-                self_shares={**self_shares, me: encode_element(self_own[index]).hex()},
-                round_shares={**round_shares, me: encode_element(round_own[index]).hex()},
+                self_shares={**self_shares, me: encode_element(self_own).hex()},
+                round_shares={**round_shares, me: encode_element(round_own).hex()},
                 peers={name: keys.round_keys[slot] for name, keys in partners.items()},
                 pair_seeds=pairs,
             )

@@ -400,12 +400,13 @@ class MemberEpoch:
                 for dealer in sealed.dealers
             },
         )
+        seed = self._seed(secret)
         opened = {
             dealer: open_column(
                 self.group,
                 self.me,
                 dealer,
-                self._seed(secret),
+                seed,
                 state.peers[dealer],
                 sealed.epoch_hash,
                 state.slots,
@@ -432,7 +433,7 @@ class MemberEpoch:
         slots = slot_secrets(
             self.group,
             self.me,
-            self._seed(secret),
+            seed,
             {name: state.peers[name] for name in partners if name in usable},
             {self.me, *state.shares.columns},
             state.slots,
@@ -441,7 +442,7 @@ class MemberEpoch:
             {name: bytes.fromhex(key) for name, key in secret.outgoing.items()},
         )
         ready, blobs = ready_statement(
-            self.group, self.me, self._seed(secret), sealed.epoch_hash, partners, slots
+            self.group, self.me, seed, sealed.epoch_hash, partners, slots
         )
         moved = self._with(
             phase=advance(EPOCH_TRANSITIONS, self.phase, event, EpochPhase.OPENING),

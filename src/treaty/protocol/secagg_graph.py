@@ -123,6 +123,8 @@ class Graph:
 
     def owners(self, holder: str, among: Iterable[str]) -> frozenset[str]:
         """Return those of `among` whose shares `holder` has."""
+        if self.choices is None:
+            return frozenset(among)
         return frozenset(owner for owner in among if self.holds(holder, owner))
 
     def opens(self, answered: Set[str], owners: Iterable[str]) -> bool:

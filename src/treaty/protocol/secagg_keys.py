@@ -19,7 +19,7 @@ from typing import Final
 
 from treaty.aggregation.masking import MaskPlan
 from treaty.crypto import shamir
-from treaty.crypto.canonical import Record
+from treaty.crypto.canonical import Count, Record
 from treaty.crypto.derivation import enc, extract, kdf, labelled_hash
 from treaty.crypto.key_agreement import AgreementKey, EncapsulationKey
 from treaty.crypto.prg import Keystream
@@ -168,7 +168,7 @@ class SlotSecrets(Record):
     the member's own shares among them. `pair_seeds` are post-quantum keys, by peer.
     """
 
-    slot: int
+    slot: Count
     self_seed: Hex32
     agreement: Hex32
     self_shares: dict[str, Hex32]
@@ -184,10 +184,11 @@ class SlotSecrets(Record):
 class EpochSeed:
     """All of a member's secrets for one epoch, derived from one fresh 32-byte seed.
 
-    `repr` shows nothing but the type. The same seed, charter, epoch and member give the same keys.
+    `repr` shows nothing but the type. The same seed, charter, epoch and member give the same keys;
+    what was derived once is kept as long as this object, a step of the epoch.
     """
 
-    __slots__ = ("_charter", "_epoch", "_index", "_seed")
+    __slots__ = ("_charter", "_elements", "_epoch", "_index", "_kem", "_seed", "_transport")
 
     def __init__(self, seed: bytes, charter: Digest, epoch: int, index: int) -> None:
         if len(seed) != 32:
@@ -196,14 +197,22 @@ class EpochSeed:
         self._charter = bytes.fromhex(charter)
         self._epoch = epoch
         self._index = index
+        self._transport: AgreementKey | None = None
+        self._kem: EncapsulationKey | None = None
+        self._elements: dict[tuple[str, int], int] = {}
 
     def transport_key(self) -> AgreementKey:
         """Return the X25519 key under which shares travel."""
-        return AgreementKey.generate(self._derive("transport"))
+        if self._transport is None:
+            self._transport = AgreementKey.generate(self._derive("transport"))
+        return self._transport
 
     def encapsulation_key(self) -> EncapsulationKey:
         """Return the ML-KEM-768 key of the hybrid suite."""
-        return EncapsulationKey.generate(self._derive("kem-d") + self._derive("kem-z"))
+        if self._kem is None:
+            seed = self._derive("kem-d") + self._derive("kem-z")
+            self._kem = EncapsulationKey.generate(seed)
+        return self._kem
 
     def graph_nonce(self) -> bytes:
         """Return the nonce that chooses the holders of the member's shares; shown when it deals."""
@@ -211,17 +220,25 @@ class EpochSeed:
 
     def self_seed(self, slot: int) -> int:
         """Return z: the seed of the member's own mask in `slot`."""
-        return shamir.draw_element(self._stream("self-seed", slot))
+        return self._element("self-seed", slot)
 
     def round_seed(self, slot: int) -> int:
         """Return u: the seed of the member's pairwise key in `slot`."""
-        return shamir.draw_element(self._stream("round-seed", slot))
+        return self._element("round-seed", slot)
 
     def deal(self, slot: int, threshold: int, points: Sequence[int]) -> tuple[dict[int, int], ...]:
         """Return the shares of the round seed and of the self seed, by point."""
         return (
             shamir.deal(self.round_seed(slot), threshold, points, self._stream("round-deal", slot)),
             shamir.deal(self.self_seed(slot), threshold, points, self._stream("self-deal", slot)),
+        )
+
+    def own_shares(self, slot: int, threshold: int) -> tuple[int, int]:
+        """Return the member's own shares of its round seed and self seed, as `deal` has them."""
+        me, stream = self._index, self._stream
+        return (
+            shamir.share_at(self.round_seed(slot), threshold, me, stream("round-deal", slot)),
+            shamir.share_at(self.self_seed(slot), threshold, me, stream("self-deal", slot)),
         )
 
     def agreement_key(self, slot: int) -> AgreementKey:
@@ -231,6 +248,13 @@ class EpochSeed:
     def commitment(self, slot: int) -> Digest:
         """Return the commitment to the self seed of `slot`."""
         return self_commitment(self.self_seed(slot), self._charter, self._epoch, self._index, slot)
+
+    def _element(self, label: str, slot: int) -> int:
+        known = self._elements.get((label, slot))
+        if known is None:
+            known = shamir.draw_element(self._stream(label, slot))
+            self._elements[label, slot] = known
+        return known
 
     def _derive(self, label: str, *fields: int) -> bytes:
         return kdf(self._seed, "epoch-" + label, self._charter, self._epoch, self._index, *fields)

@@ -16,10 +16,12 @@ Invariants:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import TypeVar, cast
+
+import msgspec
+from msgspec.structs import replace
 
 from treaty.errors import VerificationError
 from treaty.ids import Digest, MemberId
@@ -98,19 +100,18 @@ ROUND_TRANSITIONS: Transitions[RoundPhase] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class EpochRecord:
+class EpochRecord(msgspec.Struct, frozen=True):
     """One epoch: its opening, the members' keys, shares and readiness, and the last slot used."""
 
     group: Group
     opened: Verified[EpochOpened]
     phase: EpochPhase = EpochPhase.KEYS
-    keys: Mapping[MemberId, Verified[EpochKeys]] = field(default_factory=dict)
+    keys: Mapping[MemberId, Verified[EpochKeys]] = msgspec.field(default_factory=dict)
     roster: Verified[EpochRoster] | None = None
-    shares: Mapping[MemberId, Verified[EpochShares]] = field(default_factory=dict)
+    shares: Mapping[MemberId, Verified[EpochShares]] = msgspec.field(default_factory=dict)
     sealed: Verified[EpochSealed] | None = None
     graph: Graph | None = None
-    ready: Mapping[MemberId, Verified[EpochReady]] = field(default_factory=dict)
+    ready: Mapping[MemberId, Verified[EpochReady]] = msgspec.field(default_factory=dict)
     complaints: tuple[Verified[ShareComplaint], ...] = ()
     last_slot: int = -1
 
@@ -281,11 +282,12 @@ class EpochRecord:
         return advance(EPOCH_TRANSITIONS, self.phase, body, following)
 
 
-@dataclass(frozen=True, slots=True)
-class RoundRecord:
+class RoundRecord(msgspec.Struct, frozen=True):
     """One secure sum: who sent, who is in, who answered, and what came out.
 
     `question` is what the members' locks are on: the query without its number in the study.
+    `members_in` are the members whose inputs are in the sum, once sealed; with `few` of them
+    answers wait for confirmations.
     """
 
     group: Group
@@ -294,12 +296,14 @@ class RoundRecord:
     context: Digest
     graph: Graph
     phase: RoundPhase = RoundPhase.COLLECTING
-    inputs: Mapping[MemberId, Verified[MaskedInput]] = field(default_factory=dict)
-    declined: Mapping[MemberId, Verified[InputDeclined]] = field(default_factory=dict)
+    inputs: Mapping[MemberId, Verified[MaskedInput]] = msgspec.field(default_factory=dict)
+    declined: Mapping[MemberId, Verified[InputDeclined]] = msgspec.field(default_factory=dict)
     sealed: Verified[SurvivorsSealed] | None = None
     survivors: Digest | None = None
-    confirmed: Mapping[MemberId, Verified[SurvivorsConfirmed]] = field(default_factory=dict)
-    reveals: Mapping[MemberId, Verified[Reveal]] = field(default_factory=dict)
+    members_in: tuple[MemberId, ...] = ()
+    few: bool = False
+    confirmed: Mapping[MemberId, Verified[SurvivorsConfirmed]] = msgspec.field(default_factory=dict)
+    reveals: Mapping[MemberId, Verified[Reveal]] = msgspec.field(default_factory=dict)
     result: Verified[RoundResult] | None = None
     abandoned: Verified[RoundAbandoned] | None = None
 
@@ -315,13 +319,6 @@ class RoundRecord:
     def participants(self) -> tuple[MemberId, ...]:
         """Return the members asked for an input."""
         return cast("tuple[MemberId, ...]", self.opened.predicate.participants)
-
-    @property
-    def members_in(self) -> tuple[MemberId, ...]:
-        """Return the members whose inputs are in the sum."""
-        if self.sealed is None:
-            return ()
-        return tuple(MemberId(one.member) for one in self.sealed.predicate.survivors)
 
     @property
     def is_over(self) -> bool:
@@ -395,30 +392,34 @@ class RoundRecord:
                 f"{len(named)} survivors, expected at least {self.group.min_survivors}",
                 code="too-few",
             )
-        self.group.check_order([one.member for one in body.survivors], "survivors")
-        digest = survivors_digest(self.context, body.survivors, self.group)
-        return replace(self, phase=phase, sealed=verified, survivors=digest)
+        inside = tuple(MemberId(one.member) for one in body.survivors)
+        self.group.check_order(inside, "survivors")
+        return replace(
+            self,
+            phase=phase,
+            sealed=verified,
+            survivors=survivors_digest(self.context, body.survivors, self.group),
+            members_in=inside,
+            few=len(inside) < self.graph.fast_survivors(len(self.participants)),
+        )
 
     def _on_reveal(self, body: Reveal, verified: Verified[Reveal]) -> "RoundRecord":
         self._move(body, RoundPhase.REVEALING)
         self._same_survivors(body.survivors)
         self._survivor(body.author)
-        inside = set(self.members_in)
-        fast = self.graph.fast_survivors(len(self.participants))
-        if len(inside) < fast and len(self.confirmed) < self.group.share_threshold:
+        if self.few and len(self.confirmed) < self.group.share_threshold:
             raise VerificationError(
                 f"{body.author} answers after {len(self.confirmed)} confirmations, expected at "
-                f"least {self.group.share_threshold} with {len(inside)} survivors",
+                f"least {self.group.share_threshold} with {len(self.members_in)} survivors",
                 code="not-confirmed",
             )
-        if set(body.self_shares) & set(body.round_shares):
+        if not body.self_shares.keys().isdisjoint(body.round_shares):
             raise VerificationError(
                 f"{body.author} reveals both kinds of share of one member", code="both-shares"
             )
         held = self.graph.owners(body.author, self.participants)
-        if set(body.self_shares) - (inside & held) or (
-            set(body.round_shares) - (self._dropped() & held)
-        ):
+        inside = held.intersection(self.members_in)
+        if body.self_shares.keys() - inside or body.round_shares.keys() - (held - inside):
             raise VerificationError(
                 f"{body.author} reveals shares for the wrong members", code="wrong-shares"
             )

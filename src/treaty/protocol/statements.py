@@ -11,7 +11,7 @@ here, sealed in a DSSE envelope. Guarantees (docs/spec/statements.md):
 Whether the author may say this now is the business of the folds (`consortium`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar, cast
@@ -33,6 +33,7 @@ __all__ = [
     "Directory",
     "FieldClass",
     "KeyHolder",
+    "Parsed",
     "Predicate",
     "SignerKind",
     "StatementType",
@@ -110,11 +111,24 @@ class Body(Protocol):
         ...
 
 
-class _Frame(Record):
+P = TypeVar("P", bound=Body, covariant=True)
+_Q = TypeVar("_Q", bound=Body)
+
+
+class _Frame(Record, Generic[_Q]):
     kind: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
-    predicate: msgspec.Raw
+    predicate: _Q
     predicate_type: str = msgspec.field(name="predicateType")
     subject: tuple[Subject, ...]
+
+
+class _Glance(msgspec.Struct, frozen=True):
+    """What must be known of a statement before it can be decoded: its type. Nothing is checked."""
+
+    predicate_type: str = msgspec.field(name="predicateType")
+
+
+_GLANCE = msgspec.json.Decoder(_Glance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +141,7 @@ class StatementType:
     signer: SignerKind | None
     several: bool
     classes: Mapping[str, tuple[Artefact, Form]]
+    frame: type[_Frame[Body]] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +176,6 @@ class Directory:
             suspended,
             MappingProxyType({keyid: holder.public for keyid, holder in indexed.items()}),
         )
-
-
-P = TypeVar("P", bound=Body, covariant=True)
-_Q = TypeVar("_Q", bound=Body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,12 +236,18 @@ def statement(
         identifying = _IDENTIFYING & set(kind.__struct_fields__)
         every = {name: _with_form(value) for name, value in classes.items()}
         every |= dict.fromkeys(identifying, (Artefact.IDENTIFIER, Form.PLAIN))
-        entry = StatementType(name, address, kind, signer, several, MappingProxyType(every))
+        entry = StatementType(
+            name, address, kind, signer, several, MappingProxyType(every), _framed(kind)
+        )
         _BY_URI[address] = entry
         _BY_KIND[kind] = entry
         return kind
 
     return register
+
+
+def _framed(kind: type[Body]) -> type[_Frame[Body]]:
+    return cast("type[_Frame[Body]]", _Frame[kind])  # type: ignore[valid-type]  # made at import
 
 
 def _with_form(value: FieldClass) -> tuple[Artefact, Form]:
@@ -256,7 +273,7 @@ def statement_payload(predicate: Body) -> bytes:
     return canonical.encode(
         _Frame(
             kind="https://in-toto.io/Statement/v1",
-            predicate=msgspec.Raw(canonical.encode(predicate)),
+            predicate=predicate,
             predicate_type=entry.uri,
             subject=predicate.subjects(),
         )
@@ -282,7 +299,11 @@ def seal_statement(predicate: Body, *signers: SigningKey) -> bytes:
     return sealed
 
 
-def peek(data: bytes) -> tuple[envelope.Envelope, Body]:
+Parsed = tuple[envelope.Envelope, Body]
+"""What `peek` returns."""
+
+
+def peek(data: bytes) -> Parsed:
     """Return the parsed envelope and predicate of `data`, nothing verified.
 
     For readers that must know the type before they can choose the keys. Raises `FormatError`.
@@ -296,14 +317,16 @@ def peek(data: bytes) -> tuple[envelope.Envelope, Body]:
 def open_statement(
     data: bytes,
     directory: Directory,
-    parsed: tuple[envelope.Envelope, Body] | None = None,
+    parsed: Parsed | None = None,
+    made: Collection[Digest] = (),
 ) -> Verified[Body]:
     """Return the verified statement in `data`.
 
     Checks: 1 canonical envelope and statement; 2 a known predicate type; 3 made under the
     directory's charter; 4 every signature by a key of the charter; 5 the keys are of the
     kind this statement wants and belong to the author; 6 the author is not suspended.
-    `parsed` spares a second parsing to who has called `peek` on the same bytes.
+    `parsed` spares a second parsing to who has called `peek` on the same bytes, `made` a
+    verification to who sealed them: digests of envelopes that the caller itself has signed.
     Raises `FormatError` for 1 and 2, `VerificationError` (with a code) for the rest.
     """
     parts, predicate = peek(data) if parsed is None else parsed  # 1, 2
@@ -318,7 +341,11 @@ def open_statement(
             f"got {predicate.charter[:16]}",
             code="wrong-charter",
         )
-    keyids = envelope.verified_keys(parts, directory.keys)  # 4
+    digest = canonical.sha256(data)
+    if digest in made:  # 4
+        keyids = envelope.known_keys(parts, directory.keys)
+    else:
+        keyids = envelope.verified_keys(parts, directory.keys)
     for keyid in keyids:  # 5
         holder = directory.holders[keyid]
         if holder.kind is not entry.signer:
@@ -339,15 +366,20 @@ def open_statement(
             f"expected one signature under {entry.name}, got {len(keyids)}",
             code="wrong-signatures",
         )
-    return Verified(predicate, canonical.sha256(data), data, keyids)
+    return Verified(predicate, digest, data, keyids)
 
 
 def _predicate(payload: bytes) -> Body:
-    frame = canonical.decode(payload, _Frame, limit=MAX_ENTRY_BYTES)
-    entry = _BY_URI.get(frame.predicate_type)
+    try:
+        uri = _GLANCE.decode(payload).predicate_type
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FormatError(f"expected a statement: {error}") from error
+    entry = _BY_URI.get(uri)
     if entry is None:
-        raise FormatError(f"expected a known predicate type, got {frame.predicate_type[:80]!r}")
-    predicate = canonical.decode(bytes(frame.predicate), entry.kind)
+        raise FormatError(f"expected a known predicate type, got {uri[:80]!r}")
+    frame = canonical.decode(payload, entry.frame, limit=MAX_ENTRY_BYTES)
+    # Canonical bytes hold each key once, so the type that was glanced at is the frame's.
+    predicate: Body = frame.predicate
     if predicate.subjects() != frame.subject:
         raise FormatError(f"subjects of {entry.name} differ from those its predicate implies")
     return predicate

@@ -11,16 +11,21 @@ Invariants (docs/spec/studies.md, docs/spec/secagg.md):
 This module does no input or output and reads no clock; opened sums come by digest.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
+
+import msgspec
+from msgspec.structs import replace
 
 from treaty.aggregation.quantization import ring_vector
 from treaty.contracts.schema import Contract
 from treaty.errors import FormatError, PolicyError, VerificationError
 from treaty.governance.amendment import CharterHistory
 from treaty.ids import Digest, MemberId, Timestamp
+from treaty.protocol.closed_round import ClosedRound, close
 from treaty.protocol.machine import Transitions, advance
 from treaty.protocol.messages import HaltCode, SiteReported, StudyCompleted, StudyHalted
 from treaty.protocol.secagg_audit import AuditCase, check_fraud, is_audited
@@ -37,7 +42,12 @@ from treaty.protocol.secagg_messages import (
     SumsAudited,
     SurvivorsSealed,
 )
-from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
+from treaty.protocol.secure_round import (
+    EpochPhase,
+    EpochRecord,
+    RoundPhase,
+    RoundRecord,
+)
 from treaty.protocol.statements import Body, Verified, of_kind
 from treaty.studies.plan import Plan, plan_digest
 from treaty.studies.progress import Stage, StudyProgress, begin
@@ -79,10 +89,11 @@ class StudyEvent:
     at: Timestamp
 
 
-@dataclass(frozen=True, slots=True)
-class Study:
+class Study(msgspec.Struct, frozen=True):
     """One study. `rounds` holds every round that is over, in order of the log.
 
+    `answered` holds, by question, those in which a member confirmed or answered: what binds the
+    question to one set of survivors.
     Where the plan says `audited`, `unaudited` are the published sums that no members have added up
     again, `audit` the call to do so, `auditors` who has, `audited` how many sums are done.
     """
@@ -96,10 +107,11 @@ class Study:
     phase: Phase = Phase.RUNNING
     epoch: EpochRecord | None = None
     round: RoundRecord | None = None
-    rounds: tuple[RoundRecord, ...] = ()
+    rounds: tuple[ClosedRound, ...] = ()
+    answered: Mapping[Digest, tuple[ClosedRound, ...]] = msgspec.field(default_factory=dict)
     epochs: int = 0
     last_result: Digest = NO_RESULT
-    reports: Mapping[MemberId, SiteReported] = field(default_factory=dict)
+    reports: Mapping[MemberId, SiteReported] = msgspec.field(default_factory=dict)
     halt_code: HaltCode | None = None
     halt_decided: bool = False
     final_model: Digest | None = None
@@ -120,7 +132,7 @@ class Study:
         for record in reversed(self.rounds):
             if record.phase is not RoundPhase.ABANDONED:
                 break
-            if record.opened.predicate.round != self.progress.index:
+            if record.round != self.progress.index:
                 break
             count += 1
         return count
@@ -146,19 +158,13 @@ class Study:
         When too few members are left for safe sums the study halts (``too-few-members``):
         a suspension never waits for a study.
         """
-        rounds = self.rounds
+        rest = self
         if self.round is not None:
             # Kept, so that answers already given still bind its question to one set.
-            rounds = (*rounds, replace(self.round, phase=RoundPhase.ABANDONED))
+            rest = self._with_closed(close(self.round, RoundPhase.ABANDONED))
         # An audit under way is called again: whom it waits for may be gone.
         rest = replace(
-            self,
-            epoch=None,
-            round=None,
-            rounds=rounds,
-            history=history,
-            audit=None,
-            auditors=frozenset(),
+            rest, epoch=None, round=None, history=history, audit=None, auditors=frozenset()
         )
         try:
             return replace(rest, group=group_of(history))
@@ -273,7 +279,7 @@ class Study:
         if isinstance(verified.predicate, MaskedInput):
             self._noise_committed(verified.predicate)
         if record.is_over:
-            return replace(self, round=None, rounds=(*self.rounds, record))
+            return self._with_closed(close(record))
         return replace(self, round=record)
 
     def _on_result(
@@ -293,10 +299,8 @@ class Study:
         progress = self.progress.absorb(query, total, len(record.members_in))
         cases = (AuditCase(self._open_epoch(), record),) if self.plan.aggregation.audited else ()
         return replace(
-            self,
+            self._with_closed(close(record)),
             unaudited=(*self.unaudited, *cases),
-            round=None,
-            rounds=(*self.rounds, record),
             progress=progress,
             last_result=verified.digest,
         )
@@ -391,12 +395,8 @@ class Study:
 
         Two sums of one query over sets that differ show the inputs of the difference.
         """
-        for past in self.rounds:
-            if (
-                past.reveals
-                and past.question == record.question
-                and past.members_in != record.members_in
-            ):
+        for past in self.answered.get(record.question, ()):
+            if past.reveals and past.members_in != record.members_in:
                 raise VerificationError(
                     "this question was answered for another set of survivors", code="locked-set"
                 )
@@ -430,6 +430,13 @@ class Study:
                 code="audit-due",
             )
 
+    def _with_closed(self, past: ClosedRound) -> "Study":
+        answered = self.answered
+        if past.confirmed or past.reveals:
+            known = answered.get(past.question, ())
+            answered = MappingProxyType({**answered, past.question: (*known, past)})
+        return replace(self, round=None, rounds=(*self.rounds, past), answered=answered)
+
     def _open_epoch(self) -> EpochRecord:
         if self.epoch is None or self.phase is not Phase.RUNNING:
             raise VerificationError("no epoch is open", code="out-of-order")
@@ -447,7 +454,7 @@ class Study:
 
 def group_of(history: CharterHistory) -> Group:
     """Return the group of the charter in force without the members suspended by decision."""
-    return replace(Group.of(history.effective()), charter=history.digest)
+    return dataclasses.replace(Group.of(history.effective()), charter=history.digest)
 
 
 def open_study(plan: Plan, contract: Contract, history: CharterHistory, epochs: int = 0) -> Study:

@@ -48,10 +48,9 @@ def verify_fraud(
         state, verified = state.apply(data, find)
         if verified.digest == named.result and isinstance(verified.predicate, RoundResult):
             running = before.running
-            if running is None or running.epoch is None:
+            if running is None or running.epoch is None or running.round is None:
                 raise VerificationError("a result without a study", code="out-of-order")
-            study = state.studies[running.identity]
-            case = AuditCase(running.epoch, study.rounds[-1])
+            case = AuditCase(running.epoch, running.round.step(verified))
             check_fraud(case, proof, find(Digest(verified.predicate.sum)))
-            return Fraud(verified.author, study.identity, index, verified.digest, named.chunk)
+            return Fraud(verified.author, running.identity, index, verified.digest, named.chunk)
     raise VerificationError("the log has no result of this digest", code="wrong-result")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.terms import DistributedGaussian
-from treaty.protocol.secure_round import RoundRecord
+from treaty.protocol.closed_round import ClosedRound, close
 from treaty.protocol.study import Study
 from treaty.studies.certificates import Answered, PrivacyStatement, privacy_statement
 from treaty.studies.queries import QueryKind
@@ -32,13 +32,13 @@ def _answered(study: Study) -> Iterator[Answered]:
     """
     terms = study.plan.privacy
     rounds = terms.rounds if isinstance(terms, DistributedGaussian) else 0
-    records = study.rounds if study.round is None else (*study.rounds, study.round)
+    records = study.rounds if study.round is None else (*study.rounds, close(study.round))
     seen: set[tuple[str, tuple[str, ...]]] = set()
     for record in records:
-        number = record.opened.predicate.round
+        number = record.round
         if not record.reveals or number > rounds:
             continue
-        key = (record.question, tuple(record.members_in))
+        key = (record.question, record.members_in)
         if key in seen:
             continue
         seen.add(key)
@@ -46,6 +46,6 @@ def _answered(study: Study) -> Iterator[Answered]:
         yield Answered(kind, len(record.members_in), _cohort(record))
 
 
-def _cohort(record: RoundRecord) -> Cohort:
+def _cohort(record: ClosedRound) -> Cohort:
     group = record.group
     return Cohort(len(group.members), group.min_survivors, group.max_colluders)

@@ -6,7 +6,8 @@ rounds, evaluation. So the kind of a sum follows from its place.
 
 from dataclasses import dataclass
 
-from treaty.protocol.secure_round import RoundPhase, RoundRecord
+from treaty.protocol.closed_round import ClosedRound
+from treaty.protocol.secure_round import RoundPhase
 from treaty.protocol.study import Study
 from treaty.studies.lint import kinds_of
 from treaty.studies.queries import QueryKind
@@ -18,7 +19,7 @@ __all__ = ["OpenedSum", "opened_sums"]
 class OpenedSum:
     """One secure sum that was opened; `training` counts training rounds from 0."""
 
-    record: RoundRecord
+    record: ClosedRound
     kind: QueryKind
     training: int | None = None
 

@@ -22,7 +22,7 @@ from treaty.contracts.design import design_columns
 from treaty.governance.amendment import CharterHistory
 from treaty.governance.charter import time_to_text
 from treaty.governance.terms import PrivacyMode
-from treaty.ids import Digest, MemberId, Timestamp
+from treaty.ids import MemberId, Timestamp
 from treaty.privacy.terms import DistributedGaussian
 from treaty.protocol.membership import log_verifier, witness_verifiers
 from treaty.protocol.messages import ComparisonPublished, Figures, SiteReported
@@ -221,11 +221,10 @@ def _rounds(part: _StudyPart, files: Mapping[str, bytes]) -> Iterator[RoundLine]
 
 def _rows(one: OpenedSum, files: Mapping[str, bytes]) -> int | None:
     """Return the rows behind an opened sum: its last word but one. Support sums have none."""
-    result = one.record.result
-    if result is None or one.kind not in COUNTED:
+    record = one.record
+    if record.sum is None or one.kind not in COUNTED:
         return None
-    asked = one.record.opened.predicate
-    vector = ring_vector(blob(files, Digest(result.predicate.sum)), asked.ring_bits, asked.length)
+    vector = ring_vector(blob(files, record.sum), record.ring_bits, record.length)
     return int(vector[-2])
 
 

@@ -137,10 +137,9 @@ class SecretDirectory:
     def read(self, name: str) -> bytes:
         """See `treaty.ports.SecretFile.read`."""
         check_secret_name(name)
-        path = self._directory / name
         if name in self._packed:
             stored = self._region(*self._packed[name])
-        elif path.exists():
+        elif (path := self._directory / name).exists():
             stored = read_private_file(path, _LIMIT_BYTES + _DIGEST_BYTES)
         else:
             raise missing_secret(name)
@@ -154,7 +153,7 @@ class SecretDirectory:
     def erase(self, name: str) -> None:
         """See `treaty.ports.SecretFile.erase`. Persist point ``secret-erase``."""
         check_secret_name(name)
-        if name not in self._packed and not (self._directory / name).exists():
+        if name not in self._packed and not os.path.lexists(f"{self._directory}/{name}"):
             return
         with persist_point("secret-erase"):
             self.erase_now(name)
@@ -162,7 +161,8 @@ class SecretDirectory:
     def erase_now(self, name: str) -> None:
         """Erase without being a persist point of its own."""
         self._erase_packed(name)
-        self._wipe(self._directory / name)
+        if os.path.lexists(f"{self._directory}/{name}"):
+            self._wipe(self._directory / name)
 
     def names(self) -> tuple[str, ...]:
         """See `treaty.ports.SecretFile.names`."""
@@ -220,7 +220,7 @@ class SecretDirectory:
         self._drop_empty(path)
 
     def _drop_empty(self, path: Path) -> None:
-        if all(pack != path for pack, _, _ in self._packed.values()):
+        if all(pack is not path and pack != path for pack, _, _ in self._packed.values()):
             with os_errors(path, "erase"):
                 path.unlink(missing_ok=True)
 

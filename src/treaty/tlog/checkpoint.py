@@ -180,7 +180,7 @@ def _cosignatures(lines: Iterable[VerifiedLine]) -> Iterable[Cosignature]:
 
 def _problem_of(origin: str, size: int, root: bytes) -> str:
     """Why these cannot be a checkpoint, or nothing."""
-    if not origin or any(char < " " for char in origin):
+    if not origin or min(origin) < " ":
         return "expected an origin of one non-empty line"
     if not 0 <= size <= MAX_SIZE:
         return "expected a tree size between 0 and 2^63 - 1"

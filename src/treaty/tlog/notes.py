@@ -14,6 +14,7 @@ tlog-cosignature, ``cosignature/v1``). Time is a number of seconds and comes in 
 
 import binascii
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -43,6 +44,8 @@ __all__ = [
 MAX_NOTE_BYTES: Final = 1 << 16
 MAX_SIGNATURES: Final = 256
 _MAX_TIME_S: Final = (1 << 63) - 1
+_CONTROLS: Final = re.compile(rb"[\x00-\x09\x0b-\x1f]")
+_NO_NAME: Final = re.compile(r"[+\s\x00-\x1f]")
 _TIME_BYTES: Final = 8
 
 
@@ -288,7 +291,7 @@ def _cosigned(text: bytes, time_s: int) -> bytes:
 
 
 def _is_key_name(name: str) -> bool:
-    if not name or "+" in name or any(char.isspace() or char < " " for char in name):
+    if not name or _NO_NAME.search(name):
         return False
     try:
         name.encode()
@@ -301,7 +304,7 @@ def _problem_of(text: bytes) -> str:
     """Why `text` cannot be the text of a note, or nothing."""
     if not text.endswith(b"\n"):
         return "expected note text that ends in a newline"
-    if any(byte < 0x20 and byte != 0x0A for byte in text):
+    if _CONTROLS.search(text):
         return "expected note text without control characters"
     try:
         text.decode()

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treaty.aggregation.tensors import NamedTensors
+from treaty.models.linear_solve import upper_triangle
 from treaty.models.specification import (
     COEFFICIENTS,
     GRADIENT,
@@ -97,7 +98,7 @@ def derivatives(
     loss = row.loss.sum() + penalty
     if isinstance(spec, LogisticRegression):
         loss = min(loss, float(ROW_LOSS_BOUND * len(label)))
-    rows, columns = np.triu_indices(len(hessian))
+    rows, columns = upper_triangle(len(hessian))
     return NamedTensors.from_arrays(
         {
             GRADIENT: features.T @ (label - row.mean),

@@ -12,7 +12,6 @@ import pytest
 from treaty.cli.output import (
     Format,
     aligned,
-    code_of,
     emit,
     print_error,
     printable,
@@ -26,6 +25,7 @@ from treaty.errors import (
     TreatyError,
     UsageError,
     VerificationError,
+    code_of,
 )
 
 

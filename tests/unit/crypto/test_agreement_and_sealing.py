@@ -1,7 +1,8 @@
 """Key agreement, sealing and commitments against published answers and planted misuse.
 
 Planted and caught: the canonical check of X25519 keys left out, the ciphertext left out of
-`combine`, associated data not authenticated, the label left out of a commitment.
+`combine`, a low-order key left off the list, associated data not authenticated, the label left out
+of a commitment.
 """
 
 import random
@@ -60,6 +61,63 @@ def test_low_order_keys_are_refused(u: int) -> None:
         with pytest.raises(VerificationError) as refusal:
             check(public)
         assert refusal.value.code == "low-order-key"
+
+
+def test_no_other_key_has_low_order() -> None:
+    """Doubling backwards from infinity: to 0, to 1 and -1, and to what doubles to those.
+
+    u(2Q) = (u^2 - 1)^2 / (4 u (u^2 + A u + 1)), on the curve and its twist (RFC 7748, A = 486662).
+    """
+    curve = 486662
+    assert pow(curve * curve - 4, (P - 1) // 2, P) == P - 1  # only u = 0 doubles to infinity
+    found = {0, 1, P - 1}
+    for double in (1, P - 1):
+        # (u^2 - 1)^2 - 4 v u (u^2 + A u + 1), from the constant up: what doubles to v.
+        quartic = [1, -4 * double % P, (-2 - 4 * double * curve) % P, -4 * double % P, 1]
+        roots = {u for u in LOW_ORDER.values() if _value(quartic, u) == 0}
+        assert len(roots) == _number_of_roots(quartic)
+        found |= roots
+    assert found == set(LOW_ORDER.values())
+
+
+def _value(polynomial: list[int], at: int) -> int:
+    return sum(one * pow(at, power, P) for power, one in enumerate(polynomial)) % P
+
+
+def _remainder(dividend: list[int], divisor: list[int]) -> list[int]:
+    rest, inverse = list(dividend), pow(divisor[-1], -1, P)
+    while len(rest) >= len(divisor):
+        factor, shift = rest[-1] * inverse % P, len(rest) - len(divisor)
+        for place, one in enumerate(divisor):
+            rest[shift + place] = (rest[shift + place] - factor * one) % P
+        while rest and rest[-1] == 0:
+            rest.pop()
+    return rest
+
+
+def _product(first: list[int], second: list[int], modulus: list[int]) -> list[int]:
+    product = [0] * (len(first) + len(second) - 1)
+    for i, one in enumerate(first):
+        for j, other in enumerate(second):
+            product[i + j] = (product[i + j] + one * other) % P
+    return _remainder(product, modulus)
+
+
+def _number_of_roots(polynomial: list[int]) -> int:
+    """Return the degree of gcd(x^p - x, polynomial): its distinct roots modulo p."""
+    power = [1]
+    for bit in bin(P)[2:]:
+        power = _product(power, power, polynomial)
+        if bit == "1":
+            power = _product(power, [0, 1], polynomial)
+    power += [0] * (2 - len(power))
+    power[1] = (power[1] - 1) % P
+    while power and power[-1] == 0:
+        power.pop()
+    first, second = polynomial, power
+    while second:
+        first, second = second, _remainder(first, second)
+    return len(first) - 1
 
 
 @pytest.mark.parametrize("u", [P, P + 1, P + 9, 2**255 - 1, 2**255 + 9, 2**256 - 1])

@@ -34,6 +34,20 @@ def test_every_subset_of_threshold_shares_gives_the_secret() -> None:
             assert shamir.combine(shares) == P - 7
 
 
+def test_one_share_alone_is_the_one_that_is_dealt() -> None:
+    """With the same randomness, for every threshold and point of up to six members."""
+    for members in range(1, 7):
+        for threshold in range(1, members + 1):
+            points = range(1, members + 1)
+            dealt = shamir.deal(P - 7, threshold, points, random.Random(1).randbytes)
+            for point in points:
+                share = shamir.share_at(P - 7, threshold, point, random.Random(1).randbytes)
+                assert share == dealt[point]
+    for secret, threshold, point in ((P, 1, 1), (-1, 1, 1), (0, 0, 1), (0, 1, 0), (0, 1, P)):
+        with pytest.raises(UsageError):
+            shamir.share_at(secret, threshold, point, random.Random(1).randbytes)
+
+
 def test_one_share_too_few_is_independent_of_the_secret() -> None:
     """Whatever the secret, some randomness gives the same t - 1 shares: here of a line."""
     share = shamir.deal(5, 2, [7, 8], random.Random(1).randbytes)[7]

@@ -16,6 +16,8 @@ from treaty.ids import Digest
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import noised, verify_noise_key
 from treaty.privacy.terms import share_of
+from treaty.protocol.secagg_messages import MaskedInput
+from treaty.protocol.statements import peek
 from treaty.studies.calibrating import Privacy
 from treaty.studies.noise import noise_terms
 from treaty.studies.progress import begin
@@ -37,8 +39,12 @@ def test_a_key_is_kept_where_the_policy_says_so_and_takes_the_noise_off(tmp_path
     assert not [name for name in secrets[other].names() if name.startswith("noise-")]
     names = [name for name in secrets[keeper].names() if name.startswith("noise-")]
     assert len(names) == 2
-    record = study.rounds[0]
-    header = record.inputs[keeper].predicate
+    [header] = [
+        body
+        for entry in federation.coordinator.entries
+        if isinstance(body := peek(entry)[1], MaskedInput)
+        and (body.author, body.context) == (keeper, study.rounds[0].context)
+    ]
     assert header.noise is not None
     key = secrets[keeper].read(f"noise-{header.noise}")
     query = begin(study.plan, study.contract, members=4, least_support=3).expected_query()

@@ -107,10 +107,9 @@ def test_a_sum_holds_one_piece_of_one_input_at_a_time(watched: Watched) -> None:
     study = watched.run_study(plan, contract())
     assert study.final_model is not None
     large = {
-        Digest(one.predicate.blob)
-        for record in study.rounds
-        for one in record.inputs.values()
-        if 4 * record.opened.predicate.length > SPOOL_BYTES
+        Digest(body.blob)
+        for entry in watched.coordinator.entries
+        if isinstance(body := peek(entry)[1], MaskedInput) and 4 * body.length > SPOOL_BYTES
     }
     assert len(large) == len(SITES)
     assert large <= set(watched.blobs.streamed)

