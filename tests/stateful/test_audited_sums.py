@@ -208,7 +208,7 @@ def test_other_survivors_are_named_after_an_audit_only(tmp_path: Path) -> None:
     )
     study = whole_study(federation, audited_plan(federation), story)
     assert story.told and study.final_model is not None
-    assert study.audited == len([one for one in study.rounds if one.result is not None])
+    assert study.audited == len([one for one in study.rounds if one.sum is not None])
     changes = [
         one.members_in != two.members_in
         for one, two in zip(study.rounds, study.rounds[1:], strict=False)
