@@ -5,10 +5,13 @@ approval key, a person on the page, the record of a quick look taken as thorough
 """
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from tests.locations import PROJECT_ROOT
 from tests.small_federation import contract, site_files
 from tests.unit.cli.conftest import Command, write_key
 from treaty.assessment.record import open_record
@@ -119,3 +122,24 @@ def test_no_file_is_replaced_and_no_other_key_signs(
     assert "expected runner" in shown.err
     assert not (tmp_path / "record.json").exists()
     assert treaty("assess").code == 2
+
+
+def test_the_commands_of_the_how_to_page_run_as_written(
+    treaty: Command, own: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command on a site's own files, with `--quick` behind it, in the page's own folder."""
+    assert own
+    (tmp_path / "contract.json").rename(tmp_path / "contract.toml")
+    for folder in ("keys", "assessments"):
+        (tmp_path / folder).mkdir()
+    write_key(tmp_path / "keys" / "runner.key", "runner", "aare runner").chmod(0o600)
+    monkeypatch.chdir(tmp_path)
+    text = (PROJECT_ROOT / "docs" / "howto" / "assess.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\n(treaty assess .*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        words = shlex.split(block.replace("\\\n", " "))
+        shown = treaty(*words[1:], "--quick")
+        assert shown.code == 0, shown.err
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert {"assessment.html", "exposed.txt", "assessments/plain.json"} <= written
