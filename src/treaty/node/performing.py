@@ -244,6 +244,7 @@ class Performer:
                 secret=secret,
                 lock=self._store.get(lock_key(study.identity, query.question, query.model)),
                 floor=self._last_slot_logged(study, opened.predicate.epoch_hash),
+                freed=sorted(study.freed),
             )
         except (PeerError, PolicyError):
             self._refused.add(record.context)

@@ -104,7 +104,8 @@ class RoundDriver:
         self._round: CoordinatorRound | None = None
         self._orders: list[Order] = []
         self._need: NeedSum | None = None
-        self._bound: frozenset[str] | None = None
+        self._bound: frozenset[MemberId] | None = None
+        self._freed: frozenset[MemberId] = frozenset()
         self._failed_epochs = 0
         self._put_off: dict[Digest, tuple[int, int]] = {}
         self._audits = AuditDriver(blobs)
@@ -162,7 +163,9 @@ class RoundDriver:
                 opened = of_kind(verified, RoundOpened)
                 self._in_epoch(RoundLogged(opened))
                 self._round = CoordinatorRound.begin(self._open_epoch(), opened.predicate)
-                self._bound = None if state.running is None else _bound_set(state.running)
+                running = state.running
+                self._bound = None if running is None else running.bound
+                self._freed = frozenset() if running is None else running.freed
             case MaskedInput():
                 self._in_round(InputArrived(of_kind(verified, MaskedInput)))
             case InputDeclined():
@@ -179,6 +182,9 @@ class RoundDriver:
                 self._epoch = self._round = self._need = None
                 self._orders = []
                 self._opened.clear()
+                if isinstance(body, StudyHalted):
+                    # It may be resumed, and then the members are there again.
+                    self._failed_epochs = 0
             case _:
                 pass
 
@@ -336,9 +342,11 @@ class RoundDriver:
         if epoch.exhausted:
             return [(EpochClosed(**base, epoch=number, code=CloseCode.EXHAUSTED), ())]
         expected = study.expected_round()
-        able, bound = frozenset(epoch.able), _bound_set(study)
-        # A question that members have answered is asked of the same members or not at all.
-        barred = able if bound is not None and not bound <= able else able - (bound or able)
+        able, bound, freed = frozenset(epoch.able), study.bound, study.freed
+        # A question that members have answered is asked of the same members or not at all, but for
+        # those who approved of a difference.
+        asked = able if bound is None else able & (bound | freed)
+        barred = able if bound is not None and bound - able - freed else able - asked
         try:
             opened = epoch.next_round(
                 expected, attempt=study.attempts, exclude=frozenset(map(str, barred))
@@ -439,7 +447,8 @@ class RoundDriver:
 
     def _may_seal(self, sealed: SurvivorsSealed) -> bool:
         """Say whether `sealed` names the members that are bound to this question, if any are."""
-        return self._bound is None or self._bound == {one.member for one in sealed.survivors}
+        names = frozenset(MemberId(one.member) for one in sealed.survivors)
+        return self._bound is None or (self._bound ^ names) <= self._freed
 
     def _sum(self, need: NeedSum, find: Find) -> None:
         def pieces(blob: Digest) -> Iterable[bytes]:
@@ -470,14 +479,6 @@ class RoundDriver:
                 f"{body.dealer} dealt no share to {body.author}", code="not-in-roster"
             )
         return find(Digest(column))
-
-
-def _bound_set(study: Study) -> frozenset[str] | None:
-    """Return the survivors to which members have bound themselves for the present question."""
-    if study.progress.finished:
-        return None
-    bound = study.answered.get(study.progress.expected_query().question)
-    return None if bound is None else frozenset(bound[0].members_in)
 
 
 def _base(state: Consortium) -> dict[str, str]:

@@ -256,6 +256,8 @@ class Consortium(msgspec.Struct, frozen=True):
                 state = replace(state, contracts=state.contracts | {proposal.subject})
             if proposal.action == Action.STUDY_HALT.value:
                 state = state._halt(proposal.subject)
+        if proposal.action == Action.STUDY_RESUME.value and proposal.phase is Phase.RATIFIED:
+            state = state._resume(proposal, newly)
         return state
 
     def _on_closed(self, body: VotingClosed) -> "Consortium":
@@ -368,6 +370,8 @@ class Consortium(msgspec.Struct, frozen=True):
             )
         if action is Action.STUDY_HALT:
             self._study(Digest(body.subject))
+        if action is Action.STUDY_RESUME:
+            self._study_of_round(Digest(body.subject))
 
     def _lapse(self, concerned: Callable[[ProposalRecord], bool]) -> "Consortium":
         """Return the state with the open proposals that are `concerned` lapsed."""
@@ -378,6 +382,26 @@ class Consortium(msgspec.Struct, frozen=True):
             for identity, record in self.proposals.items()
         }
         return replace(self, proposals=MappingProxyType(proposals))
+
+    def _resume(self, proposal: Proposal, newly: bool) -> "Consortium":
+        """Free the set of a bound question for those who approved, also after the decision."""
+        study = self._study_of_round(proposal.subject)
+        approvers = frozenset(
+            voter
+            for voter, choice in proposal.ballots.items()
+            if choice is Choice.APPROVE and voter not in proposal.equivocators
+        )
+        revive = newly and self.running is None
+        return self._with_study(study.resume(proposal.subject, approvers, revive=revive))
+
+    def _study_of_round(self, context: Digest) -> Study:
+        for study in self.studies.values():
+            if any(one.context == context and one.members_in for one in study.rounds):
+                return study
+        raise VerificationError(
+            "expected the context of a round whose survivors were named, and which is over",
+            code="no-round",
+        )
 
     def _halt(self, plan: Digest) -> "Consortium":
         return self._with_study(self._study(plan).decide_halt())

@@ -59,7 +59,6 @@ __all__ = [
     "SlotState",
     "SurvivorsAnnounced",
     "lock_key",
-    "release_lock",
 ]
 
 EPOCH_KEY = "secagg/epoch"
@@ -272,6 +271,7 @@ class SlotState(Record):
     headers: dict[MemberName, Header] = msgspec.field(default_factory=dict)
     input: MaskedInput | None = None
     lock: Lock | None = None
+    freed: Names = ()
     survivors: DigestField | None = None
     sealed: SurvivorsSealed | None = None
     confirmed_by: Names = ()
@@ -282,13 +282,3 @@ class SlotState(Record):
 def lock_key(plan: str, question: str, model: str) -> str:
     """Return the name of the record that says how a question was answered."""
     return "secagg/lock/" + canonical.digest_of((plan, question, model))
-
-
-def release_lock(data: bytes) -> bytes:
-    """Return a lock record whose question may be answered for another set of survivors.
-
-    Only after `study.resume` with the signature of every site in the difference, recorded as a
-    differencing exposure. The vector before masking stays the same.
-    """
-    lock = canonical.decode(data, Lock)
-    return canonical.encode(msgspec.structs.replace(lock, survivors=None))

@@ -52,7 +52,6 @@ from treaty.protocol.secagg_lifecycle import (
     SlotState,
     SurvivorsAnnounced,
     lock_key,
-    release_lock,
 )
 from treaty.protocol.secagg_messages import (
     InputDeclined,
@@ -76,7 +75,6 @@ __all__ = [
     "SlotPhase",
     "SurvivorsAnnounced",
     "lock_key",
-    "release_lock",
 ]
 
 
@@ -96,11 +94,13 @@ class MemberSlot:
         secret: bytes,
         lock: bytes | None = None,
         floor: int = -1,
+        freed: Iterable[str] = (),
     ) -> tuple["MemberSlot", tuple[NeedInput]]:
         """Return the round, and the order to compute its input.
 
         `secret` is the content of the slot's file, `lock` the record stored under `lock_key`, if
-        any, `floor` the highest slot of this epoch in which the log shows an input of this member.
+        any, `floor` the highest slot of this epoch in which the log shows an input of this member,
+        `freed` the members by whom a ratified `study.resume` lets the set differ from before.
 
         Refuses unless, in this order: 1 the epoch is ready and it is this one (``epoch-not-ready``,
         ``wrong-epoch``); 2 the slot exists and is new (``slot-out-of-range``, ``slot-used``);
@@ -131,7 +131,8 @@ class MemberSlot:
         _check_participants(epoch, ask.participants)  # 3
         _check_expected(ask, expected)  # 4
         held = None if lock is None else canonical.decode(lock, Lock)
-        if held and held.survivors and not set(held.survivors) <= set(ask.participants):  # 5
+        gone = set(held.survivors or () if held else ()) - set(ask.participants) - set(freed)
+        if gone:  # 5
             raise PolicyError(
                 "this question was answered for members that are not all participants now",
                 code="locked-set",
@@ -147,6 +148,7 @@ class MemberSlot:
             question=expected.question,
             context=context,
             lock=held,
+            freed=tuple(freed),
         )
         need = NeedInput(
             context, ask.length, ask.ring_bits, plan, Digest(held.vector) if held else None
@@ -317,7 +319,8 @@ class MemberSlot:
             return self, self.repeat()
         if state.lock is None:
             raise UsageError("a round without an input has nothing to reveal")
-        if state.lock.survivors is not None and state.lock.survivors != names:  # 6
+        before = names if state.lock.survivors is None else state.lock.survivors
+        if (set(before) ^ set(names)) - set(state.freed):  # 6
             raise PolicyError(
                 "this question was answered for another set of members: resume the study with "
                 "the approval of every member in the difference",

@@ -26,6 +26,7 @@ from treaty.errors import FormatError, PolicyError, VerificationError
 from treaty.governance.amendment import CharterHistory
 from treaty.ids import Digest, MemberId, Timestamp
 from treaty.protocol.closed_round import ClosedRound, close
+from treaty.protocol.differencing import Exposure, bound_set, exposure_of, freed_members
 from treaty.protocol.machine import Transitions, advance
 from treaty.protocol.messages import HaltCode, SiteReported, StudyCompleted, StudyHalted
 from treaty.protocol.secagg_audit import AuditCase, check_fraud, is_audited
@@ -96,6 +97,8 @@ class Study(msgspec.Struct, frozen=True):
     question to one set of survivors.
     Where the plan says `audited`, `unaudited` are the published sums that no members have added up
     again, `audit` the call to do so, `auditors` who has, `audited` how many sums are done.
+    `resumed` says who approved that a question be asked anew, by the context of the round that
+    binds it, `exposures` what that showed; attempts before the round `forgiven` no longer count.
     """
 
     identity: Digest
@@ -119,6 +122,9 @@ class Study(msgspec.Struct, frozen=True):
     audit: Verified[AuditCalled] | None = None
     auditors: frozenset[str] = frozenset()
     audited: int = 0
+    resumed: Mapping[Digest, frozenset[MemberId]] = msgspec.field(default_factory=dict)
+    exposures: tuple[Exposure, ...] = ()
+    forgiven: int = 0
 
     @property
     def finished(self) -> bool:
@@ -129,7 +135,7 @@ class Study(msgspec.Struct, frozen=True):
     def attempts(self) -> int:
         """Return how many rounds for the present query were abandoned."""
         count = 0
-        for record in reversed(self.rounds):
+        for record in reversed(self.rounds[self.forgiven :]):
             if record.phase is not RoundPhase.ABANDONED:
                 break
             if record.round != self.progress.index:
@@ -170,6 +176,36 @@ class Study(msgspec.Struct, frozen=True):
             return replace(rest, group=group_of(history))
         except PolicyError:
             return replace(rest, phase=Phase.HALTED, halt_code=HaltCode.TOO_FEW_MEMBERS)
+
+    def resume(self, context: Digest, approvers: frozenset[MemberId], *, revive: bool) -> "Study":
+        """Return the study after a ratified `study.resume` for the round of `context`.
+
+        With `revive` a study that halted for want of members runs again, its attempts counted anew.
+        """
+        known = self.resumed.get(context, frozenset())
+        resumed = MappingProxyType({**self.resumed, context: known | approvers})
+        freed = replace(self, resumed=resumed)
+        if not revive or self.halt_code is not HaltCode.TOO_FEW_MEMBERS:
+            return freed
+        # Members erased what they held of its epoch when it halted.
+        return replace(
+            freed, phase=Phase.RUNNING, halt_code=None, epoch=None, forgiven=len(self.rounds)
+        )
+
+    @property
+    def bound(self) -> frozenset[MemberId] | None:
+        """Return the members that the present question is bound to, if it was answered before."""
+        if self.progress.finished:
+            return None
+        return bound_set(self.answered.get(self.progress.expected_query().question, ()))
+
+    @property
+    def freed(self) -> frozenset[MemberId]:
+        """Return the members by whom the set of the present question may differ from before."""
+        if self.progress.finished:
+            return frozenset()
+        question = self.progress.expected_query().question
+        return freed_members(self.answered.get(question, ()), self.resumed)
 
     def decide_halt(self) -> "Study":
         """Return the study after the members' decision to halt it."""
@@ -274,8 +310,9 @@ class Study(msgspec.Struct, frozen=True):
     def _in_round(self, verified: Verified[Body]) -> "Study":
         record = self._open_round().step(verified)
         if isinstance(verified.predicate, SurvivorsSealed):
-            self._same_set(record)
+            exposed = exposure_of(self.answered.get(record.question, ()), self.resumed, record)
             self._audited_set(record)
+            return replace(self, round=record, exposures=(*self.exposures, *exposed))
         if isinstance(verified.predicate, MaskedInput):
             self._noise_committed(verified.predicate)
         if record.is_over:
@@ -389,17 +426,6 @@ class Study(msgspec.Struct, frozen=True):
             # Prevents a coordinator from burying an evaluation that it does not like.
             raise VerificationError("the study is finished: complete it", code="wrong-code")
         return replace(self, phase=phase, halt_code=code, round=None)
-
-    def _same_set(self, record: RoundRecord) -> None:
-        """Refuse other survivors than those for which this question was answered before.
-
-        Two sums of one query over sets that differ show the inputs of the difference.
-        """
-        for past in self.answered.get(record.question, ()):
-            if past.reveals and past.members_in != record.members_in:
-                raise VerificationError(
-                    "this question was answered for another set of survivors", code="locked-set"
-                )
 
     def _noise_committed(self, header: MaskedInput) -> None:
         """Refuse an input to a noised sum without a commitment to its noise, and the reverse."""

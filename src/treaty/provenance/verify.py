@@ -17,6 +17,7 @@ from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, Name, Record, Text
 from treaty.errors import FormatError, ResourceError, UsageError, VerificationError
 from treaty.ids import Digest, Timestamp
+from treaty.protocol.differencing import lone_changes
 from treaty.protocol.membership import log_verifier
 from treaty.provenance.bundle import (
     BLOBS,
@@ -300,6 +301,30 @@ def _record(
     )
 
 
+def _differences(history: History) -> list[tuple[str, Status, str]]:
+    """What differences of published sums show of one site, in a line where there are any.
+
+    Survivors of two sums may differ by one member, by chance or because it approved.
+    """
+    exposed: list[str] = []
+    alone = 0
+    for study in history.state.studies.values():
+        exposed += [name for one in study.exposures for name in one.members]
+        alone += len(lone_changes(study.rounds))
+    said = []
+    if exposed:
+        said.append(
+            f"one question was summed with and without {', '.join(sorted(set(exposed)))}, who "
+            "approved: the difference of the sums is theirs"
+        )
+    if alone:
+        said.append(
+            f"{alone} sums are over one member more or less than the sum before: between questions "
+            "that differ little, the difference tells of it"
+        )
+    return [("differences", Status.NOT_COVERED, "; ".join(said))] if said else []
+
+
 def _audits(history: History) -> list[tuple[str, Status, str]]:
     """What members say about the sums of audited studies, in a line of its own where there are any.
 
@@ -353,6 +378,7 @@ def _guarantees(
             )
         )
     found += _audits(history)
+    found += _differences(history)
     found.append(
         ("model", proved, "derived again from the published sums, bit for bit")
         if completed

@@ -189,7 +189,12 @@ class Node:
         return self.disk.secrets[self.epoch.secret_name]
 
     def begin(
-        self, opened: Verified[messages.RoundOpened], expected: Expected, *, floor: int = -1
+        self,
+        opened: Verified[messages.RoundOpened],
+        expected: Expected,
+        *,
+        floor: int = -1,
+        freed: Iterable[str] = (),
     ) -> NeedInput:
         """Begin a round."""
         assert self.epoch is not None
@@ -202,6 +207,7 @@ class Node:
             secret=self.disk.secrets.get(name, b""),
             lock=self.disk.records.get(lock_key(ask.plan, expected.question, ask.model)),
             floor=floor,
+            freed=freed,
         )
         return need
 

@@ -40,9 +40,9 @@ from treaty.errors import FormatError, PolicyError, UsageError, VerificationErro
 from treaty.ids import MemberId
 from treaty.protocol import secagg_coordinator as coordinator
 from treaty.protocol import secagg_messages as messages
-from treaty.protocol.secagg_effects import EraseSecret, Persist, Persisted, Send
+from treaty.protocol.secagg_effects import EraseSecret, NeedInput, Persist, Persisted, Send
 from treaty.protocol.secagg_epoch import MemberEpoch
-from treaty.protocol.secagg_keys import Group
+from treaty.protocol.secagg_keys import Group, SlotSecrets, mask_plan
 from treaty.protocol.secagg_lifecycle import (
     EPOCH_TRANSITIONS,
     SLOT_KEY,
@@ -51,8 +51,6 @@ from treaty.protocol.secagg_lifecycle import (
     EpochPhase,
     RosterFixed,
     SlotPhase,
-    lock_key,
-    release_lock,
 )
 from treaty.protocol.secagg_member import (
     ConfirmationLogged,
@@ -537,11 +535,59 @@ def test_a_question_is_answered_for_one_set_and_one_vector() -> None:
     for header in again.headers.values():
         node.on_slot(InputLogged(header))
     refused(node, "locked-set", lambda: node.on_slot(SurvivorsAnnounced(late, node.slot_secret)))
-    ask = again.opened.predicate
-    key = lock_key(ask.plan, again.expected.question, ask.model)
-    node.disk.records[key] = release_lock(node.disk.records[key])
     third = open_round(federation, expected_of(), attempt=2)
     assert node.begin(third.opened, third.expected).vector == need.vector
+
+
+def test_a_resumed_question_may_differ_by_those_alone_who_approved() -> None:
+    """The vector stays; the set may lose or gain who approved, and nobody else."""
+    turn, sealed = sealed_round(6)
+    node, federation = turn.node("m01"), turn.federation
+    announce(turn, sealed, federation.group.members)
+    again = open_round(federation, expected_of(), attempt=1)
+    fewer = changed(again.opened, participants=("m01", "m02", "m03", "m04", "m05"))
+    for freed in ((), ("m05",)):
+        refused(
+            node, "locked-set", lambda freed=freed: node.begin(fewer, again.expected, freed=freed)
+        )  # type: ignore[misc]  # loop value
+    need = node.begin(fewer, again.expected, freed=("m06",))
+    assert need.vector == canonical.sha256(turn.inputs["m01"].tobytes())
+    for name in ("m02", "m03", "m04", "m05"):
+        federation.nodes[name].begin(fewer, again.expected, freed=("m06",))
+    headers = {}
+    for name in fewer.predicate.participants:
+        member = federation.nodes[name]
+        assert member.slot is not None
+        plan = mask_plan(
+            member.group,
+            name,
+            fewer.predicate.participants,
+            canonical.decode(member.slot_secret or b"", SlotSecrets),
+            member.slot.context,
+            fewer.predicate.epoch_hash,
+        )
+        ask = NeedInput(member.slot.context, need.length, need.ring_bits, plan)
+        (header,) = member.contribute(ask, turn.inputs[name])
+        headers[name] = verified(header)
+    first, *rest = headers.values()
+    node.on_slot(InputLogged(first, tuple(rest)))  # type: ignore[arg-type]  # headers
+    rows = tuple(
+        messages.Survivor(member=name, header=one.digest, root=one.predicate.root)  # type: ignore[attr-defined]  # a header
+        for name, one in headers.items()
+    )
+    small = messages.SurvivorsSealed(
+        charter=federation.group.charter,
+        author="hub",
+        context=node.slot.context,  # type: ignore[union-attr]  # open
+        survivors=rows[:4],
+    )
+    refused(
+        node,
+        "locked-set",
+        lambda: node.on_slot(SurvivorsAnnounced(verified(small), node.slot_secret)),
+    )
+    whole = msgspec.structs.replace(small, survivors=rows)
+    assert node.on_slot(SurvivorsAnnounced(verified(whole), node.slot_secret))
 
 
 def test_ending_a_round_burns_its_slot() -> None:
