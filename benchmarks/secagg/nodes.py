@@ -9,7 +9,6 @@ store. With `profiled` = 1 the members run under a profiler, which gives shares 
 """
 
 import cProfile
-import itertools
 import json
 import pstats
 import statistics
@@ -121,8 +120,11 @@ def main() -> None:
         federation.close()
     training = max(one.length for one in opened.values())
     spent, committed = [], []
-    for (epoch, seconds, commits), (following, more, others) in itertools.pairwise(marks):
-        if epoch == following:
+    # A result may bring the opening of the next epoch with it: then the round after it is not one.
+    for before, (epoch, seconds, commits), (following, more, others) in zip(
+        [marks[0], *marks], marks, marks[1:], strict=False
+    ):
+        if before[0] == epoch == following:
             spent += [more[name] - seconds[name] for name in federation.members]
             committed += [others[name] - commits[name] for name in federation.members]
     told = {
