@@ -11,6 +11,7 @@ store. With `profiled` = 1 the members run under a profiler, which gives shares 
 import cProfile
 import json
 import pstats
+import re
 import statistics
 import sys
 import time
@@ -162,7 +163,8 @@ def shares(profile: cProfile.Profile) -> list[tuple[str, float]]:
     table = pstats.Stats(profile).stats  # type: ignore[attr-defined]  # untyped, and stable
     own: Counter[str] = Counter()
     for (file, _, name), (_, _, spent, _, _) in table.items():
-        module = file.split("/site-packages/")[-1].split("/src/")[-1]
+        # From the library or source tree on: where those lie is this machine's business.
+        module = re.split(r"/site-packages/|/src/|/lib/python[0-9.]+/", file)[-1]
         where = name if file == "~" else f"{module.removesuffix('.py').replace('/', '.')}.{name}"
         own[where] += spent
     total = sum(own.values())
