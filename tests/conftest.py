@@ -74,6 +74,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("torch is not installed")
     if item.get_closest_marker("postgres") and "TREATY_POSTGRES" not in os.environ:
         pytest.skip("TREATY_POSTGRES names no postgres server")
+    if item.get_closest_marker("sandbox") and shutil.which("bwrap") is None:
+        pytest.skip("sandbox: bubblewrap is not installed")
     if item.get_closest_marker("nats") and (missing := _missing_for_nats()):
         pytest.skip(f"nats: {missing} is not installed")
 

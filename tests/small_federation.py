@@ -123,6 +123,7 @@ class SmallFederation(Federation):
         trainers: Mapping[str, Trainer] | None = None,
         sources: Mapping[str, DataSource] | None = None,
         policies: Mapping[str, SitePolicy | None] | None = None,
+        consents: Mapping[str, list[bytes]] | None = None,
         clock: Clock | None = None,
         coordinator_clock: Clock | None = None,
         capture: bool = True,
@@ -133,6 +134,7 @@ class SmallFederation(Federation):
         self._trainers = trainers or {}
         self._sources = sources or {}
         self._policies = policies or {}
+        self._consents = consents or {}
         super().__init__(directory, capture=capture, in_memory=in_memory)
 
     def _open_coordinator(self) -> Coordinator:
@@ -148,7 +150,7 @@ class SmallFederation(Federation):
         )
 
     def _open_participant(self, name: MemberId) -> Participant:
-        given = (self._trainers, self._sources, self._policies)
+        given = (self._trainers, self._sources, self._policies, self._consents)
         if self._clock is None and not any(name in table for table in given):
             return super()._open_participant(name)
         place = self.directory / "parties" / name
@@ -170,6 +172,8 @@ class SmallFederation(Federation):
             ),
             trainer=self._trainers.get(name, LocalTrainer()),
             policy=self._policies.get(name, read_policy(place)),
+            # The same list each time: what a test adds to it counts from the next look on.
+            consents=lambda: tuple(self._consents.get(name, ())),
         )
 
     def journal_of(self, name: str) -> str:

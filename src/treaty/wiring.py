@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treaty.aggregation.tensors import NamedTensors
-from treaty.crypto.canonical import digest_of, sha256
 from treaty.crypto.keys import SigningKey, decode_key_file, encode_key_file
 from treaty.datasets.readers import read_site
 from treaty.datasets.site_files import SiteFiles
@@ -28,7 +27,19 @@ from treaty.node.coordinator import Coordinator, CoordinatorKeys
 from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
 from treaty.node.participant import Participant, ParticipantKeys
 from treaty.node.phase_clock import SINCE_KEY
-from treaty.ports import BlobStore, Clock, Engine, Entropy, EventStore, SecretFile, Trainer
+from treaty.ports import (
+    BlobStore,
+    Clock,
+    Engine,
+    Entropy,
+    EventStore,
+    Journal,
+    SecretFile,
+    Trainer,
+)
+from treaty.sandbox.confinement import chosen
+from treaty.sandbox.package import package_digest, read_package
+from treaty.sandbox.trainer import ConfinedTrainer
 from treaty.stores.files import (
     make_directory,
     read_file,
@@ -47,6 +58,7 @@ if TYPE_CHECKING:
     from treaty.datasets.registry import Dataset
 
 __all__ = [
+    "CONSENTS",
     "COORDINATOR_ROLES",
     "MEMBER_ROLES",
     "Dataset",
@@ -56,6 +68,7 @@ __all__ = [
     "SystemClock",
     "SystemEntropy",
     "code_digest",
+    "confined_trainer",
     "create_keys",
     "dataset_adapter",
     "load_dataset",
@@ -65,6 +78,7 @@ __all__ = [
     "open_participant",
     "read_assessments",
     "read_bundle",
+    "read_consents",
     "read_file",
     "read_policy",
     "read_private_file",
@@ -76,6 +90,16 @@ __all__ = [
     "write_new_file",
     "write_new_private_file",
 ]
+
+WORKER = (
+    "from treaty.sandbox.worker import serve\n"
+    "from treaty.wiring import LocalTrainer\n"
+    "serve(LocalTrainer())\n"
+)
+"""What a confined process runs, on the copied code."""
+
+CONSENTS = "consents"
+"""The directory of an officer's signed decisions on plans, below a site's own."""
 
 MEMBER_ROLES = ("approval", "runner", "witness")
 COORDINATOR_ROLES = ("coordinator", "log")
@@ -220,12 +244,28 @@ def code_digest() -> Digest:
 
     SHA-256 over the canonical list of every source file's path and SHA-256.
     """
-    root = Path(__file__).parent
-    files = {
-        path.relative_to(root).as_posix(): sha256(read_file(path))
-        for path in sorted(root.rglob("*.py"))
-    }
-    return digest_of(files)
+    return package_digest(read_package(Path(__file__).parent))
+
+
+def confined_trainer(policy: SitePolicy | None, journal: Journal) -> tuple[ConfinedTrainer, Digest]:
+    """Return the trainer of a site whose code runs apart, and the digest of that code.
+
+    The bytes that were hashed are the bytes that run. What confinement this machine offers is noted
+    in the journal; raises `PolicyError` (``not-confined``) when the policy asks for more.
+    """
+    files = read_package(Path(__file__).parent)
+    confinement = chosen(policy is not None and policy.confinement == "required")
+    journal.note(f"confinement.{confinement.value}", confinement.words)
+    trainer = ConfinedTrainer(files, WORKER, confinement=confinement)
+    return trainer, package_digest(files)
+
+
+def read_consents(directory: Path) -> list[bytes]:
+    """Return the officer's signed decisions on plans, as they lie in the site's directory now."""
+    place = directory / CONSENTS
+    if not place.is_dir():
+        return []
+    return [read_file(path, 1 << 16) for path in sorted(place.glob("*.json"))]
 
 
 def read_policy(directory: Path) -> SitePolicy | None:
@@ -282,9 +322,18 @@ def open_participant(
     storage: Storage | None = None,
     clock: Clock | None = None,
     entropy: Entropy | None = None,
+    confined: bool = False,
 ) -> Participant:
-    """Return the node of the site whose keys, data, policy and state lie in `directory`."""
+    """Return the node of the site whose keys, data, policy and state lie in `directory`.
+
+    With `confined` training code runs in a process of its own (`confined_trainer`).
+    """
     state = storage or Storage.on_disk(directory)
+    journal, policy = FileJournal(directory / "journal.jsonl"), read_policy(directory)
+    trainer: Trainer = LocalTrainer()
+    code: Digest | None = None
+    if confined:
+        trainer, code = confined_trainer(policy, journal)
     return Participant(
         name=name,
         coordinator=coordinator,
@@ -294,13 +343,14 @@ def open_participant(
         blobs=state.blobs,
         secrets=state.secrets,
         engine=engine,
-        journal=FileJournal(directory / "journal.jsonl"),
+        journal=journal,
         clock=clock or SystemClock(),
         entropy=entropy or SystemEntropy(),
         source=SiteFiles(name, directory / "data.csv", directory / "adapter.toml"),
-        trainer=LocalTrainer(),
-        policy=read_policy(directory),
-        code=code_digest(),
+        trainer=trainer,
+        policy=policy,
+        code=code or code_digest(),
+        consents=lambda: read_consents(directory),
         assessments=read_assessments(directory),
         spread=worker_threads().map,
     )

@@ -68,6 +68,8 @@ class SitePolicy(Record, frozen=True, kw_only=True):
     models of a family that passed a privacy-impact assessment here (docs/spec/privacy.md, 10.7).
     `noise_keys` says whether the key of each noised vector is kept among the site's secrets, for
     an audit within the site, or never written (9.8).
+    With `confinement` ``required`` training code runs without network and files or not at all; with
+    ``preferred`` as far as the machine allows (docs/spec/sandbox.md).
     """
 
     format: Literal["treaty.site-policy/v1"] = "treaty.site-policy/v1"
@@ -80,6 +82,7 @@ class SitePolicy(Record, frozen=True, kw_only=True):
     site_metrics: bool = False
     require_assessment: bool = False
     noise_keys: Literal["erase", "keep"] = "erase"
+    confinement: Literal["preferred", "required"] = "preferred"
     auto_approve: AutoApproval = AutoApproval()
     exposure: tuple[Narrowing, ...] = ()
 
@@ -209,6 +212,8 @@ min_rows = 20
 site_metrics = false            # may figures of this site alone leave it?
 noise_keys = "erase"            # "keep" stores them for an audit within the site
 require_assessment = false      # take part only with families that `treaty assess` passed here?
+
+confinement = "preferred"       # "required": no training where code cannot be confined
 
 [auto_approve]                  # otherwise the officer approves each study
 plans = []                      # digests of plans that were read and approved

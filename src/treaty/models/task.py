@@ -46,6 +46,9 @@ class FailureCode(Enum):
     LABEL_OUT_OF_RANGE = "label-out-of-range"
     NO_CONVERGENCE = "no-convergence"
     RESULT_NOT_FINITE = "result-not-finite"
+    WORKER_DIED = "worker-died"
+    WORKER_GARBLED = "worker-garbled"
+    WORKER_TIME = "worker-time"
 
 
 class TrainerFailure(PolicyError):  # noqa: N818  # the protocol's word; the code says the rest

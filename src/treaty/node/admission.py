@@ -6,11 +6,12 @@ Guarantees:
   * Rows are read only for a study that the log has opened. Causes of a refusal stay in the journal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from treaty.assessment.record import AssessmentNeed, require_assessment
 from treaty.crypto.keys import PublicKey
 from treaty.errors import PolicyError, ResourceError, UsageError
+from treaty.governance.consents import Standing, standing
 from treaty.governance.exposure import ExposureMatrix
 from treaty.governance.site_policy import SitePolicy, StudyRequest, effective_matrix, permit_study
 from treaty.ids import Digest
@@ -25,6 +26,9 @@ from treaty.studies.queries import sums_at_most
 __all__ = ["Admission"]
 
 APPROVED_KEY = "approved/"
+
+MENDABLE = frozenset({"data", "consent-unreadable"})
+"""Refusals that the site's people can mend while the study runs."""
 
 
 class Admission:
@@ -41,6 +45,7 @@ class Admission:
         code: Digest | None = None,
         assessments: Sequence[bytes] = (),
         assessor: PublicKey | None = None,
+        consents: Callable[[], Sequence[bytes]] = tuple,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -50,6 +55,8 @@ class Admission:
         self._code = code
         self._assessments = tuple(assessments)
         self._assessor = assessor
+        self._consents = consents
+        self._waiting: set[Digest] = set()
         self._local: LocalStudy | None = None
         self._refused: set[Digest] = set()
         self._narrowed: tuple[Membership, ExposureMatrix] | None = None
@@ -85,6 +92,7 @@ class Admission:
                 )
             if self._policy is not None and self._policy.require_assessment:
                 self._require_assessment(self._policy.site, study)
+            said = self._said(state, study)
             local = self.prepared(study)
             at_once = permit_study(
                 state.charter,
@@ -101,14 +109,53 @@ class Admission:
             )
         except PolicyError as refusal:
             self._journal.note(f"study-refused.{refusal.code}", str(refusal))
-            if refusal.code != "data":
+            if refusal.code not in MENDABLE:
                 self._refused.add(study.identity)
             return False
-        if at_once or self._store.get(APPROVED_KEY + study.identity) is not None:
+        if said is Standing.WITHDRAWN:
+            self._note_waiting(study, "study-withdrawn", "was withdrawn by the officer")
+            return False
+        if said is Standing.APPROVED or at_once or self._approved_here(study):
             return True
-        self._journal.note("study-waits", f"plan {study.identity} waits for the officer's approval")
-        self._refused.add(study.identity)
+        self._note_waiting(study, "study-waits", "waits for the officer's approval")
         return False
+
+    def require_consent(self, state: Consortium, study: Study) -> None:
+        """Raise `PolicyError` (``withdrawn``) when the officer has taken consent back since.
+
+        Asked before every contribution, so that a withdrawal counts at the next one.
+        """
+        if self._said(state, study) is Standing.WITHDRAWN:
+            raise PolicyError(
+                f"the officer has withdrawn from plan {study.identity}: nothing more is computed "
+                "for it until a new approval is signed",
+                code="withdrawn",
+            )
+
+    def _said(self, state: Consortium, study: Study) -> Standing:
+        """Return what the site's officer has signed on the plan, read anew each time."""
+        if self._policy is None:
+            return Standing.NOTHING
+        records = self._consents()
+        if not records:
+            return Standing.NOTHING
+        terms = state.charter.members.get(self._policy.site)
+        keys = [PublicKey.from_hex(text) for text in (terms.keys.approval if terms else ())]
+        return standing(
+            records,
+            {key.keyid: key for key in keys},
+            site=self._policy.site,
+            plan=study.identity,
+            code=self._code,
+        )
+
+    def _approved_here(self, study: Study) -> bool:
+        return self._store.get(APPROVED_KEY + study.identity) is not None
+
+    def _note_waiting(self, study: Study, event: str, words: str) -> None:
+        if study.identity not in self._waiting:
+            self._waiting.add(study.identity)
+            self._journal.note(event, f"plan {study.identity} {words}")
 
     def _require_assessment(self, site: str, study: Study) -> None:
         """Raise `PolicyError` unless this family passed an assessment here, by a signed record."""
@@ -137,6 +184,7 @@ class Admission:
             Batch(puts=((APPROVED_KEY + plan, b"approved"),), label="participant-approve")
         )
         self._refused.discard(plan)
+        self._waiting.discard(plan)
 
     def prepared(self, study: Study) -> LocalStudy:
         """Return this site's side of `study`, its rows read and divided as the plan says.

@@ -70,7 +70,8 @@ class Participant:
 
     `code` is the digest of the training code that is installed here: a plan that names another is
     refused. Without it the site trusts whoever runs it to have compared. `assessments` are the
-    signed records that count where the policy asks for one. `spread` shares the bulk work of
+    signed records that count where the policy asks for one. `consents` returns the officer's signed
+    decisions on plans as they are now. `spread` shares the bulk work of
     masking out to threads (`treaty.aggregation.masking`).
     """
 
@@ -93,6 +94,7 @@ class Participant:
         policy: SitePolicy | None,
         code: Digest | None = None,
         assessments: Sequence[bytes] = (),
+        consents: Callable[[], Sequence[bytes]] = tuple,
         on_change: Callable[[Consortium], None] | None = None,
         spread: Spread = map,
     ) -> None:
@@ -121,6 +123,7 @@ class Participant:
             code=code,
             assessments=assessments,
             assessor=keys.runner.public,
+            consents=consents,
         )
         self._performer = Performer(
             name=name,

@@ -256,6 +256,7 @@ class Performer:
                 members=study.group.min_survivors,
                 form=query.kind.form,
             )
+            self._admission.require_consent(self._mirror.state, study)
             need = effects[0]
             event = self._input(study, need)
         except TreatyError as refusal:

@@ -1,0 +1,1 @@
+"""Sandbox: approved training code in a process of its own, without network and files."""

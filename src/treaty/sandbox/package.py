@@ -1,0 +1,70 @@
+"""Package: the very bytes of the training code that a plan names, and nothing else.
+
+Guarantees (docs/spec/sandbox.md, section 1):
+  * `read_package` reads every source file once; its digest and the copy that runs are of the same
+    bytes, so what was compared is what runs, whatever happens to the installed files meanwhile.
+  * `write_copy` writes into a new directory that only this user can read.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from treaty.crypto.canonical import digest_of, sha256
+from treaty.errors import PolicyError, ResourceError, UsageError
+from treaty.ids import Digest
+
+__all__ = ["package_digest", "read_package", "require_code", "write_copy"]
+
+MAX_FILE_BYTES = 1 << 20
+PACKAGE = "treaty"
+
+
+def read_package(root: Path) -> dict[str, bytes]:
+    """Return the source files below `root` by relative path.
+
+    Raises `ResourceError` when one cannot be read or exceeds a mebibyte.
+    """
+    files: dict[str, bytes] = {}
+    for path in sorted(root.rglob("*.py")):
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ResourceError(f"cannot read {path.name}: {error.strerror}") from error
+        if len(data) > MAX_FILE_BYTES:
+            raise ResourceError(f"{path.name}: expected at most {MAX_FILE_BYTES} bytes")
+        files[path.relative_to(root).as_posix()] = data
+    return files
+
+
+def package_digest(files: Mapping[str, bytes]) -> Digest:
+    """Return SHA-256 over the canonical list of every file's path and SHA-256."""
+    return digest_of({name: sha256(data) for name, data in files.items()})
+
+
+def require_code(files: Mapping[str, bytes], approved: Digest) -> None:
+    """Raise `PolicyError` (code ``wrong-code``) unless `files` are the code that was approved."""
+    found = package_digest(files)
+    if found != approved:
+        raise PolicyError(
+            f"the plan names the code {approved[:16]}, this site runs {found[:16]}: install the "
+            "version that the members ratified",
+            code="wrong-code",
+        )
+
+
+def write_copy(files: Mapping[str, bytes], directory: Path) -> None:
+    """Write `files` as the package below `directory`, which must be new or empty.
+
+    Raises `UsageError` when it is neither, `ResourceError` when it cannot be written.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise UsageError(f"{directory} is not empty: code is copied into a new directory only")
+        for name, data in files.items():
+            path = directory / PACKAGE / name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_bytes(data)
+            path.chmod(0o400)
+    except OSError as error:
+        raise ResourceError(f"cannot copy the code to {directory}: {error.strerror}") from error
