@@ -74,10 +74,21 @@ class StudyRun:
     outcome: EvaluationOutcome
 
 
-def divide(sites: Mapping[MemberId, ConformedData], seed: int) -> dict[MemberId, SiteData]:
-    """Return the sites' rows, divided as every site of a study with this seed divides its own."""
+def divide(
+    sites: Mapping[MemberId, ConformedData], seed: int, *, each_by_itself: bool = False
+) -> dict[MemberId, SiteData]:
+    """Return the sites' rows, divided as every site of a study with this seed divides its own.
+
+    `each_by_itself` as in a study under noise.
+    """
     return {
-        site: divided(data, site=site, holdout_permille=HOLDOUT_PERMILLE, seed=seed)
+        site: divided(
+            data,
+            site=site,
+            holdout_permille=HOLDOUT_PERMILLE,
+            seed=seed,
+            each_by_itself=each_by_itself,
+        )
         for site, data in sites.items()
     }
 

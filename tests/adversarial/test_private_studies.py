@@ -1,4 +1,4 @@
-"""T-13, T-14, T-15: nothing exact over training rows leaves while an epsilon is printed.
+"""T-43, T-44, T-45: nothing exact over training rows leaves while an epsilon is printed.
 
 The tables say of every kind of sum and of every class of artefact whether it is computed from
 training rows; a new one without its line fails here. What then really leaves a study is compared
@@ -11,6 +11,7 @@ for two questions; a plan whose variance, rate, rounds or clip was altered after
 too many; an exact query; a certificate of another plan.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,8 +43,10 @@ from treaty.node.contribution import LocalStudy
 from treaty.node.noising import clipped_gradient
 from treaty.privacy.distributed import persons_in_order
 from treaty.privacy.events import SAMPLING_UNIT
+from treaty.privacy.terms import ExactSums
 from treaty.protocol.messages import (
     BallotCast,
+    ComparisonPublished,
     Figures,
     ProposalOpened,
     SiteReported,
@@ -53,7 +56,7 @@ from treaty.protocol.messages import (
 from treaty.protocol.secagg_messages import MaskedInput, RoundOpened, RoundResult
 from treaty.protocol.statements import peek, registered
 from treaty.protocol.study import Study
-from treaty.provenance.privacy import study_privacy
+from treaty.provenance.privacy import log_privacy, study_privacy
 from treaty.provenance.verify import Status, verify_bundle
 from treaty.simulation.federation import COORDINATOR
 from treaty.studies.calibrating import Privacy
@@ -353,6 +356,49 @@ def test_the_verdict_has_a_line_for_every_partition(
     assert "exact, not differentially private, accepted in the charter's row" in (
         said["privacy-holdout"].statement
     )
+
+
+def test_another_study_and_a_comparison_are_told_beside(
+    run: tuple[Genuine, Study, dict[str, LocalStudy]],
+) -> None:
+    """Two studies under noise add up; what a simulator compares has no epsilon."""
+    genuine, study, _ = run
+    forge = genuine.forge
+    figures = Figures(accuracy=1, auc=None, brier=1)
+    forge = forge.saying(
+        ComparisonPublished(
+            charter=forge.state().members.directory.charter,
+            author=COORDINATOR,
+            plan=study.identity,
+            model=study.progress.model_digest,
+            label="simulation only",
+            pooled=figures,
+            max_probability_gap_e12=1,
+            alone_everywhere={},
+        )
+    )
+    said = {
+        one.name: one for one in verify_bundle(forge.exported(), forge.anchor).record.guarantees
+    }
+    assert said["privacy-comparison"].status is Status.NOT_COVERED
+    assert "privacy-studies" not in said and "privacy-exact-studies" not in said
+    state = forge.state()
+    twin = msgspec.structs.replace(study.plan, title="Again")
+    twice = dataclasses.replace(
+        state,
+        studies={**state.studies, plan_digest(twin): dataclasses.replace(study, plan=twin)},
+    )
+    one, both = log_privacy(state), log_privacy(twice)
+    assert (one.private, both.private, one.exact, one.comparisons) == (1, 2, 0, 1)
+    assert one.epsilon_micro is not None and both.epsilon_micro is not None
+    # In mu the two add up as squares: more than a half more, less than twice as much.
+    assert 1.4 < both.epsilon_micro / one.epsilon_micro < 1.6
+    plain = msgspec.structs.replace(study.plan, privacy=ExactSums())
+    mixed = dataclasses.replace(
+        state,
+        studies={**state.studies, plan_digest(plain): dataclasses.replace(study, plan=plain)},
+    )
+    assert log_privacy(mixed).exact == 1
 
 
 def test_the_statement_in_the_bundle_must_follow(

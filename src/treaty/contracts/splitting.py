@@ -6,6 +6,8 @@ Guarantees (docs/spec/contract.md, section 8):
   * Within each label, the persons with the smallest digests are held out; their number is the
     share rounded to nearest, halves up. A label with one person stays in training.
   * All rows of a person are on one side. A person with an outcome in any row counts under it.
+  * `split_persons` decides every person by its own digest, whoever else is there: adding or
+    removing one moves nobody else, as certificates of one partition need it.
 """
 
 import struct
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from treaty.crypto import canonical
 from treaty.errors import UsageError
 
-__all__ = ["split_rows"]
+__all__ = ["split_persons", "split_rows"]
 
 
 def split_rows(
@@ -36,12 +38,7 @@ def split_rows(
     """
     if len(keys) != label.shape[0]:
         raise UsageError(f"expected {label.shape[0]} person keys, got {len(keys)}")
-    if not 0 <= seed < 1 << 32:
-        raise UsageError(f"expected a seed of 0 to 2**32 - 1, got {seed}")
-    if not 1 <= holdout_permille <= 999:
-        raise UsageError(f"expected holdout_permille of 1 to 999, got {holdout_permille}")
-    name = site.encode()
-    prefix = b"treaty.split/v1\0" + struct.pack(">QQ", seed, len(name)) + name
+    prefix = _prefix(site, seed, holdout_permille)
     outcomes: dict[str, float] = {}
     for key, value in zip(keys, label.tolist(), strict=True):
         outcomes[key] = max(value, outcomes.get(key, 0.0))
@@ -53,3 +50,27 @@ def split_rows(
         held.update(order[: min(wanted, max(len(persons) - 1, 0))])
     mask = np.array([key in held for key in keys], dtype=np.bool_)
     return np.flatnonzero(~mask).astype(np.int64), np.flatnonzero(mask).astype(np.int64)
+
+
+def split_persons(
+    keys: Sequence[str], *, site: str, seed: int, holdout_permille: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (training rows, holdout rows), each person decided by its own digest alone.
+
+    A person is held out when the first 64 bits of its digest, as a fraction, are below the
+    share: shares of outcomes are met on average, not exactly. Arguments as in `split_rows`.
+    """
+    prefix = _prefix(site, seed, holdout_permille)
+    limit = (holdout_permille << 64) // 1000
+    held = {key: int(canonical.sha256(prefix + key.encode())[:16], 16) < limit for key in set(keys)}
+    mask = np.array([held[key] for key in keys], dtype=np.bool_)
+    return np.flatnonzero(~mask).astype(np.int64), np.flatnonzero(mask).astype(np.int64)
+
+
+def _prefix(site: str, seed: int, holdout_permille: int) -> bytes:
+    if not 0 <= seed < 1 << 32:
+        raise UsageError(f"expected a seed of 0 to 2**32 - 1, got {seed}")
+    if not 1 <= holdout_permille <= 999:
+        raise UsageError(f"expected holdout_permille of 1 to 999, got {holdout_permille}")
+    name = site.encode()
+    return b"treaty.split/v1\0" + struct.pack(">QQ", seed, len(name)) + name

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from treaty.contracts.alignment import parse_adapter
 from treaty.contracts.conformance import ConformedData, conform
 from treaty.contracts.schema import Contract
-from treaty.contracts.splitting import split_rows
+from treaty.contracts.splitting import split_persons, split_rows
 from treaty.datasets.readers import read_bytes, read_site
 from treaty.errors import UsageError
 from treaty.ids import MemberId
@@ -41,14 +41,31 @@ class SiteFiles:
             site=self._site,
             holdout_permille=holdout_permille,
             seed=seed,
+            each_by_itself=contract.normalise == "public_bounds",
         )
 
 
-def divided(data: ConformedData, *, site: MemberId, holdout_permille: int, seed: int) -> SiteData:
-    """Return `data` divided into training and holdout rows by the keyed, stratified order."""
-    training, holdout = split_rows(
-        data.label, keys=data.persons, site=site, seed=seed, holdout_permille=holdout_permille
-    )
+def divided(
+    data: ConformedData,
+    *,
+    site: MemberId,
+    holdout_permille: int,
+    seed: int,
+    each_by_itself: bool = False,
+) -> SiteData:
+    """Return `data` divided into training and holdout rows by the keyed, stratified order.
+
+    With `each_by_itself` every person is decided by its own digest: studies under noise need it,
+    because a stratified order lets one person more move another to the other side.
+    """
+    if each_by_itself:
+        training, holdout = split_persons(
+            data.persons, site=site, seed=seed, holdout_permille=holdout_permille
+        )
+    else:
+        training, holdout = split_rows(
+            data.label, keys=data.persons, site=site, seed=seed, holdout_permille=holdout_permille
+        )
     return SiteData(_rows(data, training), _rows(data, holdout))
 
 

@@ -102,7 +102,7 @@ class Performer:
         self._refused: set[Digest] = set()
         self._lost: set[str] = set()
         self._premask: bytes | None = None
-        self._noise: Digest | None = None
+        self._noise: str | None = None
         self._recover()
         self._erase_orphans()
 
@@ -288,8 +288,7 @@ class Performer:
         held = None if need.vector is None else self._store.get(PREMASK_KEY)
         if held is not None and sha256(held) == need.vector:
             vector = ring_vector(held, need.ring_bits, need.length).copy()
-            kept = self._store.get(NOISE_KEY)
-            noise = Digest(kept.decode()) if kept else None
+            noise = self._kept_noise(study.group)
         else:
             local = self._admission.prepared(study)
             answer = local.answer(
@@ -299,10 +298,29 @@ class Performer:
             if answer.key is not None and self._admission.keeps_noise_keys:
                 self._secrets.write(f"{NOISE_KEY_PREFIX}{noise}", answer.key)
         # The one place where a vector is paid for: noised if it is to be, not yet masked or kept.
-        self._premask, self._noise = vector.tobytes(), noise
+        self._premask = vector.tobytes()
+        self._noise = None if noise is None else f"{noise} {_cohort(study.group).min_honest}"
         digest = sha256(self._premask)
         root = mask_input(vector, need.plan, need.ring_bits, spread=self._spread)
         return InputReady(digest, root, self._mirror.keep(vector.tobytes()), noise)
+
+    def _kept_noise(self, group: Group) -> Digest | None:
+        """Return the commitment to the noise in the stored vector.
+
+        Raises `PolicyError` when its share was drawn for more honest members than there are now:
+        after a suspension the shares would no longer carry the noise that the plan promises.
+        """
+        kept = self._store.get(NOISE_KEY)
+        if not kept:
+            return None
+        commitment, honest = kept.decode().split(" ")
+        if int(honest) > _cohort(group).min_honest:
+            raise PolicyError(
+                f"the stored vector has the noise of one of {honest} honest shares, now "
+                f"{_cohort(group).min_honest} must do: halt the study and ratify another",
+                code="noise-share",
+            )
+        return Digest(commitment)
 
     def _answer(self, record: RoundRecord) -> None:
         slot = self._slot
@@ -375,7 +393,7 @@ class Performer:
         puts = list(effect.records)
         if self._premask is not None:
             puts.append((PREMASK_KEY, self._premask))
-            puts.append((NOISE_KEY, (self._noise or "").encode()))
+            puts.append((NOISE_KEY, b"" if self._noise is None else self._noise.encode()))
             self._premask = self._noise = None
         elif self._epoch is not None and self._epoch.phase is MemberPhase.CLOSED:
             # What a retry would have needed is of no use once the epoch is over.

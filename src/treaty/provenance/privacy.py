@@ -5,23 +5,70 @@ the noised sums that members answered. Verifier, report and interface use this o
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from treaty.privacy.certificate import Cohort
+from treaty.privacy.accountant import composed_epsilon, delta_of
+from treaty.privacy.certificate import Cohort, epsilon_micro
+from treaty.privacy.events import Event
 from treaty.privacy.terms import DistributedGaussian
 from treaty.protocol.closed_round import ClosedRound, close
+from treaty.protocol.consortium import Consortium
 from treaty.protocol.study import Study
-from treaty.studies.certificates import Answered, PrivacyStatement, privacy_statement
+from treaty.studies.certificates import (
+    Answered,
+    PrivacyStatement,
+    answered_events,
+    privacy_statement,
+)
 from treaty.studies.queries import QueryKind
 
-__all__ = ["study_privacy"]
+__all__ = ["LogPrivacy", "log_privacy", "study_privacy"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogPrivacy:
+    """All studies of a log: how many under noise and exact, comparisons, and epsilon together.
+
+    `epsilon_micro` is in millionths at 1 / `delta_inverse`, None when infinite; exact sums are
+    counted in `exact`, not in it.
+    """
+
+    private: int
+    exact: int
+    comparisons: int
+    epsilon_micro: int | None
+    delta_inverse: int
 
 
 def study_privacy(study: Study) -> PrivacyStatement | None:
     """Return the statement of a study under noise, None for one with exact sums."""
     if not isinstance(study.plan.privacy, DistributedGaussian):
         return None
-    charter = study.history.current
-    return privacy_statement(study.plan, study.contract, charter, tuple(_answered(study)))
+    group = study.group
+    cohort = Cohort(len(group.members), group.min_survivors, group.max_colluders)
+    return privacy_statement(
+        study.plan, study.contract, study.history.current, tuple(_answered(study)), cohort=cohort
+    )
+
+
+def log_privacy(state: Consortium) -> LogPrivacy:
+    """Return what all studies of a log together mean for a person whose rows are in each.
+
+    Guarantee: as `accountant.composed_epsilon` over all noised sums that members answered, at the
+    smallest delta of the plans; rounded up.
+    """
+    private, exact, events, delta_inverse = 0, 0, list[Event](), 2
+    for study in state.studies.values():
+        terms = study.plan.privacy
+        if not isinstance(terms, DistributedGaussian):
+            # The first two sums are over training rows, whatever came of the study.
+            exact += any(record.reveals for record in study.rounds)
+            continue
+        private += 1
+        events += answered_events(study.plan, study.contract, tuple(_answered(study)))
+        delta_inverse = max(delta_inverse, terms.delta_inverse)
+    spent = epsilon_micro(composed_epsilon(events, delta_of(delta_inverse)))
+    return LogPrivacy(private, exact, len(state.comparisons), spent, delta_inverse)
 
 
 def _answered(study: Study) -> Iterator[Answered]:

@@ -8,7 +8,7 @@ Strict: every file is accounted for, every signature line is of a charter key, e
 present, and everything derived is derived again and compared byte for byte.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -17,6 +17,7 @@ from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, Name, Record, Text
 from treaty.errors import FormatError, ResourceError, UsageError, VerificationError
 from treaty.ids import Digest, Timestamp
+from treaty.privacy.certificate import shown_epsilon
 from treaty.protocol.differencing import lone_changes
 from treaty.protocol.membership import log_verifier
 from treaty.provenance.bundle import (
@@ -29,7 +30,7 @@ from treaty.provenance.bundle import (
     final_study,
     policy_of,
 )
-from treaty.provenance.privacy import study_privacy
+from treaty.provenance.privacy import LogPrivacy, log_privacy, study_privacy
 from treaty.provenance.record import Record as History
 from treaty.provenance.record import replay
 from treaty.studies.certificates import happened_line, partition_lines
@@ -419,4 +420,37 @@ def _privacy(history: History) -> list[tuple[str, Status, str]]:
         ("privacy-training", Status.ATTESTED, drawn),
         ("privacy-log", Status.PROVED, happened_line(statement)),
         ("privacy-holdout", Status.NOT_COVERED, holdout),
+        *_beside(log_privacy(history.state)),
     ]
+
+
+def _beside(log: LogPrivacy) -> Iterator[tuple[str, Status, str]]:
+    """Yield what one study's epsilon does not say: other studies, exact sums, comparisons."""
+    if log.private > 1:
+        yield (
+            "privacy-studies",
+            Status.PROVED,
+            (
+                f"{log.private} studies under noise in this log: together epsilon "
+                f"{shown_epsilon(log.epsilon_micro)} at delta 1/{log.delta_inverse} for a person "
+                "in all of them; what other logs cost stands in each site's own ledger"
+            ),
+        )
+    if log.exact:
+        yield (
+            "privacy-exact-studies",
+            Status.NOT_COVERED,
+            (
+                f"{log.exact} studies with exact sums stand in this log too: no epsilon holds for "
+                "a person in one of them"
+            ),
+        )
+    if log.comparisons:
+        yield (
+            "privacy-comparison",
+            Status.NOT_COVERED,
+            (
+                "the simulator's comparison is computed from all rows outside the protocol: no "
+                "epsilon covers it"
+            ),
+        )

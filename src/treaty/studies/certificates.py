@@ -31,6 +31,7 @@ from treaty.privacy.certificate import (
     epsilon_micro,
     shown_epsilon,
 )
+from treaty.privacy.events import Event
 from treaty.privacy.terms import count_sum, effective_cohort, training_sum
 from treaty.studies.noise import cohort_of, noise_terms, training_sensitivity
 from treaty.studies.plan import Plan, plan_digest
@@ -42,6 +43,7 @@ __all__ = [
     "Answered",
     "Happened",
     "PrivacyStatement",
+    "answered_events",
     "happened_line",
     "partition_lines",
     "privacy_statement",
@@ -92,26 +94,37 @@ class PrivacyStatement(Record, frozen=True):
 
 
 def privacy_statement(
-    plan: Plan, contract: Contract, charter: Charter, answered: Sequence[Answered]
+    plan: Plan,
+    contract: Contract,
+    charter: Charter,
+    answered: Sequence[Answered],
+    *,
+    cohort: Cohort | None = None,
 ) -> PrivacyStatement:
     """Return the statement of a study under noise; `UsageError` when its sums are exact.
+
+    `cohort` is the group that sums are asked of, by default all active members of `charter`.
 
     Guarantee: epsilons as `certificate.certify`, rounded up. Raises `PolicyError`
     ``person-id-unused`` when rows are protected although the contract names a person.
     """
-    terms, present = noise_terms(plan), cohort_of(charter.parameters())
-    cohort = effective_cohort(terms, present)
+    terms, present = noise_terms(plan), cohort or cohort_of(charter.parameters())
+    counted = effective_cohort(terms, present)
     sums = _sums(plan, contract, present)
     common = {
         "unit": Unit(terms.unit),
         "person_identifier_present": bool(contract.entity.person_id),
-        "cohort": cohort,
+        "cohort": counted,
         "delta_inverse": terms.delta_inverse,
         "max_sites_per_person": terms.max_sites_per_person,
     }
     histogram = QueryKind.EVALUATION
-    row = charter.exposure_matrix().require(
-        histogram.artefact, Role.MEMBER, Form.EXACT, cohort.min_survivors
+    matrix = charter.exposure_matrix()
+    row = matrix.decide(histogram.artefact, Role.MEMBER, Form.EXACT, present.min_survivors).rule
+    accepted = (
+        "none: the charter has no row for it"
+        if row is None
+        else f"{row.artefact.value} as {row.form.value} over at least {row.least_members}"
     )
     return PrivacyStatement(
         plan=plan_digest(plan),
@@ -122,7 +135,7 @@ def privacy_statement(
             certify(partition=HOLDOUT, sums=(), non_private=(histogram.value,), **common),  # type: ignore[arg-type]  # the keywords above
         ),
         happened=_happened(plan, contract, answered),
-        accepted=f"{row.artefact.value} as {row.form.value} over at least {row.least_members}",
+        accepted=accepted,
     )
 
 
@@ -140,13 +153,24 @@ def _sums(plan: Plan, contract: Contract, cohort: Cohort) -> dict[QueryKind, Noi
     }
 
 
-def _happened(plan: Plan, contract: Contract, answered: Sequence[Answered]) -> Happened:
+def answered_events(plan: Plan, contract: Contract, answered: Sequence[Answered]) -> list[Event]:
+    """Return what the answered sums cost, each with the honest shares that were really in it.
+
+    Guarantee: as many shares as colluders are known at every sum; the variance of a share is that
+    of the group then. Rounds towards more loss.
+    """
     terms = noise_terms(plan)
-    events = []
+    events: list[Event] = []
     for one in answered:
         planned = _sums(plan, contract, one.cohort)[one.kind]
         known = effective_cohort(terms, one.cohort).max_colluders
         events.append(replace(planned, rounds=1).event(max(one.shares - known, 1)))
+    return events
+
+
+def _happened(plan: Plan, contract: Contract, answered: Sequence[Answered]) -> Happened:
+    terms = noise_terms(plan)
+    events = answered_events(plan, contract, answered)
     gradients = sum(one.kind is QueryKind.DESCENT for one in answered)
     return Happened(
         counts=len(answered) - gradients,

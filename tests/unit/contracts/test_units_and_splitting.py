@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from treaty.contracts.splitting import split_rows
+from treaty.contracts.splitting import split_persons, split_rows
 from treaty.contracts.units import UNITS, are_convertible, conversion, convert
 from treaty.errors import UsageError
 
@@ -133,6 +133,25 @@ def test_a_single_row_of_a_label_stays_in_training() -> None:
     )
     assert 0 in training.tolist()
     assert training.shape == (2,)
+
+
+def test_one_person_more_moves_nobody_else_where_each_is_decided_by_itself() -> None:
+    """In a stratified order it may: then a certificate of one partition would not hold."""
+    names = [f"p{number}" for number in range(200)]
+
+    def side(keys: list[str]) -> dict[str, bool]:
+        _, holdout = split_persons(keys, site="a", seed=4, holdout_permille=340)
+        held = {keys[row] for row in holdout.tolist()}
+        return {key: key in held for key in keys}
+
+    whole = side(names)
+    for left_out in range(200):
+        rest = names[:left_out] + names[left_out + 1 :]
+        assert side(rest) == {key: whole[key] for key in rest}
+    assert 40 < sum(whole.values()) < 96
+    assert side(names * 2) == whole
+    with pytest.raises(UsageError):
+        split_persons(names, site="a", seed=0, holdout_permille=1000)
 
 
 def test_all_rows_of_a_person_are_on_one_side() -> None:
