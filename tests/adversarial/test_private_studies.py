@@ -11,7 +11,6 @@ for two questions; a plan whose variance, rate, rounds or clip was altered after
 too many; an exact query; a certificate of another plan.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from types import MappingProxyType
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.forgery import Forge, Genuine, genuine_of
 from tests.private_federation import (
@@ -53,7 +53,13 @@ from treaty.protocol.messages import (
     StudyCompleted,
     StudyOpened,
 )
-from treaty.protocol.secagg_messages import MaskedInput, RoundOpened, RoundResult
+from treaty.protocol.secagg_messages import (
+    MaskedInput,
+    RoundAbandoned,
+    RoundCode,
+    RoundOpened,
+    RoundResult,
+)
 from treaty.protocol.statements import peek, registered
 from treaty.protocol.study import Study
 from treaty.provenance.privacy import log_privacy, study_privacy
@@ -384,9 +390,9 @@ def test_another_study_and_a_comparison_are_told_beside(
     assert "privacy-studies" not in said and "privacy-exact-studies" not in said
     state = forge.state()
     twin = msgspec.structs.replace(study.plan, title="Again")
-    twice = dataclasses.replace(
+    twice = replace(
         state,
-        studies={**state.studies, plan_digest(twin): dataclasses.replace(study, plan=twin)},
+        studies={**state.studies, plan_digest(twin): replace(study, plan=twin)},
     )
     one, both = log_privacy(state), log_privacy(twice)
     assert (one.private, both.private, one.exact, one.comparisons) == (1, 2, 0, 1)
@@ -394,9 +400,9 @@ def test_another_study_and_a_comparison_are_told_beside(
     # In mu the two add up as squares: more than a half more, less than twice as much.
     assert 1.4 < both.epsilon_micro / one.epsilon_micro < 1.6
     plain = msgspec.structs.replace(study.plan, privacy=ExactSums())
-    mixed = dataclasses.replace(
+    mixed = replace(
         state,
-        studies={**state.studies, plan_digest(plain): dataclasses.replace(study, plan=plain)},
+        studies={**state.studies, plan_digest(plain): replace(study, plan=plain)},
     )
     assert log_privacy(mixed).exact == 1
 
@@ -568,6 +574,28 @@ def test_an_input_without_a_commitment_to_its_noise_is_refused(
     last = forge.places(MaskedInput)[-1]
     other = forge.until(last + 1).changed(last, noise="0" * 64)
     assert refused(other.bundle(), forge.anchor) == "noise-commitment"
+
+
+def test_no_vote_lets_a_noised_question_be_summed_over_another_set(
+    run: tuple[Genuine, Study, dict[str, LocalStudy]],
+) -> None:
+    """The same noise in two sums would leave the input in the difference with one share of it."""
+    genuine, study, _ = run
+    forge = genuine.forge
+    for at, free in ((forge.places(RoundResult)[1], False), (forge.places(RoundResult)[-1], True)):
+        context = forge.said(at, RoundResult).context
+        abandoned = forge.until(at).saying(
+            RoundAbandoned(
+                charter=forge.state(at).members.directory.charter,
+                author=COORDINATOR,
+                context=context,
+                code=RoundCode.TOO_FEW_REVEALS,
+            )
+        )
+        state = abandoned.state().studies[study.identity]
+        assert state.bound == frozenset(SITES)
+        resumed = state.resume(Digest(context), frozenset(SITES), revive=False)
+        assert resumed.freed == (frozenset(SITES) if free else frozenset())
 
 
 def test_figures_of_a_site_have_no_place_in_a_private_study(

@@ -205,7 +205,18 @@ class Study(msgspec.Struct, frozen=True):
         if self.progress.finished:
             return frozenset()
         question = self.progress.expected_query().question
-        return freed_members(self.answered.get(question, ()), self.resumed)
+        return freed_members(self.answered.get(question, ()), self._resumable)
+
+    @property
+    def _resumable(self) -> Mapping[Digest, frozenset[MemberId]]:
+        """What a ratified `study.resume` may free: nothing of a noised question.
+
+        The same noise over two sets would leave the input in the difference with one share of
+        noise, where the plan counts more.
+        """
+        if self.progress.expected_query().kind in NOISED:
+            return MappingProxyType({})
+        return self.resumed
 
     def decide_halt(self) -> "Study":
         """Return the study after the members' decision to halt it."""
@@ -310,7 +321,7 @@ class Study(msgspec.Struct, frozen=True):
     def _in_round(self, verified: Verified[Body]) -> "Study":
         record = self._open_round().step(verified)
         if isinstance(verified.predicate, SurvivorsSealed):
-            exposed = exposure_of(self.answered.get(record.question, ()), self.resumed, record)
+            exposed = exposure_of(self.answered.get(record.question, ()), self._resumable, record)
             self._audited_set(record)
             return replace(self, round=record, exposures=(*self.exposures, *exposed))
         if isinstance(verified.predicate, MaskedInput):
