@@ -5,7 +5,7 @@ and audited with fresh seeds. Flagged means that a rule of the verdict is broken
 privacy.md, 10.6): by the guessing game, by the canaries' attack, or by a check of the noise. The
 table says by which. The claim is 19 of 20 trials for every bug, and at most 5 % false alarms.
 
-`TREATY_CAMPAIGN=ci` plays 3 trials a bug and 20 sound ones; ``full`` 20 and 200, and writes the
+`TREATY_CAMPAIGN=ci` plays 3 trials a bug and 10 sound ones; ``full`` 20 and 200, and writes the
 table that is stored in `results/`.
 """
 
@@ -25,7 +25,7 @@ from treaty.privacy.gaussian import gaussian_epsilon
 from treaty.simulation.impact import mechanism_findings
 
 FULL = os.environ.get("TREATY_CAMPAIGN") == "full"
-TRIALS, SOUND_TRIALS = (20, 200) if FULL else (3, 20)
+TRIALS, SOUND_TRIALS = (20, 200) if FULL else (3, 10)
 RESULTS = PROJECT_ROOT / "tests" / "campaign" / "results" / "planted-privacy-bugs-2026-11-29.json"
 CLAIMED = 1.0
 
@@ -79,8 +79,8 @@ def test_a_planted_bug_is_flagged(name: str) -> None:
 
 
 def test_a_sound_mechanism_is_seldom_flagged() -> None:
-    """At most 5 % of 200; of 20 at most 3 (more have probability below 2 % at a rate of 5 %)."""
-    assert counted(sound, "sound", SOUND_TRIALS) <= (SOUND_TRIALS // 20 if FULL else 3)
+    """At most 5 % of 200; of 10 at most 2 (more have probability below 2 % at a rate of 5 %)."""
+    assert counted(sound, "sound", SOUND_TRIALS) <= (SOUND_TRIALS // 20 if FULL else 2)
 
 
 def test_the_stored_table_is_of_these_bugs() -> None:
