@@ -44,15 +44,18 @@ from treaty.crypto.key_agreement import (
 )
 from treaty.crypto.keys import PublicKey
 from treaty.crypto.shamir import MODULUS, decode_element, encode_element
+from treaty.engines.chunks import decode_header, header_of
 from treaty.errors import FormatError, PeerError, PolicyError
 from treaty.governance.charter import charter_bytes, charter_digest, parse_charter
 from treaty.ids import MemberId
 from treaty.protocol import messages, secagg_messages, statements
 from treaty.protocol.frames import Feed, Post, decode_feed, decode_post, encode_frame
+from treaty.protocol.secagg_audit import ChunkList, FraudProof
 from treaty.protocol.secagg_dealing import complaint_holds, open_column, open_wrap
 from treaty.protocol.secagg_keys import EpochSeed
 from treaty.protocol.statements import Body, open_statement, peek, statement_payload
 from treaty.provenance.bundle import Manifest
+from treaty.provenance.fraud import PROOF_LIMIT_BYTES
 from treaty.provenance.verify import verify_bundle
 from treaty.studies.plan import parse_plan, plan_bytes
 from treaty.tlog.checkpoint import Checkpoint, add_cosignatures, cosign, open_checkpoint, sign
@@ -279,6 +282,28 @@ def _document_targets() -> list[Target]:
             ),
             canonical.encode,
         ),
+        (
+            "chunk list",
+            lambda data: canonical.decode(data, ChunkList),
+            canonical.encode(
+                ChunkList(hashes={digest("result"): {"aare.example": (digest("c"), digest("d"))}})
+            ),
+            canonical.encode,
+        ),
+        (
+            "fraud proof",
+            lambda data: canonical.decode(data, FraudProof, limit=PROOF_LIMIT_BYTES),
+            canonical.encode(
+                FraudProof(
+                    result=digest("result"),
+                    chunk=1,
+                    hashes={"aare.example": (digest("c"), digest("d"))},
+                    pieces={"aare.example": "AAAA"},
+                )
+            ),
+            canonical.encode,
+        ),
+        ("object header", decode_header, header_of(bytes(70_000)), canonical.encode),
     )
     return [
         Target(
