@@ -428,7 +428,7 @@ def _bulk_targets() -> list[Target]:
         ),
         Target(
             "agreement key",
-            lambda data: check_agreement_key.__wrapped__(data) or data,
+            lambda data: check_agreement_key(data) or data,
             (bytes.fromhex(keys.transport),),
             refusals=(PeerError,),
             bad=tuple(
