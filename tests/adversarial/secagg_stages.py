@@ -735,7 +735,7 @@ def locked() -> World:
     return world
 
 
-def misled(weight: int, first: int) -> World:
+def misled(weight: int, first: int, *, audited: bool = False) -> World:
     """The coordinator opens a sum, keeps it, and publishes another: all its own, signed and logged.
 
     `first` grid steps in one weight of the model, divided by `weight`; zero moves nothing. Then the
@@ -743,7 +743,9 @@ def misled(weight: int, first: int) -> World:
     """
     world = World()
     model = MultilayerPerceptron(hidden=(2,), rounds=4)
-    world.start(small_plan(world.state.charter, world.contract, model=model))
+    plan = small_plan(world.state.charter, world.contract, model=model)
+    settings = msgspec.structs.replace(plan.aggregation, audited=audited)
+    world.start(msgspec.structs.replace(plan, aggregation=settings))
     world.open_epoch()
     world.run_round()
     world.run_round()

@@ -96,9 +96,12 @@ from tests.adversarial.secagg_stages import (
     unmoved,
     without_a_header,
 )
+from tests.stateful.test_resumed_questions import ask_four, bound_world
 from tests.unit.protocol.secagg_rig import changed, tag, verified
+from tests.unit.protocol.test_secagg_audit import audited_world, call, sign
 from tests.worlds import NAMES, World, digest
 from treaty.errors import FormatError, PolicyError, UsageError, VerificationError
+from treaty.governance.roles import Action
 from treaty.protocol import secagg_coordinator as hub
 from treaty.protocol import secagg_messages as messages
 from treaty.protocol.secagg_effects import Persisted
@@ -114,6 +117,34 @@ class Move:
     name: str
     code: str
     play: Callable[[], Played]
+
+
+def unaudited() -> World:
+    """All sums are published, none is audited."""
+    world = audited_world()
+    world.run_study()
+    return world
+
+
+def complete(world: World) -> object:
+    """Complete the study."""
+    return world.complete()
+
+
+def half_audited() -> World:
+    """One member has signed."""
+    world = unaudited()
+    call(world)
+    sign(world, A)
+    return world
+
+
+def resumed_without() -> World:
+    """Four of five approved that the question be asked anew; the fifth is left out."""
+    world, context = bound_world()
+    world.vote(world.propose(Action.STUDY_RESUME, context), NAMES[:4])
+    ask_four(world)
+    return world
 
 
 # --- the table ---------------------------------------------------------------------------------
@@ -905,6 +936,42 @@ MOVES = (
                 messages.SurvivorsConfirmed, A, context=w.context, survivors=digest("x")
             ),
         ),
+    ),
+    # Audits and resumptions.
+    M(
+        "R-14",
+        "log: one member less after a false sum, in an audited study",
+        "unaudited-set",
+        log(lambda: misled(4, 1, audited=True), lambda w: w.seal()),
+    ),
+    M(
+        "T-29",
+        "log: a false sum left out of the audit",
+        "audit-incomplete",
+        log(
+            lambda: misled(4, 1, audited=True),
+            lambda w: call(w, results=[one.result.digest for one in w.study.unaudited[:-1]]),
+        ),
+    ),
+    M("T-29", "log: the end of a study before its audit", "audit-due", log(unaudited, complete)),
+    M("T-29", "log: the same auditor twice", "replayed", log(half_audited, lambda w: sign(w, A))),
+    M(
+        "T-29",
+        "log: an audit of another call",
+        "out-of-order",
+        log(half_audited, lambda w: sign(w, B, call=tag("x"))),
+    ),
+    M(
+        "T-06",
+        "log: a site left out that did not approve, after a resumption",
+        "locked-set",
+        log(resumed_without, lambda w: w.seal()),
+    ),
+    M(
+        "T-06",
+        "log: a resumption for a round that is not over",
+        "no-round",
+        log(collecting, lambda w: w.propose(Action.STUDY_RESUME, w.context)),
     ),
     # The auditor.
     M("T-20", "audit: result of another round", "wrong-context", result(context=tag("x"))),

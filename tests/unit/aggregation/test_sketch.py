@@ -1,8 +1,8 @@
 """The sketch check, experimental and part of no protocol: linear, tight enough, hard to fool.
 
 Planted faults that these tests caught: entries without zeros, made in two ways; rows that are all
-alike; the block's number left out of the keystream; an estimate against the bound squared once more;
-a claim left out of the sum; no bound at all.
+alike; the block's number left out of the keystream; an estimate against the bound squared once
+more; a claim left out of the sum; no bound at all.
 """
 
 import hashlib
