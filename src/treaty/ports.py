@@ -39,6 +39,7 @@ __all__ = [
     "Entropy",
     "EventStore",
     "Journal",
+    "Ledger",
     "SecretFile",
     "SiteData",
     "Trainer",
@@ -169,6 +170,34 @@ class BlobStore(Protocol):
 
     def chunks(self, digest: Digest) -> Iterator[bytes]:
         """Yield the object in pieces; errors as `get`, all raised before the first piece."""
+
+
+class Ledger(Protocol):
+    """One data set's privacy ledger: records in order, append only, shared by all its studies.
+
+    It belongs to the data set, not to a consortium: it outlives every store, several processes may
+    use it in turn, and it is never restored from a backup. Records are 1 byte to 1 MiB, without
+    newline or byte 0; other records raise `UsageError`.
+    """
+
+    def read(self, start: int = 0) -> list[bytes]:
+        """Return the records from position `start` on, those of other processes included.
+
+        None at all means that there is no ledger. Raises `ResourceError` when the ledger is
+        damaged, was exchanged for another file, or others could write to it.
+        """
+
+    def append(self, count: int, records: Sequence[bytes], label: str = "ledger") -> None:
+        """Append `records`, in order, if the ledger holds `count` records now.
+
+        On return all of them survive the loss of power. Raises `ResourceError` "stale count" if
+        another process appended first: nothing changed, read again. After any other
+        `ResourceError`, or when the process ends, some of them may be stored, from the first on and
+        each whole or not at all: `read` tells, or fails until the process starts anew.
+        """
+
+    def close(self) -> None:
+        """Release the ledger; a second call does nothing. Later calls raise `ResourceError`."""
 
 
 class SecretFile(Protocol):

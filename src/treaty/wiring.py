@@ -34,9 +34,11 @@ from treaty.ports import (
     Entropy,
     EventStore,
     Journal,
+    Ledger,
     SecretFile,
     Trainer,
 )
+from treaty.registration import open_budget, pending_rebase
 from treaty.sandbox.confinement import chosen
 from treaty.sandbox.package import package_digest, read_package
 from treaty.sandbox.trainer import ConfinedTrainer
@@ -323,10 +325,12 @@ def open_participant(
     clock: Clock | None = None,
     entropy: Entropy | None = None,
     confined: bool = False,
+    ledger: Ledger | None = None,
 ) -> Participant:
     """Return the node of the site whose keys, data, policy and state lie in `directory`.
 
-    With `confined` training code runs in a process of its own (`confined_trainer`).
+    With `confined` training code runs in a process of its own (`confined_trainer`). `ledger` stands
+    in for the one that ``dataset.toml`` names (in memory: tests and sweeps).
     """
     state = storage or Storage.on_disk(directory)
     journal, policy = FileJournal(directory / "journal.jsonl"), read_policy(directory)
@@ -353,6 +357,8 @@ def open_participant(
         consents=lambda: read_consents(directory),
         assessments=read_assessments(directory),
         spread=worker_threads().map,
+        budget=open_budget(directory, ledger=ledger),
+        rebase=pending_rebase(directory),
     )
 
 

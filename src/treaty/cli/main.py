@@ -19,7 +19,7 @@ from typing import Annotated, Protocol, runtime_checkable
 import typer
 import typer.main
 
-from treaty.cli import assess, audit, govern, network, operate, rehearse
+from treaty.cli import assess, audit, budget, govern, network, operate, rehearse
 from treaty.cli.output import print_error, wants_json
 from treaty.errors import TreatyError, code_of
 
@@ -49,6 +49,7 @@ app = typer.Typer(
 govern.attach(app)
 audit.attach(app)
 operate.attach(app)
+budget.attach(app)
 rehearse.attach(app)
 assess.attach(app)
 network.attach(app)

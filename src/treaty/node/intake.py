@@ -14,6 +14,8 @@ from treaty.protocol.frames import Post
 from treaty.protocol.messages import (
     BallotCast,
     CharterPublished,
+    DatasetRegistered,
+    LedgerRebased,
     ProposalOpened,
     ReleaseProvenance,
     SiteReported,
@@ -46,10 +48,12 @@ __all__ = [
 MEMBER_STATEMENTS = (
     BallotCast,
     CharterPublished,
+    DatasetRegistered,
     EpochKeys,
     EpochReady,
     EpochShares,
     InputDeclined,
+    LedgerRebased,
     MaskedInput,
     ProposalOpened,
     ReleaseProvenance,

@@ -4,8 +4,8 @@ Everything a member does follows from the folded log and its own durable state: 
 the duties are derived anew (`_duties`), so a restart, a repeated feed or a lost answer all end in
 the same place. The order is the law: check, fold, persist, send.
 
-`Mirror` holds the verified log, `Admission` the site's policy and rows, `Performer` its part in
-epochs and rounds; this module takes feeds and sends posts.
+`Mirror` holds the verified log, `Admission` the site's policy and rows, `Spending` its privacy
+ledger, `Performer` its part in epochs and rounds; this module takes feeds and sends posts.
 
 Invariants (docs/spec/protocol.md, section 3):
   * A feed counts only from the coordinator, and changes nothing before all of it is verified.
@@ -26,9 +26,11 @@ from treaty.governance.site_policy import SitePolicy
 from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
 from treaty.node.auditing import Auditor
+from treaty.node.budget import BudgetKeeper
 from treaty.node.contribution import LocalStudy
 from treaty.node.mirror import LOG_STREAM, Mirror
 from treaty.node.performing import Performer
+from treaty.node.spending import Spending
 from treaty.ports import (
     BlobStore,
     Clock,
@@ -73,6 +75,9 @@ class Participant:
     signed records that count where the policy asks for one. `consents` returns the officer's signed
     decisions on plans as they are now. `spread` shares the bulk work of
     masking out to threads (`treaty.aggregation.masking`).
+    refused. Without it the site trusts whoever runs it to have compared. `budget` keeps the ledger
+    of the registered data set, where the site has one; `rebase` is the officer's statement on its
+    loss, which is sent until it stands in the log.
     """
 
     def __init__(
@@ -95,6 +100,8 @@ class Participant:
         code: Digest | None = None,
         assessments: Sequence[bytes] = (),
         consents: Callable[[], Sequence[bytes]] = tuple,
+        budget: BudgetKeeper | None = None,
+        rebase: bytes | None = None,
         on_change: Callable[[Consortium], None] | None = None,
         spread: Spread = map,
     ) -> None:
@@ -125,10 +132,15 @@ class Participant:
             assessor=keys.runner.public,
             consents=consents,
         )
+        self._spending = Spending(name, budget, store)
+        self._rebase = rebase
+        self._closed: set[Digest] = set()
+        self._locked = ""
         self._performer = Performer(
             name=name,
             mirror=self._mirror,
             admission=self._admission,
+            spending=self._spending,
             store=store,
             secrets=secrets,
             entropy=entropy,
@@ -225,6 +237,8 @@ class Participant:
         self._performer.repeat()
         if self.state.membership is not None:
             self._duties()
+        if self._rebase is not None and self._spending.awaits(self.state, sha256(self._rebase)):
+            self.submit(self._rebase)
         self._post()
 
     def submit(self, statement: bytes, blobs: Mapping[Digest, bytes] | None = None) -> None:
@@ -249,6 +263,7 @@ class Participant:
     def _duties(self) -> None:
         """Do everything that the folded log asks of this member and that it may do."""
         study = self.state.running
+        self._follow_ledger()
         try:
             if study is not None and self._auditor.disputes(study):
                 # It proved a sum of this study false: what follows from that sum is not its own.
@@ -261,6 +276,21 @@ class Participant:
             self._report_duty()
         except (PeerError, PolicyError) as refusal:
             self.journal.note(f"refused.{code_of(refusal)}", str(refusal))
+
+    def _follow_ledger(self) -> None:
+        """Compare the site's ledger with the log; a lock is noted once and stands in the way."""
+        code, text = "", ""
+        try:
+            self._spending.follow(self.state)
+            for past in self.state.studies.values():
+                if past.finished and past.identity not in self._closed:
+                    self._spending.finish(past)
+                    self._closed.add(past.identity)
+        except PolicyError as refusal:
+            code, text = refusal.code, str(refusal)
+        if code and code != self._locked:
+            self.journal.note(f"ledger.{code}", text)
+        self._locked = code
 
     def _report_duty(self) -> None:
         """Send this site's own figures where plan, charter and site policy all say so."""
@@ -300,6 +330,7 @@ class Participant:
             alone=alone,
         )
         self._check_exposure(report)
+        self._spending.report(study)
         # Training alone may draw entropy: another report would be a second look at the holdout.
         self._mirror.write(
             ((key, canonical.encode(report)),),

@@ -5,6 +5,7 @@ computes inputs, and performs what the machines order: persist, then send.
 
 Invariants (docs/spec/secagg.md):
   * A masked input leaves only if the gate lets its class of sum be opened over so many members.
+  * What an input costs stands in the site's ledger before it is masked.
   * The vector before masking is stored with the slot, so that a repeated slot masks the same one.
   * What went wrong with the rows stays in the journal; the log sees one closed code.
 """
@@ -26,9 +27,11 @@ from treaty.errors import (
 from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
 from treaty.node.mirror import Mirror
+from treaty.node.spending import Spending
 from treaty.ports import Entropy, EventStore, Journal, SecretFile
 from treaty.privacy.certificate import Cohort
 from treaty.protocol.gate import check_sum
+from treaty.protocol.ledger_trail import head_in
 from treaty.protocol.secagg_effects import (
     Effect,
     EraseSecret,
@@ -56,7 +59,7 @@ from treaty.protocol.secagg_lifecycle import (
 )
 from treaty.protocol.secagg_lifecycle import EpochPhase as MemberPhase
 from treaty.protocol.secagg_member import MemberSlot, lock_key
-from treaty.protocol.secagg_messages import DeclineCode, InputDeclined
+from treaty.protocol.secagg_messages import DeclineCode, InputDeclined, MaskedInput
 from treaty.protocol.secure_round import EpochPhase, RoundRecord
 from treaty.protocol.statements import Predicate
 from treaty.protocol.study import Study
@@ -81,6 +84,7 @@ class Performer:
         name: MemberId,
         mirror: Mirror,
         admission: Admission,
+        spending: Spending,
         store: EventStore,
         secrets: SecretFile,
         entropy: Entropy,
@@ -91,6 +95,7 @@ class Performer:
         self._name = name
         self._mirror = mirror
         self._admission = admission
+        self._spending = spending
         self._store = store
         self._secrets = secrets
         self._entropy = entropy
@@ -141,6 +146,7 @@ class Performer:
             self._mirror.require_present()
             if not self._admission.permits(self._mirror.state, study):
                 return
+            self._spending.admit(self._mirror.state, study)
             epoch, effects = MemberEpoch.begin(
                 study.group,
                 self._name,
@@ -258,7 +264,7 @@ class Performer:
             )
             self._admission.require_consent(self._mirror.state, study)
             need = effects[0]
-            event = self._input(study, need)
+            event = self._input(study, record, need)
         except TreatyError as refusal:
             if isinstance(refusal, ResourceError):
                 raise
@@ -282,8 +288,8 @@ class Performer:
                 return past.slot
         return -1
 
-    def _input(self, study: Study, need: NeedInput) -> InputReady:
-        """Compute, quantise and mask this site's contribution; nothing has left yet."""
+    def _input(self, study: Study, record: RoundRecord, need: NeedInput) -> InputReady:
+        """Compute, quantise, pay for and mask this site's contribution; nothing has left yet."""
         query = study.progress.expected_query()
         held = None if need.vector is None else self._store.get(PREMASK_KEY)
         if held is not None and sha256(held) == need.vector:
@@ -301,8 +307,9 @@ class Performer:
         self._premask = vector.tobytes()
         self._noise = None if noise is None else f"{noise} {_cohort(study.group).min_honest}"
         digest = sha256(self._premask)
+        paid = self._spending.pay(study, record, query, digest)
         root = mask_input(vector, need.plan, need.ring_bits, spread=self._spread)
-        return InputReady(digest, root, self._mirror.keep(vector.tobytes()), noise)
+        return InputReady(digest, root, self._mirror.keep(vector.tobytes()), noise, paid)
 
     def _kept_noise(self, group: Group) -> Digest | None:
         """Return the commitment to the noise in the stored vector.
@@ -386,6 +393,10 @@ class Performer:
                         effect.predicate,
                         tuple((one, self._mirror.document(one)) for one in effect.blobs),
                     )
+                    slot = self._slot
+                    if isinstance(effect.predicate, MaskedInput) and slot and slot.state.lock:
+                        plan, vector = slot.state.opened.plan, slot.state.lock.vector
+                        self._spending.sent(Digest(plan), Digest(vector))
                 case NeedInput():
                     raise UsageError("inputs are computed where the round is opened")
 
@@ -398,6 +409,9 @@ class Performer:
         elif self._epoch is not None and self._epoch.phase is MemberPhase.CLOSED:
             # What a retry would have needed is of no use once the epoch is over.
             puts += [(PREMASK_KEY, b""), (NOISE_KEY, b"")]
+        slot = self._slot
+        if slot is not None and slot.phase is SlotPhase.INPUT_PERSISTING and slot.state.input:
+            puts += self._spending.record(self._mirror.state, head_in(slot.state.input))
         if self._epoch is not None:
             puts.append((LAST_EPOCH_KEY, str(self._epoch.number).encode()))
         masked = tuple(self._mirror.document(one) for one in self._masked_blobs())

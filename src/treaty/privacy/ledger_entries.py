@@ -16,6 +16,10 @@ __all__ = [
     "DEFAULT_ENVELOPES",
     "FORMAT",
     "GENESIS",
+    "HOLDOUT",
+    "LOST",
+    "PARTITIONS",
+    "TRAINING",
     "Action",
     "AssumedSpend",
     "Capped",
@@ -25,6 +29,7 @@ __all__ = [
     "Entry",
     "Envelope",
     "Fingerprinted",
+    "LedgerHead",
     "Opened",
     "PrivateEvent",
     "Rebased",
@@ -36,10 +41,30 @@ FORMAT = "treaty-privacy-ledger-v1"
 GENESIS = Digest("0" * 64)
 """What the first entry names as its predecessor."""
 
+TRAINING = "training"
+HOLDOUT = "holdout"
+PARTITIONS = (TRAINING, HOLDOUT)
+"""The person-disjoint partitions of a data set."""
+
+LOST = "lost-ledger"
+"""The release that stands for whatever a lost ledger held about a partition without a cap."""
+
 PrivateEvent = GaussianEvent | SampledGaussianEvent
 PerMille = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 InverseDelta = Annotated[int, msgspec.Meta(ge=2, le=10**12)]
 EpsilonCap = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+
+
+class LedgerHead(Record, frozen=True):
+    """Where a ledger stands, as its site publishes it: nothing in it can be guessed.
+
+    `ledger` is the digest of the genesis entry, whose salt is secret, so it names a ledger without
+    naming its data set; `count` the number of entries; `head` the digest of the last one.
+    """
+
+    ledger: DigestField
+    count: Annotated[int, msgspec.Meta(ge=1, le=(1 << 53) - 1)]
+    head: DigestField
 
 
 class Envelope(Record, frozen=True):
@@ -62,7 +87,8 @@ class Opened(Record, frozen=True, tag="opened", tag_field="kind"):
     persons to partitions, made once per identity and never changed. `statement` is the digest
     of the officer's signed statement that no other identity holds these persons. `recovers`
     says that an earlier ledger of this identity was lost: nothing may be charged before a
-    `Rebased`.
+    `Rebased`. `holdout_permille` is the share of persons in the holdout partition: it is fixed
+    with the key, because another share would move persons from one partition to the other.
     """
 
     identity: Name
@@ -70,6 +96,7 @@ class Opened(Record, frozen=True, tag="opened", tag_field="kind"):
     partition_key: DigestField
     statement: DigestField
     unit: Name
+    holdout_permille: Annotated[int, msgspec.Meta(ge=0, le=999)]
     recovers: bool
 
 
@@ -90,7 +117,7 @@ class Capped(Record, frozen=True, tag="capped", tag_field="kind"):
 
 
 class Reserved(Record, frozen=True, tag="reserved", tag_field="kind"):
-    """The most that a plan may ever charge."""
+    """The most that a plan may ever charge to one envelope of one partition."""
 
     plan: DigestField
     partition: Name
@@ -99,9 +126,14 @@ class Reserved(Record, frozen=True, tag="reserved", tag_field="kind"):
 
 
 class Charged(Record, frozen=True, tag="charged", tag_field="kind"):
-    """One noised vector, `payload` its digest before masking, for one slot of a plan."""
+    """One noised vector, `payload` its digest before masking, for one slot of a plan.
+
+    It is paid from the plan's reservation in `envelope` of `partition`.
+    """
 
     plan: DigestField
+    partition: Name
+    envelope: Name
     query: DigestField
     model: DigestField
     cohort: DigestField
@@ -117,14 +149,15 @@ class Sent(Record, frozen=True, tag="sent", tag_field="kind"):
 
 
 class Closed(Record, frozen=True, tag="closed", tag_field="kind"):
-    """The plan is over: what it reserved and did not charge becomes free."""
+    """The plan is over: what it reserved anywhere and did not charge becomes free."""
 
     plan: DigestField
 
 
 class Disclosed(Record, frozen=True, tag="disclosed", tag_field="kind"):
-    """A release without noise over a partition, by name: its epsilon is infinite."""
+    """A plan's release without noise over a partition, by name: its epsilon is infinite."""
 
+    plan: DigestField
     partition: Name
     name: Name
 

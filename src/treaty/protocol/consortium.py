@@ -10,6 +10,7 @@ Invariants (docs/spec/protocol.md, section 1):
   * A proposal's electorate is fixed when it opens; what it decides takes effect once. It lapses
     when the charter is amended, or when a member that approved it is suspended.
   * A study begins only with a ratified plan without findings, and runs alone.
+  * A member's privacy ledger only grows, and is exchanged only under its officer's signature.
   * A release is signed by as many approvers as the charter asks, about the model of a completed
     study.
 
@@ -28,11 +29,14 @@ from treaty.errors import PolicyError, VerificationError
 from treaty.governance.charter import Charter
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
+from treaty.protocol.ledger_trail import LedgerTrail
 from treaty.protocol.membership import Membership, open_charter
 from treaty.protocol.messages import (
     BallotCast,
     CharterPublished,
     ComparisonPublished,
+    DatasetRegistered,
+    LedgerRebased,
     MemberSuspended,
     ProposalOpened,
     ReleaseProvenance,
@@ -42,7 +46,7 @@ from treaty.protocol.messages import (
 )
 from treaty.protocol.proposal import BallotGiven, Choice, Phase, Proposal, VotingEnded
 from treaty.protocol.secagg_messages import MaskedInput, Reveal
-from treaty.protocol.statements import Body, Parsed, Verified, open_statement, peek
+from treaty.protocol.statements import Body, Parsed, Verified, of_kind, open_statement, peek
 from treaty.protocol.study import Study, StudyEvent, open_study
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import parse_plan
@@ -92,6 +96,7 @@ class Consortium(msgspec.Struct, frozen=True):
     studies: Mapping[Digest, Study] = msgspec.field(default_factory=dict)
     releases: Mapping[Digest, int] = msgspec.field(default_factory=dict)
     comparisons: Mapping[Digest, ComparisonPublished] = msgspec.field(default_factory=dict)
+    ledgers: Mapping[MemberId, LedgerTrail] = msgspec.field(default_factory=dict)
 
     @property
     def members(self) -> Membership:
@@ -112,6 +117,10 @@ class Consortium(msgspec.Struct, frozen=True):
             if not study.finished:
                 return study
         return None
+
+    def trail(self, member: MemberId) -> LedgerTrail:
+        """Return what the log shows of the privacy ledgers of `member`."""
+        return self.ledgers.get(member) or LedgerTrail()
 
     def ratified(self, action: Action, subject: Digest) -> bool:
         """Say whether the members ratified `action` on `subject`."""
@@ -146,7 +155,12 @@ class Consortium(msgspec.Struct, frozen=True):
             # Most entries by far: answered without looking at anything but the running study.
             study = self._running_study(body).step(StudyEvent(verified, self.at), documents)
             studies = MappingProxyType({**self.studies, study.identity: study})
-            return replace(self, studies=studies, size=self.size + 1), verified
+            following = replace(self, studies=studies, size=self.size + 1)
+            if isinstance(body, MaskedInput):
+                following = following._with_trail(
+                    body.author, self.trail(MemberId(body.author)).with_head(body)
+                )
+            return following, verified
         following = self._dispatch(verified, documents)
         return replace(following, size=self.size + 1), verified
 
@@ -169,6 +183,13 @@ class Consortium(msgspec.Struct, frozen=True):
                 return self._on_release(body, verified)
             case ComparisonPublished():
                 return self._on_comparison(body)
+            case DatasetRegistered():
+                self._own(Action.LEDGER_REBASE, verified)
+                return self._with_trail(body.author, self.trail(verified.author).registered())
+            case LedgerRebased():
+                self._own(Action.LEDGER_REBASE, verified)
+                rebased = self.trail(verified.author).rebased(of_kind(verified, LedgerRebased))
+                return self._with_trail(body.author, rebased)
             case _:
                 return self._on_study_event(verified, documents)
 
@@ -357,6 +378,16 @@ class Consortium(msgspec.Struct, frozen=True):
                 f"{type(body).__name__} needs a running study", code="out-of-order"
             )
         return study
+
+    def _own(self, action: Action, verified: Verified[Body]) -> None:
+        """Refuse unless the author may do `action` for itself."""
+        self.members.history.authorise(action, verified.keyids, at=self.at)
+
+    def _with_trail(self, member: str, trail: LedgerTrail) -> "Consortium":
+        if self.ledgers.get(MemberId(member)) is trail:
+            return self
+        ledgers = MappingProxyType({**self.ledgers, MemberId(member): trail})
+        return replace(self, ledgers=ledgers)
 
     def _check_target(self, action: Action, body: ProposalOpened) -> None:
         """Refuse a named member where there is none to name: naming it would bar its ballot."""

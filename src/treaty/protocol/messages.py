@@ -12,6 +12,7 @@ import msgspec
 
 from treaty.crypto.canonical import Count, DigestField, MemberName, Name, Record
 from treaty.governance.exposure import Artefact, Form
+from treaty.protocol.secagg_messages import LedgerMark
 from treaty.protocol.statements import Predicate, SignerKind, Subject, statement
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "BallotCast",
     "CharterPublished",
     "ComparisonPublished",
+    "DatasetRegistered",
     "Figures",
     "HaltCode",
+    "LedgerRebased",
     "MemberSuspended",
     "ProposalOpened",
     "ReleaseProvenance",
@@ -272,6 +275,51 @@ class ComparisonPublished(Predicate):
     def subjects(self) -> tuple[Subject, ...]:
         """Return the model."""
         return (Subject.of("model.safetensors", self.model),)
+
+
+@statement(
+    "dataset-registered/v1",
+    signer=SignerKind.APPROVAL,
+    classes={"dataset": Artefact.COMMITMENT, "persons": Artefact.GOVERNANCE_DOCUMENT},
+)
+class DatasetRegistered(Predicate):
+    """An officer registers a data set of the site under an identity of its own.
+
+    `dataset` commits to the identity. `persons` is what the officer vouches for; a privacy ledger
+    of its own rests on it (docs/spec/privacy.md, section 7).
+    """
+
+    dataset: DigestField
+    persons: Literal["in no other registered data set of this site"]
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """Return the data set."""
+        return (Subject.of("dataset", self.dataset),)
+
+
+@statement(
+    "ledger-rebased/v1",
+    signer=SignerKind.APPROVAL,
+    classes={
+        "lost": Artefact.COMMITMENT,
+        "lost_count": Artefact.LOG_POSITION,
+        "successor": Artefact.COMMITMENT,
+    },
+)
+class LedgerRebased(Predicate):
+    """An officer accepts that a privacy ledger was lost, from its last published head on.
+
+    Everything that the charter allows counts as spent in `successor`, which is the lost ledger
+    itself when an older copy of it goes on.
+    """
+
+    lost: LedgerMark
+    lost_count: Count
+    successor: DigestField
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """Return the lost ledger."""
+        return (Subject.of("ledger", self.lost.ledger),)
 
 
 class ResourceDescriptor(Record):

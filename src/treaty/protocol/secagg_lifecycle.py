@@ -19,6 +19,7 @@ import msgspec
 from treaty.crypto import canonical
 from treaty.crypto.canonical import DigestField, MemberName, Record
 from treaty.ids import Digest
+from treaty.privacy.ledger_entries import LedgerHead
 from treaty.protocol.machine import Transitions
 from treaty.protocol.secagg_effects import Persisted
 from treaty.protocol.secagg_messages import (
@@ -155,12 +156,14 @@ class InputReady:
     """The masked vector is stored: digests of the vector before masking, its root, its bytes.
 
     `noise` is the commitment to the key of the noise in it, where there is noise.
+    `ledger` is the head of the privacy ledger that has paid for it, if the site keeps one.
     """
 
     vector: Digest
     root: Digest
     blob: Digest
     noise: Digest | None = None
+    ledger: LedgerHead | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ from treaty.protocol.secagg_lifecycle import (
 )
 from treaty.protocol.secagg_messages import (
     InputDeclined,
+    LedgerMark,
     MaskedInput,
     Reveal,
     RoundOpened,
@@ -232,6 +233,7 @@ class MemberSlot:
                 "this question was answered with another vector before masking: send the same",
                 code="vector-differs",
             )
+        paid = event.ledger
         kept = Lock(vector=event.vector, survivors=lock.survivors if lock else None)
         header = MaskedInput(
             charter=self.epoch.group.charter,
@@ -241,6 +243,8 @@ class MemberSlot:
             root=event.root,
             blob=event.blob,
             noise=event.noise,
+            ledger=None if paid is None else LedgerMark(ledger=paid.ledger, head=paid.head),
+            ledger_count=None if paid is None else paid.count,
         )
         moved = self._move(event, SlotPhase.INPUT_PERSISTING, input=header, lock=kept)
         moved = replace(moved, epoch=self.epoch.with_slot_used(opened.slot))

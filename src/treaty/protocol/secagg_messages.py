@@ -32,6 +32,7 @@ __all__ = [
     "Hex32",
     "InputDeclined",
     "KemKey",
+    "LedgerMark",
     "MaskedInput",
     "Names",
     "Reveal",
@@ -303,6 +304,16 @@ class _InRound(Predicate):
         return (Subject.of("round", self.context),)
 
 
+class LedgerMark(Record):
+    """A privacy ledger and its head: digests of its first and of its last entry.
+
+    The first entry holds a secret salt of 32 bytes, so neither can be guessed.
+    """
+
+    ledger: DigestField
+    head: DigestField
+
+
 @statement(
     "masked-input/v1",
     signer=SignerKind.RUNNER,
@@ -312,6 +323,8 @@ class _InRound(Predicate):
         "root": Artefact.MASKED_INPUT,
         "blob": Artefact.MASKED_INPUT,
         "noise": Artefact.COMMITMENT,
+        "ledger": Artefact.COMMITMENT,
+        "ledger_count": Artefact.LOG_POSITION,
     },
 )
 class MaskedInput(_InRound):
@@ -319,12 +332,16 @@ class MaskedInput(_InRound):
 
     `noise` is the commitment to the key of the noise that the member added, null where the
     query is for an exact sum.
+    `ledger` and `ledger_count` are the head of the privacy ledger of the data set behind it, with
+    what this input costs in it; null where the member has registered none.
     """
 
     length: _Words
     root: DigestField
     blob: DigestField
     noise: DigestField | None = None
+    ledger: LedgerMark | None = None
+    ledger_count: Count | None = None
 
     def subjects(self) -> tuple[Subject, ...]:
         """Return the round and the masked vector."""

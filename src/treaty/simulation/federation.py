@@ -14,6 +14,7 @@ import msgspec
 from treaty.contracts.schema import Contract, contract_bytes, contract_digest
 from treaty.crypto import envelope
 from treaty.crypto.canonical import sha256
+from treaty.crypto.commitment import commit
 from treaty.crypto.keys import SigningKey
 from treaty.engines.embedded import EmbeddedNetwork
 from treaty.engines.faults import FaultPlan
@@ -34,13 +35,16 @@ from treaty.protocol.consortium import Consortium
 from treaty.protocol.messages import (
     BallotCast,
     CharterPublished,
+    DatasetRegistered,
     ProposalOpened,
     release_provenance,
 )
 from treaty.protocol.statements import seal_statement
 from treaty.protocol.study import Study
 from treaty.provenance.bundle import Edition, export
+from treaty.registration import DatasetHome, open_budget, register_dataset
 from treaty.stores.files import make_directory, read_file, write_file, write_private_file
+from treaty.stores.memory import MemoryLedger
 from treaty.stores.system import SystemEntropy
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import Plan, plan_bytes, plan_digest
@@ -58,6 +62,9 @@ from treaty.wiring import (
 __all__ = ["COORDINATOR", "Federation", "SiteFilesToWrite"]
 
 COORDINATOR = MemberId("coordinator")
+
+HOLDOUT_PERMILLE = 200
+"""The share of persons that a simulated site registers for evaluations alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,7 @@ class Federation:
         self._in_memory = in_memory
         self._storages: list[Storage] = []
         self._slots_per_epoch = slots_per_epoch
+        self._ledgers: dict[MemberId, MemoryLedger] = {}
         self.coordinator = self._open_coordinator()
         self.participants = {name: self._open_participant(name) for name in self.members}
 
@@ -166,6 +174,8 @@ class Federation:
             write_private_file(place / "adapter.toml", site.adapter)
             write_private_file(place / "policy.toml", _policy_text(name, site_figures).encode())
         anchor = charter_digest(charter)
+        for name in sorted(sites):
+            _register(parties / name, name, anchor, keys[name]["approval"], source)
         write_file(directory / "charter.json", charter_bytes(charter))
         # The anchor comes last: a directory without it was never founded.
         write_file(directory / "anchor.txt", f"{anchor}\n".encode(), label="founded")
@@ -389,7 +399,41 @@ class Federation:
             anchor=self.anchor,
             engine=self.network.endpoint(name),
             storage=self._storage(place),
+            ledger=self._ledger(name) if self._in_memory else None,
         )
+
+    def _ledger(self, name: MemberId) -> MemoryLedger:
+        """Return the ledger of `name` for one life of the process: as it was when it registered."""
+        if name not in self._ledgers:
+            registered = open_budget(self.directory / "parties" / name, read_only=True)
+            entries = [] if registered is None else registered.entries()
+            self._ledgers[name] = MemoryLedger(entries)
+        return self._ledgers[name]
+
+
+def _register(
+    place: Path, name: MemberId, charter: Digest, officer: SigningKey, entropy: Entropy
+) -> None:
+    """Register a site's rows as a data set, as its officer would; go on where it was cut off."""
+    identity = f"{name}-data"
+    home = DatasetHome(place / "ledger")
+    if identity in home.identities():
+        # Cut off right before the last step, which is repeatable.
+        home.point(place, identity, "ledger", HOLDOUT_PERMILLE)
+        return
+    body = DatasetRegistered(
+        charter=charter,
+        author=name,
+        dataset=commit("dataset-identity", entropy.bytes(32), identity.encode()),
+        persons="in no other registered data set of this site",
+    )
+    register_dataset(
+        place,
+        identity,
+        seal_statement(body, officer),
+        entropy,
+        holdout_permille=HOLDOUT_PERMILLE,
+    )
 
 
 def _with_site_figures(charter: Charter) -> Charter:

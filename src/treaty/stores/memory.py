@@ -4,16 +4,17 @@ They keep every promise of the ports except durability, and serve unit tests and
 the simulator. What they hold is gone with the process.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from treaty.crypto.canonical import sha256
 from treaty.errors import ResourceError, UsageError
 from treaty.ids import Digest
 from treaty.ports import Batch, check_name
 from treaty.stores.blobs import CHUNK_BYTES, check_digest, mismatch, missing
+from treaty.stores.ledger_file import check_record, stale_ledger
 from treaty.stores.secret_files import check_secret_name, missing_secret
 
-__all__ = ["MemoryBlobs", "MemorySecrets", "MemoryStore", "check_range", "stale"]
+__all__ = ["MemoryBlobs", "MemoryLedger", "MemorySecrets", "MemoryStore", "check_range", "stale"]
 
 
 def stale(stream: str, found: int, expected: int) -> ResourceError:
@@ -124,6 +125,37 @@ class MemoryStore:
     def _check_open(self) -> None:
         if not self._open:
             raise ResourceError("the store is closed: open it again")
+
+
+class MemoryLedger:
+    """A `Ledger` in a list. `records` may be shared by several, as a file is by processes."""
+
+    def __init__(self, records: list[bytes] | None = None) -> None:
+        self.records = [] if records is None else records
+        self._open = True
+
+    def read(self, start: int = 0) -> list[bytes]:
+        """See `treaty.ports.Ledger.read`."""
+        check_range(start, None)
+        self._check_open()
+        return self.records[start:]
+
+    def append(self, count: int, records: Sequence[bytes], label: str = "ledger") -> None:
+        """See `treaty.ports.Ledger.append`."""
+        self._check_open()
+        for record in records:
+            check_record(record)
+        if records and len(self.records) != count:
+            raise stale_ledger(len(self.records), count)
+        self.records += records
+
+    def close(self) -> None:
+        """See `treaty.ports.Ledger.close`."""
+        self._open = False
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise ResourceError("the ledger is closed: open it again")
 
 
 class MemorySecrets:

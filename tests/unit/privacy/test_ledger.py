@@ -6,13 +6,15 @@ the plan open, a paid slot charged twice, another payload accepted for a paid sl
 compared without their rate, charges not counted, reservations of other plans ignored in the
 projection, the cap unchecked, envelopes as large as the cap, new content that starts from
 zero, a restored backup taken as current, a locked ledger that reserves, a re-base that starts
-from zero, a chain link unchecked.
+from zero, a re-base that leaves plans open, a charge paid from any envelope, a chain link
+unchecked.
 """
 
 import hashlib
 import math
 from fractions import Fraction
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -54,6 +56,7 @@ def opened(recovers: bool = False) -> Opened:
         partition_key=named("key"),
         statement=named("officer"),
         unit="person-in-institution",
+        holdout_permille=200,
         recovers=recovers,
     )
 
@@ -95,12 +98,18 @@ def charged(
 ) -> Charged:
     return Charged(
         plan=named(plan),
+        partition="training",
+        envelope="training",
         query=named(query),
         model=named("model"),
         cohort=named(cohort),
         payload=named(payload),
         event=release() if event is None else event,
     )
+
+
+def sent(plan: str, payload: str = "bytes") -> Sent:
+    return Sent(plan=named(plan), payload=named(payload))
 
 
 def build(*actions: Action, recovers: bool = False) -> tuple[LedgerState, list[bytes]]:
@@ -127,7 +136,8 @@ READY = (capped(), reserved("p", 10))
         (READY, charged("p", "1", event=release(count=11)), "not-reserved"),
         (READY, charged("p", "1", event=release(Fraction(1, 99))), "not-reserved"),
         ((*READY, charged("p", "1")), charged("p", "1"), "already-paid"),
-        ((*READY, charged("p", "1")), charged("p", "1", "changed"), "slot-taken"),
+        ((*READY, charged("p", "1"), sent("p")), charged("p", "1", "changed"), "slot-taken"),
+        ((*READY, charged("p", "1"), sent("p")), charged("p", "1"), "already-paid"),
         ((*READY, Closed(plan=named("p"))), charged("p", "1"), "plan-closed"),
         (READY, Closed(plan=named("q")), "not-reserved"),
         (READY, Sent(plan=named("p"), payload=named("bytes")), "not-charged"),
@@ -157,6 +167,8 @@ def test_a_sampled_charge_must_have_the_reserved_rate() -> None:
         state.append(
             Charged(
                 plan=named("p"),
+                partition="training",
+                envelope="training",
                 query=named("1"),
                 model=named("m"),
                 cohort=named("c"),
@@ -188,8 +200,51 @@ def test_sending_the_same_bytes_again_is_free_and_other_bytes_are_refused() -> N
     state, _ = build(*READY, charged("p", "1"))
     assert state.is_paid(charged("p", "1"))
     assert not state.is_paid(charged("p", "1", cohort="fewer"))
+    state = state.append(sent("p")).state
     with pytest.raises(PolicyError, match="other bytes"):
         state.is_paid(charged("p", "1", "changed"))
+
+
+def test_bytes_lost_before_they_were_sent_are_replaced_by_a_charge_of_their_own() -> None:
+    """A process that ended between charge and sending draws fresh noise, and pays for it."""
+    one, _ = build(*READY, charged("p", "1"))
+    assert not one.is_paid(charged("p", "1", "fresh"))
+    two = one.append(charged("p", "1", "fresh")).state
+    assert total_signal_to_noise(two.events("training")) == 2 * total_signal_to_noise(
+        one.events("training")
+    )
+    with pytest.raises(PolicyError):
+        two.append(sent("p", "fresh")).state.append(charged("p", "1", "third"))
+
+
+def test_a_plan_pays_from_the_envelope_that_it_reserved_in() -> None:
+    state, _ = build(
+        capped(),
+        capped(1_000_000, "holdout"),
+        reserved("p", 3),
+        reserved("p", 2, "statistics", event=release(Fraction(1, 10_000), count=2)),
+        reserved("p", 1, partition="holdout"),
+    )
+    step = state.append(charged("p", "1"))
+    assert step.state.plans[named("p"), "training", "training"].left == {release(): 2}
+    with pytest.raises(PolicyError) as caught:
+        state.append(msgspec.structs.replace(charged("p", "1"), envelope="statistics"))
+    assert caught.value.code == "not-reserved"
+    with pytest.raises(PolicyError) as caught:
+        state.append(msgspec.structs.replace(charged("p", "1"), envelope="reserve"))
+    assert caught.value.code == "not-reserved"
+    closed = state.append(Closed(plan=named("p"))).state
+    assert not any(account.is_open for account in closed.plans.values())
+
+
+def test_a_rebase_closes_every_plan() -> None:
+    """What the lost part had charged to a reservation must not be charged once more."""
+    backup, _ = build(*READY)
+    locked = backup.confirmed(9, named("lost"))
+    state = locked.append(locked.rebasing(named("signed"), 9, named("lost"))).state
+    with pytest.raises(PolicyError) as caught:
+        state.append(charged("p", "1"))
+    assert caught.value.code == "plan-closed"
 
 
 def test_another_cohort_is_a_fresh_charge() -> None:
@@ -259,7 +314,7 @@ def test_impossible_envelopes_are_refused(envelopes: tuple[Envelope, ...]) -> No
 
 
 def test_an_exact_release_makes_epsilon_infinite() -> None:
-    state, _ = build(*READY, Disclosed(partition="training", name="support-sum"))
+    state, _ = build(*READY, Disclosed(plan=named("p"), partition="training", name="support-sum"))
     assert state.epsilon("training") == math.inf
 
 
@@ -291,6 +346,14 @@ def test_a_rebase_unlocks_with_everything_spent() -> None:
     assert replay([*entries, step.entry]).spend == step.state.spend
     raised = step.state.append(capped(9_000_000)).state
     raised.append(reserved("q", 1))
+
+
+def test_a_loss_over_a_partition_without_a_cap_has_no_bound() -> None:
+    locked, _ = build(recovers=True)
+    state = locked.append(locked.rebasing(named("signed"), 5, named("lost"))).state
+    assert state.lock is None
+    state = state.append(capped()).state.append(capped(1_000_000, "holdout")).state
+    assert state.epsilon("training") == state.epsilon("holdout") == math.inf
 
 
 def test_a_recovering_ledger_charges_nothing_before_its_rebase() -> None:
@@ -368,6 +431,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.charged: dict[str, int] = {}
         self.paid: dict[tuple[str, str], str] = {}
         self.closed: set[str] = set()
+        self.charges: set[tuple[str, str]] = set()
+        self.sent: set[tuple[str, str | None]] = set()
 
     def _try(self, action: Action) -> bool:
         before = self.state
@@ -395,21 +460,29 @@ class LedgerMachine(RuleBasedStateMachine):
         if fits:
             self.reserved[plan] = rounds
 
-    @rule(
-        plan=st.sampled_from("abc"), query=st.sampled_from("123456"), payload=st.sampled_from("xy")
-    )
+    @rule(plan=st.sampled_from("abc"), query=st.sampled_from("1234"), payload=st.sampled_from("xy"))
     def charge(self, plan: str, query: str, payload: str) -> None:
-        """Accepted if and only if open, unpaid and within the reservation."""
+        """Accepted if and only if open, neither paid nor sent, and within the reservation."""
+        before = self.paid.get((plan, query))
         fits = (
             plan in self.reserved
             and plan not in self.closed
-            and (plan, query) not in self.paid
+            and before != payload
+            and (plan, before) not in self.sent
             and self.charged.get(plan, 0) < self.reserved[plan]
         )
         assert self._try(charged(plan, query, payload)) == fits
         if fits:
             self.charged[plan] = self.charged.get(plan, 0) + 1
             self.paid[plan, query] = payload
+            self.charges.add((plan, payload))
+
+    @rule(plan=st.sampled_from("abc"), payload=st.sampled_from("xy"))
+    def send(self, plan: str, payload: str) -> None:
+        """Accepted if and only if these bytes were charged to the plan."""
+        assert self._try(sent(plan, payload)) == ((plan, payload) in self.charges)
+        if (plan, payload) in self.charges:
+            self.sent.add((plan, payload))
 
     @rule(plan=st.sampled_from("abc"))
     def close(self, plan: str) -> None:

@@ -16,6 +16,7 @@ from treaty.protocol.secagg_messages import (
     EpochKeys,
     EpochReady,
     InputDeclined,
+    LedgerMark,
     MaskedInput,
     Reveal,
 )
@@ -34,7 +35,8 @@ MEMBER_BODIES: list[Body] = [
         **WHO, epoch_hash=digest("e"), pair_commitments=(digest("c"),), wraps=digest("w")
     ),
     MaskedInput(
-        **WHO, context=digest("c"), length=3, root=digest("r"), blob=digest("b"), noise=digest("n")
+        **WHO, context=digest("c"), length=3, root=digest("r"), blob=digest("b"), noise=digest("n"),
+        ledger=LedgerMark(ledger=digest("l"), head=digest("h")), ledger_count=2,
     ),
     Reveal(**WHO, context=digest("c"), survivors=digest("s"), self_shares={}, round_shares={}),
 ]  # fmt: skip

@@ -1,0 +1,179 @@
+"""Spending: what a study's queries cost the data set of this site, in its ledger.
+
+Between the member's machines, which know queries and rounds, and the `BudgetKeeper`, which knows
+partitions and envelopes. A site without a registered data set keeps no ledger, shows no head, and
+takes no part in a study that promises differential privacy.
+
+Invariants (docs/spec/privacy.md, section 7):
+  * Every vector is paid for, or recorded as not private, before it is masked.
+  * A site whose ledger lacks what the log, or its own store, shows of it sits out.
+  * An evaluation shows the site's own model and intercept too, which come from training rows: an
+    exact one is a release over both partitions.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from treaty.crypto.canonical import DigestField, Record, decode, digest_of, encode
+from treaty.errors import PolicyError
+from treaty.governance.exposure import Artefact
+from treaty.ids import Digest, MemberId
+from treaty.node.budget import BudgetKeeper
+from treaty.node.dataset import caps_of
+from treaty.ports import EventStore
+from treaty.privacy.ledger_entries import GENESIS, HOLDOUT, TRAINING, LedgerHead, PrivateEvent
+from treaty.protocol.consortium import Consortium
+from treaty.protocol.ledger_trail import LedgerTrail
+from treaty.protocol.secure_round import RoundRecord
+from treaty.protocol.study import Study
+from treaty.studies.queries import Query, QueryKind
+
+__all__ = ["LEDGER_KEY", "PARTITIONS_OF", "Spending", "require_ledger", "shown_head"]
+
+LEDGER_KEY = "ledger/shown"
+"""The ledger head of the newest input that this store holds."""
+
+PARTITIONS_OF: Mapping[QueryKind, tuple[str, ...]] = MappingProxyType(
+    {
+        QueryKind.SUPPORT: (TRAINING,),
+        QueryKind.STATISTICS: (TRAINING,),
+        QueryKind.NEWTON: (TRAINING,),
+        QueryKind.AVERAGING: (TRAINING,),
+        QueryKind.EVALUATION: (HOLDOUT, TRAINING),
+    }
+)
+"""The partitions whose rows an exact sum of each kind discloses."""
+
+
+class _Shown(Record, frozen=True):
+    """The head of the last stored input, and the re-base in force when it was made."""
+
+    head: LedgerHead
+    rebase: DigestField
+
+
+class Spending:
+    """The account of one site; with `keeper` None there is nothing to pay from."""
+
+    def __init__(self, name: MemberId, keeper: BudgetKeeper | None, store: EventStore) -> None:
+        self._name = name
+        self._keeper = keeper
+        self._store = store
+
+    @property
+    def keeper(self) -> BudgetKeeper | None:
+        """Return the ledger's keeper, if the site registered its data set."""
+        return self._keeper
+
+    def follow(self, state: Consortium) -> None:
+        """Take in what the log says: the charter's caps, this site's last head, a re-base.
+
+        Raises `PolicyError` ``ledger-lost`` or a lock's code: then the site takes no part.
+        """
+        keeper = self._keeper
+        if keeper is None or state.membership is None:
+            return
+        digest = state.membership.history.digest
+        keeper.cap(digest, caps_of(state.charter, digest))
+        trail = state.trail(self._name)
+        keeper.confirm(trail, shown_head(self._store.get(LEDGER_KEY), trail))
+
+    def admit(self, state: Consortium, study: Study) -> None:
+        """Take up a study: record the content that it will read, reserve what it may charge.
+
+        Raises `PolicyError` when the ledger does not hold it; the cause is for the journal.
+        """
+        keeper = self._keeper
+        if keeper is None:
+            return
+        self.follow(state)
+        keeper.register_content()
+        _ = keeper.head
+
+    def pay(
+        self,
+        study: Study,
+        record: RoundRecord,
+        query: Query,
+        payload: Digest,
+        *,
+        event: PrivateEvent | None = None,
+        partition: str = TRAINING,
+        envelope: str = TRAINING,
+    ) -> LedgerHead | None:
+        """Pay for the vector with digest `payload` before it is masked; return the head to show.
+
+        Without an `event` the sum is exact and recorded as not private over every partition whose
+        rows it shows. Raises `PolicyError`: then the vector must not leave.
+        """
+        keeper = self._keeper
+        if keeper is None:
+            return None
+        if event is None:
+            return keeper.disclose(
+                study.identity, PARTITIONS_OF[query.kind], query.kind.artefact.value
+            )
+        return keeper.charge(
+            plan=study.identity,
+            partition=partition,
+            envelope=envelope,
+            query=query.question,
+            model=Digest(query.model),
+            cohort=digest_of(list(record.participants)),
+            payload=payload,
+            event=event,
+        )
+
+    def report(self, study: Study) -> None:
+        """Record this site's own exact figures, before they are stored for sending."""
+        if self._keeper is not None:
+            self._keeper.disclose(study.identity, (HOLDOUT, TRAINING), Artefact.SITE_METRIC.value)
+
+    def sent(self, plan: Digest, payload: Digest) -> None:
+        """Note that a paid vector is on its way."""
+        if self._keeper is not None:
+            self._keeper.sent(plan, payload)
+
+    def finish(self, study: Study) -> None:
+        """Give up what a study that is over had reserved and did not charge."""
+        if self._keeper is not None:
+            self._keeper.close(study.identity)
+
+    def awaits(self, state: Consortium, rebase: Digest) -> bool:
+        """Say whether the ledger is locked and the log lacks the officer's statement `rebase`."""
+        if self._keeper is None or not self._keeper.lock:
+            return False
+        known = state.trail(self._name).rebases.values()
+        return all(one.digest != rebase for one in known)
+
+    def record(self, state: Consortium, head: LedgerHead | None) -> tuple[tuple[str, bytes], ...]:
+        """Return what the store keeps beside an input that shows `head`."""
+        if head is None:
+            return ()
+        shown = _Shown(head=head, rebase=_rebase_of(state.trail(self._name), head))
+        return ((LEDGER_KEY, encode(shown)),)
+
+
+def shown_head(kept: bytes | None, trail: LedgerTrail) -> LedgerHead | None:
+    """Return the head in a stored `LEDGER_KEY`, unless the officer has accepted its loss since."""
+    if kept is None:
+        return None
+    shown = decode(kept, _Shown)
+    # What was shown before a re-base is part of the loss.
+    return shown.head if shown.rebase == _rebase_of(trail, shown.head) else None
+
+
+def _rebase_of(trail: LedgerTrail, head: LedgerHead) -> Digest:
+    rebase = trail.rebase_to(Digest(head.ledger))
+    return GENESIS if rebase is None else rebase.digest
+
+
+def require_ledger(keeper: BudgetKeeper | None) -> BudgetKeeper:
+    """Return the keeper; `PolicyError` (``no-ledger``) where no data set is registered."""
+    if keeper is None:
+        raise PolicyError(
+            "the study promises differential privacy and this site registered no data set: "
+            "expected a ledger, run treaty budget register",
+            code="no-ledger",
+        )
+    return keeper
