@@ -14,18 +14,22 @@ Invariants (docs/spec/privacy.md, section 7):
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import msgspec
+
 from treaty.crypto.canonical import DigestField, Record, decode, digest_of, encode
 from treaty.errors import PolicyError
 from treaty.governance.exposure import Artefact
 from treaty.ids import Digest, MemberId
-from treaty.node.budget import BudgetKeeper
+from treaty.node.budget import BudgetKeeper, Claim
 from treaty.node.dataset import caps_of
 from treaty.ports import EventStore
 from treaty.privacy.ledger_entries import GENESIS, HOLDOUT, TRAINING, LedgerHead, PrivateEvent
+from treaty.privacy.terms import DistributedGaussian
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.ledger_trail import LedgerTrail
 from treaty.protocol.secure_round import RoundRecord
 from treaty.protocol.study import Study
+from treaty.studies.noise import cohort_of, planned_events
 from treaty.studies.queries import Query, QueryKind
 
 __all__ = ["LEDGER_KEY", "PARTITIONS_OF", "Spending", "require_ledger", "shown_head"]
@@ -42,7 +46,15 @@ PARTITIONS_OF: Mapping[QueryKind, tuple[str, ...]] = MappingProxyType(
         QueryKind.EVALUATION: (HOLDOUT, TRAINING),
     }
 )
-"""The partitions whose rows an exact sum of each kind discloses."""
+"""The partitions whose rows an exact sum of each kind discloses, where training is exact."""
+
+ENVELOPES_OF: Mapping[QueryKind, tuple[str, ...]] = MappingProxyType(
+    {
+        QueryKind.COUNT: ("statistics", "reserve"),
+        QueryKind.DESCENT: ("training", "reserve"),
+    }
+)
+"""The envelopes from which a noised sum over training rows is paid, in this order."""
 
 
 class _Shown(Record, frozen=True):
@@ -83,12 +95,23 @@ class Spending:
 
         Raises `PolicyError` when the ledger does not hold it; the cause is for the journal.
         """
-        keeper = self._keeper
+        private = isinstance(study.plan.privacy, DistributedGaussian)
+        keeper = require_ledger(self._keeper) if private else self._keeper
         if keeper is None:
             return
         self.follow(state)
         keeper.register_content()
-        _ = keeper.head
+        if not private:
+            _ = keeper.head
+            return
+        count, sums = _events(study)
+        keeper.reserve(
+            study.identity,
+            [
+                Claim(TRAINING, ENVELOPES_OF[QueryKind.COUNT], count),
+                Claim(TRAINING, ENVELOPES_OF[QueryKind.DESCENT], sums),
+            ],
+        )
 
     def pay(
         self,
@@ -96,32 +119,30 @@ class Spending:
         record: RoundRecord,
         query: Query,
         payload: Digest,
-        *,
-        event: PrivateEvent | None = None,
-        partition: str = TRAINING,
-        envelope: str = TRAINING,
     ) -> LedgerHead | None:
         """Pay for the vector with digest `payload` before it is masked; return the head to show.
 
-        Without an `event` the sum is exact and recorded as not private over every partition whose
-        rows it shows. Raises `PolicyError`: then the vector must not leave.
+        An exact sum is recorded as not private over every partition whose rows it shows. Raises
+        `PolicyError`: then the vector must not leave.
         """
-        keeper = self._keeper
+        envelopes = ENVELOPES_OF.get(query.kind)
+        keeper = self._keeper if envelopes is None else require_ledger(self._keeper)
         if keeper is None:
             return None
-        if event is None:
-            return keeper.disclose(
-                study.identity, PARTITIONS_OF[query.kind], query.kind.artefact.value
-            )
+        if envelopes is None:
+            name = query.kind.artefact.value
+            return keeper.disclose(study.identity, _disclosed_by(study, query.kind), name)
+        count, sums = _events(study)
+        event = count if query.kind is QueryKind.COUNT else sums
         return keeper.charge(
             plan=study.identity,
-            partition=partition,
-            envelope=envelope,
+            partition=TRAINING,
+            envelopes=envelopes,
             query=query.question,
             model=Digest(query.model),
             cohort=digest_of(list(record.participants)),
             payload=payload,
-            event=event,
+            event=msgspec.structs.replace(event, count=1),
         )
 
     def report(self, study: Study) -> None:
@@ -152,6 +173,23 @@ class Spending:
             return ()
         shown = _Shown(head=head, rebase=_rebase_of(state.trail(self._name), head))
         return ((LEDGER_KEY, encode(shown)),)
+
+
+def _events(study: Study) -> tuple[PrivateEvent, PrivateEvent]:
+    """Return the most that a study may charge: its count of persons, its gradient sums."""
+    return planned_events(
+        study.plan, study.contract, cohort_of(study.history.effective().parameters())
+    )
+
+
+def _disclosed_by(study: Study, kind: QueryKind) -> tuple[str, ...]:
+    """Return the partitions whose rows an exact sum shows.
+
+    Where training is noised, an evaluation holds the federated model alone, which is paid for.
+    """
+    if kind is QueryKind.EVALUATION and isinstance(study.plan.privacy, DistributedGaussian):
+        return (HOLDOUT,)
+    return PARTITIONS_OF[kind]
 
 
 def shown_head(kept: bytes | None, trail: LedgerTrail) -> LedgerHead | None:

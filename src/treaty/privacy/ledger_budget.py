@@ -4,13 +4,20 @@ Guarantees (docs/spec/privacy.md, 7.3): what is asked is rounded towards more lo
 allowed towards less, so a plan that fits here fits in exact arithmetic.
 """
 
+import functools
 from collections.abc import Sequence
 from fractions import Fraction
 
 from treaty.errors import PolicyError
 from treaty.privacy.accountant import composed_epsilon, delta_of, total_signal_to_noise
 from treaty.privacy.calibration import gaussian_mu
-from treaty.privacy.events import Event, GaussianEvent, SampledGaussianEvent, variance_field
+from treaty.privacy.events import (
+    Event,
+    GaussianEvent,
+    SampledGaussianEvent,
+    grouped,
+    variance_field,
+)
 from treaty.privacy.gaussian import gaussian_epsilon
 from treaty.privacy.ledger_entries import Capped, Envelope
 
@@ -35,6 +42,12 @@ def whole_envelope(cap: Capped, envelope: Envelope) -> GaussianEvent:
     )
 
 
+@functools.lru_cache(maxsize=64)
+def _epsilon(events: tuple[Event, ...], delta: float) -> float:
+    """Remember what a decision computes twice: before it is taken, and when it is recorded."""
+    return composed_epsilon(events, delta)
+
+
 def check_fits(
     cap: Capped, envelope_name: str, inside: Sequence[Event], everything: Sequence[Event]
 ) -> None:
@@ -50,11 +63,11 @@ def check_fits(
     if share is None:
         raise PolicyError(f"the cap has no envelope {envelope_name}", code="no-cap")
     limit = envelope_limit(cap, share)
-    whole = composed_epsilon(everything, delta)
+    whole = _epsilon(grouped(everything), delta)
     if any(isinstance(event, SampledGaussianEvent) for event in inside):
         allowed = gaussian_epsilon(limit, delta) * (1 - 1e-6)
         # The envelope holds a part of everything, so it may pass without a second run.
-        fits = whole <= allowed or composed_epsilon(inside, delta) <= allowed
+        fits = whole <= allowed or _epsilon(grouped(inside), delta) <= allowed
     else:
         fits = total_signal_to_noise(inside) <= limit
     if not fits:

@@ -69,7 +69,11 @@ def release(count: int = 1, permyriad: int = 100) -> GaussianEvent:
 
 
 def claim(rounds: int, envelope: str = TRAINING) -> Claim:
-    return Claim(TRAINING, envelope, (release(rounds),))
+    return Claim(TRAINING, (envelope,), release(rounds))
+
+
+def counting(rounds: int) -> Claim:
+    return Claim(TRAINING, ("statistics",), release(rounds, permyriad=10))
 
 
 class Ledger(MemoryLedger):
@@ -97,7 +101,7 @@ def pay(
     asked: dict[str, object] = {
         "plan": named("plan"),
         "partition": TRAINING,
-        "envelope": TRAINING,
+        "envelopes": (TRAINING,),
         "query": named(query),
         "model": named("model"),
         "cohort": named("all"),
@@ -180,7 +184,7 @@ def test_the_same_bytes_are_free_and_everything_else_is_a_charge_or_refused() ->
         {"event": gaussian_event(variance=1 << 66, sensitivity=1 << 30, count=1, sampling=1 << 50)},
         {"event": release(count=5)},
         {"plan": named("another")},
-        {"envelope": "statistics"},
+        {"envelopes": ("statistics",)},
         {"partition": HOLDOUT},
     ],
     ids=["less noise", "more noise", "rate", "number", "plan", "envelope", "partition"],
@@ -208,24 +212,49 @@ def test_a_plan_is_reserved_whole_or_not_at_all() -> None:
     ledger, keeper = opened()
     before = list(ledger.records)
     with pytest.raises(PolicyError) as caught:
-        keeper.reserve(named("plan"), [claim(3), claim(400, "statistics")])
+        keeper.reserve(named("plan"), [claim(3), counting(400)])
     assert caught.value.code == "budget" and ledger.records == before
-    keeper.reserve(named("plan"), [claim(3), claim(1, "statistics")])
+    keeper.reserve(named("plan"), [claim(3), counting(1)])
     count = keeper.head.count
-    keeper.reserve(named("plan"), [claim(3), claim(1, "statistics")])
+    keeper.reserve(named("plan"), [claim(3), counting(1)])
     assert keeper.head.count == count
     with pytest.raises(PolicyError) as caught:
         keeper.reserve(named("plan"), [claim(4)])
     assert caught.value.code == "plan-known"
 
 
+def test_a_claim_spills_over_into_the_next_envelope_and_is_charged_there() -> None:
+    """A plan that promises the whole cap needs training and reserve."""
+    _, keeper = opened()
+    # The cap is 51 releases of that kind: 41 in training, 7 in reserve.
+    keeper.reserve(named("plan"), [Claim(TRAINING, (TRAINING, "reserve"), release(45))])
+    asked = {key[2]: sum(one.asked.values()) for key, one in keeper.state.plans.items()}
+    assert asked == {TRAINING: 41, "reserve": 4}
+    for number in range(45):
+        pay(keeper, str(number), str(number), envelopes=(TRAINING, "reserve"))
+    assert spent(keeper) == 45
+    with pytest.raises(PolicyError):
+        pay(keeper, "46", "46", envelopes=(TRAINING, "reserve"))
+    keeper.reserve(named("plan"), [Claim(TRAINING, (TRAINING, "reserve"), release(45))])
+    with pytest.raises(PolicyError) as caught:
+        keeper.reserve(named("second"), [Claim(TRAINING, (TRAINING, "reserve"), release(4))])
+    assert caught.value.code == "budget"
+    keeper.reserve(named("third"), [Claim(TRAINING, (TRAINING, "reserve"), release(3))])
+
+
 def test_a_reservation_cut_off_in_the_middle_is_taken_up() -> None:
     ledger, keeper = opened()
-    keeper.reserve(named("plan"), [claim(3), claim(1, "statistics")])
+    keeper.reserve(named("plan"), [claim(3), counting(1)])
     torn = Ledger(ledger.records[:-1])
     keeper = BudgetKeeper(torn, DATASET)
-    keeper.reserve(named("plan"), [claim(3), claim(1, "statistics")])
+    keeper.reserve(named("plan"), [claim(3), counting(1)])
     assert torn.records == ledger.records
+    spilled, keeper = opened()
+    both = Claim(TRAINING, (TRAINING, "reserve"), release(45))
+    keeper.reserve(named("plan"), [both])
+    torn = Ledger(spilled.records[:-1])
+    BudgetKeeper(torn, DATASET).reserve(named("plan"), [both])
+    assert torn.records == spilled.records
 
 
 def test_a_second_study_over_the_cap_is_refused_until_the_first_gives_up() -> None:
