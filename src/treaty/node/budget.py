@@ -16,17 +16,15 @@ their causes are for the site's journal. Left to others: drawing the noise, the 
 and posting the head.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-
-import msgspec
 
 from treaty.errors import FormatError, PolicyError, ResourceError, UsageError, VerificationError
 from treaty.ids import Digest
 from treaty.node.dataset import RegisteredDataset
 from treaty.ports import Ledger
 from treaty.privacy.events import Event
-from treaty.privacy.ledger import LedgerState, Lock, replay
+from treaty.privacy.ledger import LedgerState, Lock, counts_of, replay
 from treaty.privacy.ledger_entries import (
     Action,
     Capped,
@@ -49,14 +47,11 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The most that a plan may charge for one kind of release over one partition.
-
-    It is taken from the first of `envelopes`, and from the next what that one cannot hold.
-    """
+    """The most that a plan may charge to one envelope of one partition."""
 
     partition: str
-    envelopes: tuple[str, ...]
-    event: PrivateEvent
+    envelope: str
+    events: tuple[PrivateEvent, ...]
 
 
 class BudgetKeeper:
@@ -163,18 +158,17 @@ class BudgetKeeper:
     def reserve(self, plan: Digest, claims: Iterable[Claim]) -> None:
         """Reserve the most that `plan` may ever charge: all claims, or none.
 
-        Each claim is for another kind of release. Repeating the same claims changes nothing. Raises
-        `PolicyError`: ``budget`` when charged, reserved and asked together pass an envelope or a
-        cap, ``plan-known`` for other claims than before, ``plan-closed``, ``no-cap``, or a lock's.
+        Repeating the same claims changes nothing. Raises `PolicyError`: ``budget`` when charged,
+        reserved and asked together pass envelope and reserve, or the cap; ``plan-known`` for other
+        claims than before, ``plan-closed``, ``no-cap``, or a lock's.
         """
-        wanted = tuple(claims)
+        wanted = tuple(
+            Reserved(plan=plan, partition=one.partition, envelope=one.envelope, events=one.events)
+            for one in claims
+        )
 
         def new(state: LedgerState) -> Sequence[Action]:
-            return [
-                entry
-                for one in wanted
-                for entry in spread(state, plan, one, _reserved(state, plan, one))
-            ]
+            return [one for one in wanted if not _is_reserved(state, one)]
 
         self._decide(new, "ledger-reserve")
 
@@ -183,7 +177,7 @@ class BudgetKeeper:
         *,
         plan: Digest,
         partition: str,
-        envelopes: Sequence[str],
+        envelope: str,
         query: Digest,
         model: Digest,
         cohort: Digest,
@@ -192,35 +186,23 @@ class BudgetKeeper:
     ) -> LedgerHead:
         """Pay for one noised vector and return the head to publish with it.
 
-        It is paid from the first of `envelopes` in which the plan has such a release left.
         `query` is the question asked without its number, `cohort` the digest of who takes part,
         `payload` that of the vector before masking. Call when noise is drawn and before the vector
         is masked, stored for sending or sent; on return the charge is durable. The same bytes for
         the same slot are paid already and cost nothing. Raises `PolicyError`: ``not-reserved``,
         ``slot-taken``, ``plan-closed`` or the lock's; then the vector must not leave.
         """
-        kind = msgspec.structs.replace(event, count=1)
-
-        def new(state: LedgerState) -> Sequence[Action]:
-            left = (
-                one
-                for one in envelopes
-                if (account := state.plans.get((plan, partition, one))) is not None
-                and account.left.get(kind, 0) >= event.count
-            )
-            asked = Charged(
-                plan=plan,
-                partition=partition,
-                envelope=next(left, envelopes[0]),
-                query=query,
-                model=model,
-                cohort=cohort,
-                payload=payload,
-                event=event,
-            )
-            return () if state.is_paid(asked) else (asked,)
-
-        return self._decide(new, "ledger-charge")
+        asked = Charged(
+            plan=plan,
+            partition=partition,
+            envelope=envelope,
+            query=query,
+            model=model,
+            cohort=cohort,
+            payload=payload,
+            event=event,
+        )
+        return self._decide(lambda state: () if state.is_paid(asked) else (asked,), "ledger-charge")
 
     def disclose(self, plan: Digest, partitions: Iterable[str], name: str) -> LedgerHead:
         """Record releases without noise over `partitions`, by name, and return the head.
@@ -371,44 +353,13 @@ class BudgetKeeper:
             )
 
 
-def spread(
-    state: LedgerState, plan: Digest, claim: Claim, known: Mapping[str, int]
-) -> list[Reserved]:
-    """Return the reservations that a claim still needs, each as large as its envelope can hold.
-
-    `known` says what each envelope has reserved of it before. The last envelope gets what is left:
-    whether it holds that is for the ledger's rules to say. Raises `PolicyError` ``plan-known`` when
-    what is reserved is not a part of the claim.
-    """
-    left, found = claim.event.count - sum(known.values()), []
-    for place, envelope in enumerate(claim.envelopes):
-        if left <= 0:
-            break
-        if envelope in known:
-            continue
-        last = place + 1 == len(claim.envelopes)
-        count = left if last else state.room(claim.partition, envelope, claim.event, left)
-        if count:
-            event = msgspec.structs.replace(claim.event, count=count)
-            found.append(
-                Reserved(plan=plan, partition=claim.partition, envelope=envelope, events=(event,))
-            )
-            left -= count
-    if left:
+def _is_reserved(state: LedgerState, asked: Reserved) -> bool:
+    """Say whether this very claim stands; refuse another one of the same plan."""
+    account = state.plans.get((asked.plan, asked.partition, asked.envelope))
+    if account is None:
+        return False
+    if dict(account.asked) != counts_of(asked.events):
         raise PolicyError("this plan has another reservation already", code="plan-known")
-    return found
-
-
-def _reserved(state: LedgerState, plan: Digest, claim: Claim) -> dict[str, int]:
-    """Return what each envelope has reserved of a claim; refuse for a plan that is closed.
-
-    All of it, or a first part where a process ended in between.
-    """
-    if any(not one.is_open for key, one in state.plans.items() if key[0] == plan):
+    if not account.is_open:
         raise PolicyError("the plan is closed: nothing more is charged to it", code="plan-closed")
-    kind = msgspec.structs.replace(claim.event, count=1)
-    return {
-        envelope: account.asked.get(kind, 0)
-        for envelope in claim.envelopes
-        if (account := state.plans.get((plan, claim.partition, envelope))) is not None
-    }
+    return True

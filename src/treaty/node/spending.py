@@ -48,13 +48,10 @@ PARTITIONS_OF: Mapping[QueryKind, tuple[str, ...]] = MappingProxyType(
 )
 """The partitions whose rows an exact sum of each kind discloses, where training is exact."""
 
-ENVELOPES_OF: Mapping[QueryKind, tuple[str, ...]] = MappingProxyType(
-    {
-        QueryKind.COUNT: ("statistics", "reserve"),
-        QueryKind.DESCENT: ("training", "reserve"),
-    }
+ENVELOPE_OF: Mapping[QueryKind, str] = MappingProxyType(
+    {QueryKind.COUNT: "statistics", QueryKind.DESCENT: "training"}
 )
-"""The envelopes from which a noised sum over training rows is paid, in this order."""
+"""The envelope from which a noised sum over training rows is paid."""
 
 
 class _Shown(Record, frozen=True):
@@ -108,8 +105,8 @@ class Spending:
         keeper.reserve(
             study.identity,
             [
-                Claim(TRAINING, ENVELOPES_OF[QueryKind.COUNT], count),
-                Claim(TRAINING, ENVELOPES_OF[QueryKind.DESCENT], sums),
+                Claim(TRAINING, ENVELOPE_OF[QueryKind.COUNT], (count,)),
+                Claim(TRAINING, ENVELOPE_OF[QueryKind.DESCENT], (sums,)),
             ],
         )
 
@@ -125,11 +122,11 @@ class Spending:
         An exact sum is recorded as not private over every partition whose rows it shows. Raises
         `PolicyError`: then the vector must not leave.
         """
-        envelopes = ENVELOPES_OF.get(query.kind)
-        keeper = self._keeper if envelopes is None else require_ledger(self._keeper)
+        envelope = ENVELOPE_OF.get(query.kind)
+        keeper = self._keeper if envelope is None else require_ledger(self._keeper)
         if keeper is None:
             return None
-        if envelopes is None:
+        if envelope is None:
             name = query.kind.artefact.value
             return keeper.disclose(study.identity, _disclosed_by(study, query.kind), name)
         count, sums = _events(study)
@@ -137,7 +134,7 @@ class Spending:
         return keeper.charge(
             plan=study.identity,
             partition=TRAINING,
-            envelopes=envelopes,
+            envelope=envelope,
             query=query.question,
             model=Digest(query.model),
             cohort=digest_of(list(record.participants)),

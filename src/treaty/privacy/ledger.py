@@ -21,8 +21,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-import msgspec
-
 from treaty.crypto.canonical import decode, digest_of, encode
 from treaty.errors import PolicyError, UsageError, VerificationError
 from treaty.ids import Digest
@@ -43,9 +41,7 @@ from treaty.privacy.ledger_entries import (
     Entry,
     LedgerHead,
     Opened,
-    PrivateEvent,
     Rebased,
-    Reserved,
 )
 from treaty.privacy.ledger_fold import (
     Counts,
@@ -188,35 +184,6 @@ class LedgerState:
             for event in events_of(account.left)
         ]
         return list(grouped(left))
-
-    def room(self, partition: str, envelope: str, event: PrivateEvent, most: int) -> int:
-        """Return how many releases like `event`, at most `most`, an envelope can still hold.
-
-        0 where not one more fits, or the partition has no such envelope.
-        """
-
-        def holds(count: int) -> bool:
-            asked = Reserved(
-                plan=GENESIS,
-                partition=partition,
-                envelope=envelope,
-                events=(msgspec.structs.replace(event, count=count),),
-            )
-            try:
-                self.append(asked)
-            except PolicyError as refusal:
-                if refusal.code in ("budget", "no-cap"):
-                    return False
-                raise
-            return True
-
-        if holds(most):
-            return most
-        low, high = 0, most
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if holds(middle) else (low, middle)
-        return low
 
     def epsilon(self, partition: str) -> float:
         """Return epsilon of all charges to a capped partition, rounded up; may be infinite.

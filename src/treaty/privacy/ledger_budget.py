@@ -5,7 +5,8 @@ allowed towards less, so a plan that fits here fits in exact arithmetic.
 """
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from treaty.errors import PolicyError
@@ -19,7 +20,7 @@ from treaty.privacy.events import (
     variance_field,
 )
 from treaty.privacy.gaussian import gaussian_epsilon
-from treaty.privacy.ledger_entries import Capped, Envelope
+from treaty.privacy.ledger_entries import RESERVE, Capped, Envelope
 
 __all__ = ["check_fits", "envelope_limit", "whole_envelope"]
 
@@ -48,36 +49,47 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> float:
     return composed_epsilon(events, delta)
 
 
-def check_fits(
-    cap: Capped, envelope_name: str, inside: Sequence[Event], everything: Sequence[Event]
-) -> None:
+def check_fits(cap: Capped, envelope_name: str, inside: Mapping[str, Sequence[Event]]) -> None:
     """Refuse with `PolicyError` ``budget`` unless both hold:
 
-    1. `inside`, all of the envelope's charges, reservations and the new plan, fit the
-       envelope: in mu squared where nothing is sampled, else as epsilon;
-    2. `everything` of the partition fits the cap, because envelopes that fit one by one need
+    1. `inside`, every envelope's charges, reservations and the new plan, fits the envelopes: what
+       an envelope holds beyond its own share is taken from the reserve, as far as that goes;
+    2. all of the partition fits the cap in epsilon, because envelopes that fit one by one need
        not fit together once something is sampled.
+
+    Sizes are mu squared; sampled events count as the Gaussian plan of the same epsilon. An envelope
+    of an earlier cap that this cap no longer has counts in full.
     """
     delta = delta_of(cap.delta_inverse)
-    share = next((item for item in cap.envelopes if item.name == envelope_name), None)
-    if share is None:
+    limits = {one.name: envelope_limit(cap, one) for one in cap.envelopes}
+    if envelope_name not in limits:
         raise PolicyError(f"the cap has no envelope {envelope_name}", code="no-cap")
-    limit = envelope_limit(cap, share)
-    whole = _epsilon(grouped(everything), delta)
-    if any(isinstance(event, SampledGaussianEvent) for event in inside):
-        allowed = gaussian_epsilon(limit, delta) * (1 - 1e-6)
-        # The envelope holds a part of everything, so it may pass without a second run.
-        fits = whole <= allowed or _epsilon(grouped(inside), delta) <= allowed
-    else:
-        fits = total_signal_to_noise(inside) <= limit
-    if not fits:
+    beyond = Fraction(0)
+    for name, events in inside.items():
+        limit = Fraction(0) if name == RESERVE else limits.get(name, Fraction(0))
+        beyond += max(Fraction(0), _size(events, delta, limit) - limit)
+    if beyond > limits.get(RESERVE, Fraction(0)):
         raise PolicyError(
-            f"the envelope {share.name} of {cap.partition} does not hold this plan: "
-            "use more noise or fewer rounds",
+            f"the envelope {envelope_name} of {cap.partition} does not hold this plan, nor does "
+            "the reserve: use more noise or fewer rounds",
             code="budget",
         )
+    whole = _epsilon(grouped([one for events in inside.values() for one in events]), delta)
     if whole * 1e6 > cap.epsilon_micro:
         raise PolicyError(
             f"the cap of {cap.partition} does not hold this plan: use more noise or fewer rounds",
             code="budget",
         )
+
+
+def _size(events: Sequence[Event], delta: float, limit: Fraction) -> Fraction:
+    """Return mu squared of `events`, rounded up; `limit` or less for what certainly fits it."""
+    if not any(isinstance(event, SampledGaussianEvent) for event in events):
+        return total_signal_to_noise(events)
+    epsilon = _epsilon(grouped(events), delta)
+    if limit > 0 and epsilon <= gaussian_epsilon(limit, delta) * (1 - 1e-6):
+        return limit
+    if not math.isfinite(epsilon) or epsilon <= 0.0:
+        raise PolicyError("the plan has no finite epsilon: use more noise", code="budget")
+    mu = Fraction(gaussian_mu(epsilon * (1 + 1e-6), delta)) * (1 + Fraction(1, 10**9))
+    return mu * mu

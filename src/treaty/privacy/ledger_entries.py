@@ -19,6 +19,7 @@ __all__ = [
     "HOLDOUT",
     "LOST",
     "PARTITIONS",
+    "RESERVE",
     "TRAINING",
     "Action",
     "AssumedSpend",
@@ -45,6 +46,9 @@ TRAINING = "training"
 HOLDOUT = "holdout"
 PARTITIONS = (TRAINING, HOLDOUT)
 """The person-disjoint partitions of a data set."""
+
+RESERVE = "reserve"
+"""The envelope that holds what others cannot."""
 
 LOST = "lost-ledger"
 """The release that stands for whatever a lost ledger held about a partition without a cap."""
@@ -77,7 +81,7 @@ class Envelope(Record, frozen=True):
 DEFAULT_ENVELOPES = (
     Envelope(name="training", per_mille=800),
     Envelope(name="statistics", per_mille=50),
-    Envelope(name="reserve", per_mille=150),
+    Envelope(name=RESERVE, per_mille=150),
 )
 """Default split of the training partition; the holdout has its own cap."""
 

@@ -255,19 +255,14 @@ class Fold:
 
     def _check_budget(self, cap: Capped, asked: PlanAccount) -> None:
         """Refuse when charged, reserved and asked together pass the envelope or the cap."""
-        inside: list[Event] = []
-        everything: list[Event] = []
+        inside: dict[str, list[Event]] = {one.name: [] for one in cap.envelopes}
         for account in (*self._plans.values(), asked):
             if account.partition == cap.partition:
-                events = events_of(account.left)
-                everything += events
-                inside += events if account.envelope == asked.envelope else []
+                inside.setdefault(account.envelope, []).extend(events_of(account.left))
         for (partition, envelope), counts in self._spend.items():
             if partition == cap.partition:
-                events = events_of(counts)
-                everything += events
-                inside += events if envelope == asked.envelope else []
-        check_fits(cap, asked.envelope, inside, everything)
+                inside.setdefault(envelope, []).extend(events_of(counts))
+        check_fits(cap, asked.envelope, inside)
 
 
 def slot_of(charge: Charged) -> Slot:

@@ -64,7 +64,7 @@ def test_a_registered_data_set_is_shown_with_what_it_may_spend(
     )
     event = GaussianEvent(variance=f"{1 << 66:x}", sensitivity=1 << 30, count=3)
     keeper.cap(digest, (cap,))
-    keeper.reserve(digest, [Claim(TRAINING, (TRAINING,), event)])
+    keeper.reserve(digest, [Claim(TRAINING, TRAINING, (event,))])
     keeper.disclose(digest, ("holdout",), "evaluation-histogram")
     keeper.release()
     (shown,) = json.loads(treaty("budget", "show", "--dir", site, "--format", "json").out)
