@@ -20,6 +20,7 @@ from treaty.models.specification import LogisticRegression
 from treaty.node.coordinator import Coordinator
 from treaty.node.participant import Participant, ParticipantKeys
 from treaty.ports import Clock, DataSource, Trainer
+from treaty.registration import open_budget
 from treaty.simulation.federation import COORDINATOR, Federation, SiteFilesToWrite
 from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
 from treaty.studies.plan import AggregationSettings, EvaluationSettings, Plan
@@ -174,6 +175,7 @@ class SmallFederation(Federation):
             policy=self._policies.get(name, read_policy(place)),
             # The same list each time: what a test adds to it counts from the next look on.
             consents=lambda: tuple(self._consents.get(name, ())),
+            budget=open_budget(place, ledger=self._ledger(name) if self._in_memory else None),
         )
 
     def journal_of(self, name: str) -> str:

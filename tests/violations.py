@@ -825,6 +825,9 @@ def the_same_question_over_one_member_less(forge: Forge, choose: Random) -> Forg
     forge = forge.saying(again)
     left_out = choose.choice(SITES)
     survivors = []
+    ledgers = {
+        one.author: one for one in (forge.said(at, MaskedInput) for at in forge.places(MaskedInput))
+    }
     for name in SITES:
         if name == left_out:
             continue
@@ -835,6 +838,8 @@ def the_same_question_over_one_member_less(forge: Forge, choose: Random) -> Forg
             length=again.length,
             root=choose.randbytes(32).hex(),
             blob=choose.randbytes(32).hex(),
+            ledger=ledgers[name].ledger,
+            ledger_count=ledgers[name].ledger_count,
         )
         forge = forge.saying(header)
         survivors.append(Survivor(member=name, header=sha256(forge.entries[-1]), root=header.root))

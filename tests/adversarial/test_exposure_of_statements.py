@@ -118,6 +118,7 @@ ROWS = (
     (Artefact.PROTOCOL_KEY, Form.PLAIN),
     (Artefact.COMMITMENT, Form.DIGEST),
     (Artefact.IDENTIFIER, Form.PLAIN),
+    (Artefact.LOG_POSITION, Form.PLAIN),
     (Artefact.MASKED_INPUT, Form.MASKED),
     (Artefact.SECRET_SHARE, Form.PLAIN),
     (Artefact.SITE_METRIC, Form.EXACT),

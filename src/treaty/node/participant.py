@@ -73,11 +73,10 @@ class Participant:
     `code` is the digest of the training code that is installed here: a plan that names another is
     refused. Without it the site trusts whoever runs it to have compared. `assessments` are the
     signed records that count where the policy asks for one. `consents` returns the officer's signed
-    decisions on plans as they are now. `spread` shares the bulk work of
-    masking out to threads (`treaty.aggregation.masking`).
-    refused. Without it the site trusts whoever runs it to have compared. `budget` keeps the ledger
-    of the registered data set, where the site has one; `rebase` is the officer's statement on its
-    loss, which is sent until it stands in the log.
+    decisions on plans as they are now. `budget` keeps the ledger of the registered data set, where
+    the site has one; `rebase` is the officer's statement on its loss, which is sent until it stands
+    in the log. `spread` shares the bulk work of masking out to threads
+    (`treaty.aggregation.masking`).
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Whether a plan fits: envelopes in mu squared, caps in epsilon.
 
-Guarantees (docs/spec/privacy.md, 7.3): what is asked is rounded towards more loss and what is
-allowed towards less, so a plan that fits here fits in exact arithmetic.
+Guarantees (docs/spec/privacy.md, 7.3): all that is charged and reserved of a partition has an
+epsilon, rounded up, of at most its cap. Envelopes divide the cap, to a billionth.
 """
 
 import functools
@@ -26,10 +26,13 @@ __all__ = ["check_fits", "envelope_limit", "whole_envelope"]
 
 
 def envelope_limit(cap: Capped, envelope: Envelope) -> Fraction:
-    """Return an envelope's share of the cap as mu squared, rounded down."""
-    epsilon = cap.epsilon_micro / 1e6 * (1 - 1e-12)
-    mu = Fraction(gaussian_mu(epsilon, delta_of(cap.delta_inverse)))
-    return mu * mu * envelope.per_mille / 1000
+    """Return an envelope's share of the cap as mu squared, up to a billionth more.
+
+    Envelopes divide a cap; what may be spent at all is compared with the cap in epsilon. So a plan
+    that promises the whole cap is not refused for the last digit.
+    """
+    mu = Fraction(gaussian_mu(cap.epsilon_micro / 1e6, delta_of(cap.delta_inverse)))
+    return mu * mu * envelope.per_mille / 1000 * (1 + Fraction(1, 1 << 30))
 
 
 def whole_envelope(cap: Capped, envelope: Envelope) -> GaussianEvent:
