@@ -273,12 +273,21 @@ class Rig:
                 lambda name=name: proposal in self.state(name).proposals,  # type: ignore[misc]  # bound now
                 f"the proposal does not reach {name}",
             )
-            if not self.state(name).proposals[proposal].proposal.settled:  # type: ignore[index]  # a digest
+            if self._settled(name, proposal):
+                continue
+            try:
                 treaty("proposal", "vote", proposal, "approve", "--dir", self.place(name))
+            except AssertionError:
+                # The others' votes may have settled it between the look and the vote.
+                if not self._settled(name, proposal):
+                    raise
         self.until(
             lambda: self.state(HUB).proposals[proposal].proposal.settled,  # type: ignore[index]  # a digest
             "the vote does not end",
         )
+
+    def _settled(self, name: str, proposal: str) -> bool:
+        return bool(self.state(name).proposals[proposal].proposal.settled)  # type: ignore[index]  # a digest
 
     def finished(self, plan: str) -> bool:
         """Say whether the study is over in the coordinator's log."""

@@ -245,13 +245,17 @@ def site_approve(
     plan: Annotated[str, typer.Argument(help="The beginning of the plan's digest.")],
     directory: SiteOption = SITE_DIR,
     key: KeyOption = None,
+    withdraw: Annotated[
+        bool, typer.Option("--withdraw", help="Take consent back, from the next contribution on.")
+    ] = False,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """Approve a plan at this site, where its policy does not do so by itself."""
+    """Sign this site's consent to a plan and its code, where the policy asks for it."""
     from treaty.cli.network_files import desk
 
-    found = desk(directory, key).approve(plan)
-    emit(form, {"plan": found}, [f"approved at this site: {found}"])
+    found = desk(directory, key).consent(plan, withdraw=withdraw)
+    word = "withdrawn" if withdraw else "approved"
+    emit(form, {"decision": word, "plan": found}, [f"{word} at this site: {found}"])
 
 
 # --- decisions ------------------------------------------------------------------------------------

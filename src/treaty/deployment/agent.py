@@ -171,6 +171,7 @@ class SiteProcess:
             anchor=anchor,
             engine=engine,
             storage=storage,
+            confined=True,
         )
 
     def _connect(self) -> JetStreamEngine:

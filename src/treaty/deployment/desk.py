@@ -8,11 +8,13 @@ said here and not by a refusal elsewhere. The log has the last word. The key may
 from pathlib import Path
 
 from treaty.contracts.schema import Contract, contract_bytes, contract_digest
+from treaty.crypto import canonical, envelope
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey, decode_key_file
 from treaty.deployment.outbox import Outbox
 from treaty.deployment.places import Party, load_party
 from treaty.errors import FormatError, PolicyError, ResourceError, UsageError
+from treaty.governance.consents import Consent, sign_consent
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import Consortium, ProposalRecord
@@ -20,7 +22,15 @@ from treaty.protocol.messages import BallotCast, ProposalOpened
 from treaty.protocol.statements import seal_statement
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import Plan, plan_bytes, plan_digest
-from treaty.wiring import load_key, read_private_file
+from treaty.wiring import (
+    CONSENTS,
+    code_digest,
+    load_key,
+    make_directory,
+    read_consents,
+    read_private_file,
+    write_new_file,
+)
 
 __all__ = ["Desk"]
 
@@ -31,6 +41,7 @@ class Desk:
     """The desk of the member in `directory`, whose log says `state`."""
 
     def __init__(self, directory: Path, state: Consortium, key: Path | None = None) -> None:
+        self._directory = directory
         self._party = _member(directory)
         self._state = state
         self._outbox = Outbox(directory)
@@ -96,8 +107,12 @@ class Desk:
         )
         return self._outbox.put(seal_statement(ballot, self._key))
 
-    def approve(self, beginning: str) -> Digest:
-        """Approve a plan at this site: its policy alone would not have it run."""
+    def consent(self, beginning: str, *, withdraw: bool = False) -> Digest:
+        """Sign the officer's yes to a plan and the code that is installed here, or take it back.
+
+        The record lies at the site and is never sent; a running site reads it before every
+        contribution (docs/spec/sandbox.md, section 4).
+        """
         known = {plan for plan in self._state.studies if plan.startswith(beginning)}
         known |= {
             record.proposal.subject
@@ -109,9 +124,30 @@ class Desk:
             raise UsageError(
                 f"{len(known)} plans begin with {beginning!r}: give 4 digits or more of one"
             )
-        plan = known.pop()
-        self._outbox.approve(Digest(plan))
-        return Digest(plan)
+        plan = Digest(known.pop())
+        number = 1 + max((one.number for one in self._consents(plan)), default=0)
+        record = Consent(
+            site=self._party.name,
+            plan=plan,
+            code=code_digest(),
+            decision="withdraw" if withdraw else "approve",
+            number=number,
+        )
+        place = self._directory / CONSENTS
+        make_directory(place)
+        write_new_file(place / f"{plan[:16]}-{number}.json", sign_consent(record, self._key))
+        return plan
+
+    def _consents(self, plan: Digest) -> list[Consent]:
+        found = []
+        for data in read_consents(self._directory):
+            try:
+                found.append(canonical.decode(envelope.parse(data).payload, Consent))
+            except FormatError as error:
+                raise UsageError(
+                    f"a record in {CONSENTS}/ does not parse ({error}): remove it first"
+                ) from error
+        return [one for one in found if one.plan == plan]
 
     def _propose(
         self,

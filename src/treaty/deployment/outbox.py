@@ -2,7 +2,7 @@
 
 A command signs and writes one file; the process, now or when it is started, submits it until it
 stands in the log, then removes the file. So a command needs no connection, and what it wrote
-survives every crash. An approval of a plan is local and is never sent.
+survives every crash.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from treaty.crypto import canonical, envelope
-from treaty.crypto.canonical import DigestField, Record, sha256
+from treaty.crypto.canonical import Record, sha256
 from treaty.deployment.places import read_record
 from treaty.ids import Digest
 from treaty.node.participant import Participant
@@ -20,12 +20,11 @@ __all__ = ["Outbox", "Outgoing"]
 
 
 class Outgoing(Record):
-    """A signed statement with its documents, all in base64; or the plan that is approved."""
+    """A signed statement with its documents, all in base64."""
 
     format: Literal["treaty.outgoing/v1"] = "treaty.outgoing/v1"
-    statement: str = ""
+    statement: str
     documents: tuple[str, ...] = ()
-    approve: DigestField | None = None
 
 
 class Outbox:
@@ -43,10 +42,6 @@ class Outbox:
         )
         return self._write(sha256(statement), record)
 
-    def approve(self, plan: Digest) -> None:
-        """Leave the officer's approval of a plan."""
-        self._write(Digest(f"approve-{plan}"), Outgoing(approve=plan))
-
     def waiting(self) -> tuple[str, ...]:
         """Return the names of what was not taken into the log yet."""
         return tuple(path.stem for path in self._files())
@@ -62,10 +57,6 @@ class Outbox:
                     del self._submitted[path]
                 continue
             found = read_record(path, Outgoing)
-            if found.approve is not None:
-                node.approve_plan(Digest(found.approve))
-                path.unlink()
-                continue
             statement = envelope.decode_base64(found.statement)
             if node.holds(statement):
                 # It was logged before this process came to remove it.

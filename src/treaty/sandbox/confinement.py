@@ -20,10 +20,17 @@ from pathlib import Path
 
 from treaty.errors import PolicyError, ResourceError, UsageError
 
-__all__ = ["CODE_PLACE", "Confinement", "Limits", "available", "chosen", "command"]
+__all__ = ["CODE_PLACE", "Confinement", "Limits", "available", "chosen", "command", "environment"]
 
 CODE_PLACE = "/code"
 _PROBE_S = 10
+_COMPUTING = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+    "OPENBLAS_NUM_THREADS",
+)
+"""Variables that choose kernels and threads: without them the same task may give other bits."""
 
 _LIMITER = (
     "import os, resource, sys\n"
@@ -122,6 +129,12 @@ def command(
     return (*limited, *_wrapped(program, code, limits), *_python(CODE_PLACE, statement))
 
 
+def environment() -> dict[str, str]:
+    """Return all that foreign code learns of this process' environment: how to compute."""
+    kept = {name: os.environ[name] for name in _COMPUTING if name in os.environ}
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"} | kept
+
+
 def _python(code: str, statement: str) -> tuple[str, ...]:
     start = f"import sys; sys.path.insert(0, {code!r}); sys.dont_write_bytecode = True\n"
     return (sys.executable, "-I", "-B", "-c", start + statement)
@@ -131,12 +144,10 @@ def _wrapped(program: str, code: Path | None, limits: Limits) -> tuple[str, ...]
     """Return bubblewrap's words: an empty world, with the interpreter and the code read only."""
     words = [
         program, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
-        "--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "LANG", "C.UTF-8",
-        "--setenv", "HOME", "/tmp",
+        "--clearenv", "--setenv", "HOME", "/tmp",
     ]  # fmt: skip
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE"):
-        if name in os.environ:
-            words += ["--setenv", name, os.environ[name]]
+    for name, value in environment().items():
+        words += ["--setenv", name, value]
     for place in _system_places():
         words += ["--ro-bind", place, place]
     for link in ("/bin", "/lib", "/lib64", "/sbin"):

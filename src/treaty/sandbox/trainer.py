@@ -28,7 +28,7 @@ from treaty.aggregation.tensors import NamedTensors
 from treaty.errors import FormatError, ResourceError
 from treaty.models.specification import ModelSpecification
 from treaty.models.task import FailureCode, GradientPart, TrainerFailure, TrainingTask
-from treaty.sandbox.confinement import Confinement, Limits, command
+from treaty.sandbox.confinement import Confinement, Limits, command, environment
 from treaty.sandbox.package import write_copy
 from treaty.sandbox.wire import (
     LENGTH_BYTES,
@@ -168,7 +168,7 @@ class ConfinedTrainer:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                env=environment(),
                 cwd=self._directory.name,
             )
         except OSError as error:
