@@ -20,6 +20,7 @@ MODULES = [
         PROTOCOL / f"{name}.py"
         for name in (
             "consortium",
+            "differencing",
             "gate",
             "machine",
             "membership",
@@ -77,6 +78,6 @@ def test_every_code_of_secure_aggregation_stands_on_its_page(path: Path) -> None
 
 def test_the_search_finds_codes() -> None:
     assert {"slot-used", "locked-set"} <= codes_of(PROTOCOL / "secagg_member.py")
-    assert "locked-set" in codes_of(PROTOCOL / "study.py")
+    assert "locked-set" in codes_of(PROTOCOL / "differencing.py")
     assert {"equivocation", "replayed"} <= codes_of(PROTOCOL / "secure_round.py") | {"equivocation"}
     assert "least-support" in codes_of(STUDIES / "lint.py")
