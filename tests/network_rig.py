@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,13 +45,19 @@ max_rounds = 1000
 """
 
 
-def treaty(*words: str | Path, code: int = 0) -> str:
-    """Run one command in this process; return what it printed, and see its exit code."""
+def attempt(*words: str | Path) -> tuple[int, str]:
+    """Run one command in this process; return its exit code, and what it printed or complained."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         found = run([str(word) for word in words])
-    assert found == code, f"treaty {' '.join(map(str, words))}: exit {found}\n{err.getvalue()}"
-    return out.getvalue() if code == 0 else err.getvalue()
+    return found, out.getvalue() if found == 0 else out.getvalue() + err.getvalue()
+
+
+def treaty(*words: str | Path, code: int = 0) -> str:
+    """Run one command in this process; return what it printed, and see its exit code."""
+    found, said = attempt(*words)
+    assert found == code, f"treaty {' '.join(map(str, words))}: exit {found}\n{said}"
+    return said
 
 
 def asked(*words: str | Path) -> dict[str, object]:
@@ -90,6 +97,8 @@ class Rig:
     children: dict[str, Child] = field(default_factory=dict)
     anchor: str = ""
     port: int = field(default_factory=free_port)
+    watch: Callable[[], None] = field(default=lambda: None)
+    """Called whenever the rig waits: for what happens meanwhile."""
     _folded: dict[str, tuple[int, Consortium]] = field(default_factory=dict)
 
     def place(self, name: str) -> Path:
@@ -135,7 +144,7 @@ class Rig:
     def start(self, name: str, **variables: str) -> Child:
         """Start a party's process."""
         words = ["coordinator", "up"] if name == HUB else ["site", "up", "--anchor", self.anchor]
-        output = self.root / f"{name}.out"
+        output = self.output(name)
         kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
         with output.open("ab") as file:
             process = subprocess.Popen(
@@ -147,6 +156,27 @@ class Rig:
             )
         self.children[name] = Child(process, output)
         return self.children[name]
+
+    def found(self) -> None:
+        """Prepare everything, let the members found the consortium, and end all processes."""
+        self.prepare()
+        self.start_all()
+        try:
+            self.until(self.founded, "the consortium is not founded")
+        finally:
+            self.stop()
+
+    def copy(self, root: Path) -> "Rig":
+        """Return a copy of this consortium, whose processes have ended, in another place."""
+        shutil.copytree(self.root, root)
+        made = Rig(root, self.sites, self.automatic, anchor=self.anchor, port=self.port)
+        for name in (HUB, *self.sites):
+            made.output(name).unlink(missing_ok=True)
+        return made
+
+    def output(self, name: str) -> Path:
+        """Return the file of what a party prints."""
+        return self.root / f"{name}.out"
 
     def start_all(self) -> None:
         """Start the coordinator and every site."""
@@ -208,6 +238,7 @@ class Rig:
         """Wait for `condition`; fail with what the parties said when it does not come."""
         end = time.monotonic() + seconds
         while not condition():
+            self.watch()
             if time.monotonic() > end:
                 raise AssertionError(f"{what}: not within {seconds} s\n{self.words()}")
             time.sleep(pause)
@@ -273,21 +304,13 @@ class Rig:
                 lambda name=name: proposal in self.state(name).proposals,  # type: ignore[misc]  # bound now
                 f"the proposal does not reach {name}",
             )
-            if self._settled(name, proposal):
-                continue
-            try:
-                treaty("proposal", "vote", proposal, "approve", "--dir", self.place(name))
-            except AssertionError:
-                # The others' votes may have settled it between the look and the vote.
-                if not self._settled(name, proposal):
-                    raise
+            code, said = attempt("proposal", "vote", proposal, "approve", "--dir", self.place(name))
+            # Enough others may have voted meanwhile.
+            assert code == 0 or "no vote counts now" in said, said
         self.until(
             lambda: self.state(HUB).proposals[proposal].proposal.settled,  # type: ignore[index]  # a digest
             "the vote does not end",
         )
-
-    def _settled(self, name: str, proposal: str) -> bool:
-        return bool(self.state(name).proposals[proposal].proposal.settled)  # type: ignore[index]  # a digest
 
     def finished(self, plan: str) -> bool:
         """Say whether the study is over in the coordinator's log."""

@@ -25,7 +25,7 @@ pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
 from tests.network_rig import HUB, Rig, asked, treaty
 
-pytestmark = pytest.mark.nats
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
 
 MODEL = LogisticRegression(site_intercepts=True)
 

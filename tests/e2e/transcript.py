@@ -21,7 +21,7 @@ from pathlib import Path
 
 from treaty.cli.main import run
 
-__all__ = ["Step", "Transcript", "parse", "play"]
+__all__ = ["Step", "Transcript", "matches", "parse", "play"]
 
 _FILE = re.compile(r"-- (\S+) --\Z")
 _MARK = re.compile(r"\[\.\.\]|<([a-z][a-z0-9-]*)>")
@@ -74,16 +74,19 @@ def parse(text: str) -> Transcript:
     )
 
 
-def play(transcript: Transcript, folder: Path) -> None:
-    """Run every step in `folder`; fail with the first that prints something else."""
+def play(transcript: Transcript, folder: Path, known: dict[str, str] | None = None) -> None:
+    """Run every step in `folder`; fail with the first that prints something else.
+
+    `known` holds the words remembered so far, and gets the new ones.
+    """
     for name, text in transcript.files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    known: dict[str, str] = {}
+    known = {} if known is None else known
     with contextlib.chdir(folder):
         for step in transcript.steps:
             command = _MARK.sub(lambda found: known.get(found[1] or "", found[0]), step.command)
             printed = _perform(shlex.split(command))
-            assert _matches(list(step.expected), printed, known), (
+            assert matches(list(step.expected), printed, known), (
                 f"line {step.line}: $ {command}\nprinted:\n" + "\n".join(printed)
             )
 
@@ -114,20 +117,20 @@ def _captured(arguments: list[str]) -> Iterator[str]:
         yield f"[exit {code}]"
 
 
-def _matches(expected: list[str], printed: list[str], known: dict[str, str]) -> bool:
+def matches(expected: list[str], printed: list[str], known: dict[str, str]) -> bool:
     """Match line by line; new words enter `known` only when everything matches."""
     if not expected:
         return not printed
     first, rest = expected[0], expected[1:]
     if first == "...":
-        return any(_matches(rest, printed[skip:], known) for skip in range(len(printed) + 1))
+        return any(matches(rest, printed[skip:], known) for skip in range(len(printed) + 1))
     if not printed:
         return False
     words = _match_line(first, printed[0], known)
     if words is None:
         return False
     learnt = known | words
-    if not _matches(rest, printed[1:], learnt):
+    if not matches(rest, printed[1:], learnt):
         return False
     known |= learnt
     return True

@@ -42,6 +42,7 @@ __all__ = ["Incoming", "Link", "LinkSettings"]
 
 CONNECT_S = 5
 CLOSE_S = 0.3
+LOOK_S = 1.0
 FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 1.0
 PENDING_BYTES = 64 << 20
@@ -276,7 +277,10 @@ class Link:
             self._cause = ResourceError(f"the connection to {self._settings.url} was lost")
             self.connections += 1
             self._up.set()
-            await lost.wait()
+            while not lost.is_set() and not self._client.is_closed:
+                # The library does not call back for every way in which a connection ends.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(lost.wait(), LOOK_S)
             self._up.clear()
             self._down_since = asyncio.get_running_loop().time()
             if not self._closing:

@@ -33,7 +33,7 @@ from treaty.node.intake import (
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
 from treaty.node.phase_clock import SINCE_KEY, PhaseClock
-from treaty.node.reminders import Reminders
+from treaty.node.reminders import ASK_AGAIN_MS, Reminders
 from treaty.node.rounds import RoundDriver
 from treaty.node.spooling import Spool
 from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore, Journal
@@ -42,15 +42,12 @@ from treaty.protocol.frames import Feed, Post, decode_post, encode_frame
 from treaty.protocol.messages import ProposalOpened
 from treaty.protocol.secagg_messages import MaskedInput, Reveal
 from treaty.protocol.statements import Body, Parsed, Predicate, Verified, peek, seal_statement
+from treaty.protocol.waiting import awaited_in_study
 
 __all__ = ["Coordinator", "CoordinatorKeys"]
 
-
 KEPT_BODIES = 1024
 """Parsed statements kept at hand, newest; members that lag further have them parsed again."""
-
-ASK_AGAIN_MS = 15_000
-"""After how long a restarted coordinator asks those again who have not said their log's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +202,7 @@ class Coordinator:
     # --- living in time -----------------------------------------------------------------------
 
     def remind(self) -> bool:
-        """Send again what may have been lost, and give nothing up; say whether anything was sent.
-
-        A member is fed at once when it stands elsewhere than the last feed left it, and otherwise
-        after a pause that doubles: what was sent waits for it at the engine.
-        """
+        """Send again what may be lost (`Reminders`), give nothing up; say whether anything was."""
         now = self._clock.now()
         if not self._is_current():
             if self._outdated or (self._asked_sizes and now < self._ask_again_at):
@@ -230,6 +223,14 @@ class Coordinator:
         for member in lagging:
             self._feed(member)
         return bool(lagging)
+
+    def expects_more(self) -> bool:
+        """Say whether some members have said what the present phase asks, and others not yet."""
+        running = self._state.running
+        waits = None if running is None else awaited_in_study(running)
+        if not self._pending or waits is None:
+            return False
+        return not set(waits.parties) <= {self.name, *(one.sender for one in self._pending)}
 
     def expire(self) -> bool:
         """Let the present phase go on without those who are late; say whether anything followed."""

@@ -223,6 +223,10 @@ class Participant:
         """A member has no deadlines of its own."""
         return False
 
+    def expects_more(self) -> bool:
+        """A member answers each feed by itself."""
+        return False
+
     def unlogged(self) -> frozenset[Digest]:
         """Return the officer's statements that were submitted and do not stand in the log."""
         return frozenset(self._submitted)

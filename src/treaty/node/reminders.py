@@ -6,7 +6,10 @@ once when the member stands elsewhere than the last feed left it, else after a p
 
 from treaty.ids import MemberId, Timestamp
 
-__all__ = ["Reminders"]
+__all__ = ["ASK_AGAIN_MS", "Reminders"]
+
+ASK_AGAIN_MS = 15_000
+"""After how long a restarted coordinator asks those again who have not said their log's size."""
 
 FIRST_MS = 15_000
 LONGEST_MS = 15 * 60_000

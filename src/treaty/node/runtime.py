@@ -12,9 +12,9 @@ from typing import Protocol
 
 from treaty.errors import PeerError, PolicyError, code_of
 from treaty.ids import MemberId
-from treaty.ports import Engine, Journal
+from treaty.ports import Delivery, Engine, Journal
 
-__all__ = ["Node", "deliver", "run"]
+__all__ = ["Node", "deliver", "handle", "run"]
 
 
 class Node(Protocol):
@@ -42,16 +42,21 @@ class Node(Protocol):
         """React to the passing of a deadline; say whether anything was done."""
 
 
+def handle(node: Node, delivery: Delivery) -> None:
+    """Let `node` react to one frame; a refusal is noted. Left to do are `flush`, then `ack`."""
+    try:
+        node.handle(delivery.sender, delivery.frame)
+    except (PeerError, PolicyError) as refusal:
+        # A refusal changes nothing; the reason stays with the party.
+        node.journal.note(f"refused.{code_of(refusal)}", str(refusal))
+
+
 def deliver(node: Node) -> bool:
     """Deliver every waiting frame of `node`; say whether there was one."""
     moved = False
     while (delivery := node.engine.receive()) is not None:
         moved = True
-        try:
-            node.handle(delivery.sender, delivery.frame)
-        except (PeerError, PolicyError) as refusal:
-            # A refusal changes nothing; the reason stays with the party.
-            node.journal.note(f"refused.{code_of(refusal)}", str(refusal))
+        handle(node, delivery)
         delivery.ack()
     return node.flush() or moved
 

