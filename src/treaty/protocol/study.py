@@ -43,18 +43,13 @@ from treaty.protocol.secagg_messages import (
     SumsAudited,
     SurvivorsSealed,
 )
-from treaty.protocol.secure_round import (
-    EpochPhase,
-    EpochRecord,
-    RoundPhase,
-    RoundRecord,
-)
+from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
 from treaty.protocol.statements import Body, Verified, of_kind
 from treaty.studies.plan import Plan, plan_digest
 from treaty.studies.progress import Stage, StudyProgress, begin
 from treaty.studies.queries import NOISED
 
-__all__ = ["CODE_OF_STAGE", "Phase", "Study", "StudyEvent", "group_of", "open_study"]
+__all__ = ["Phase", "Study", "StudyEvent", "group_of", "open_study"]
 
 
 class Phase(Enum):
@@ -78,8 +73,6 @@ TRANSITIONS: Transitions[Phase] = MappingProxyType(
         (Phase.COMPLETED, SiteReported): frozenset({Phase.COMPLETED}),
     }
 )
-
-CODE_OF_STAGE: Mapping[Stage, HaltCode] = MappingProxyType({Stage.HALTED: HaltCode.LEAST_SUPPORT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,10 +493,6 @@ def open_study(plan: Plan, contract: Contract, history: CharterHistory, epochs: 
     `epochs` is the number of the consortium's last epoch: numbers rise across studies.
     """
     group = group_of(history)
-    progress = begin(
-        plan,
-        contract,
-        members=len(group.members),
-        least_support=history.current.least_support,
-    )
+    least = history.current.least_support
+    progress = begin(plan, contract, members=len(group.members), least_support=least)
     return Study(plan_digest(plan), plan, contract, history, group, progress, epochs=epochs)
