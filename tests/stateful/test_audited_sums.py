@@ -139,6 +139,11 @@ def test_a_false_sum_is_proved_and_an_outsider_checks_it(tmp_path: Path, liar: l
     federation = opened(tmp_path)
     study = federation.run_study(audited_plan(federation), contract())
     assert study.phase is Phase.HALTED and study.halt_code is HaltCode.SUM_FALSE
+    federation.settle()
+    # Everybody has checked the proof: each mirror has the halt.
+    for node in federation.participants.values():
+        assert node.size == federation.coordinator.size
+        assert node.state.studies[study.identity].halt_code is HaltCode.SUM_FALSE
     disputing = [name for name in SITES if federation.journal_of(name).count("sum-disputed")]
     assert disputing
     entries, find = outsider(federation, disputing[0])

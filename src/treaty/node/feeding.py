@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from treaty.ids import Digest
 from treaty.protocol.messages import CharterPublished, ProposalOpened, StudyOpened
-from treaty.protocol.secagg_messages import AuditCalled, EpochSealed, RoundResult
+from treaty.protocol.secagg_messages import AuditCalled, EpochSealed, RoundResult, SumDisputed
 from treaty.protocol.statements import Body
 
 __all__ = ["FEED_LIMIT_BYTES", "Portion", "brought_by", "portion"]
@@ -66,6 +66,8 @@ def brought_by(
             return (Digest(body.sum),)
         case AuditCalled():
             return (Digest(body.chunks),)
+        case SumDisputed():
+            return (Digest(body.proof),)
         case EpochSealed():
             return tuple(columns(body))
         case _:

@@ -9,7 +9,6 @@ wrong place in the keystream; a proof believed without adding up; a proof about 
 
 import base64
 import itertools
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -89,6 +88,7 @@ def case_of(federation: Federation, turn: Round, result: messages.RoundResult) -
         phase=RoundPhase.PUBLISHED,
         inputs=turn.headers,  # type: ignore[arg-type]  # by name
         sealed=turn.sealed,
+        members_in=turn.hub.survivor_names,  # type: ignore[arg-type]  # names
         result=verified(result),
     )
     return AuditCase(epoch, record)
@@ -123,7 +123,7 @@ class Published:
         total[word] += 1
         altered = total.tobytes()
         result = msgspec.structs.replace(self.case.result.predicate, sum=canonical.sha256(altered))
-        record = replace(self.case.round, result=verified(result))
+        record = msgspec.structs.replace(self.case.round, result=verified(result))
         return AuditCase(self.case.epoch, record), altered
 
 
@@ -159,7 +159,9 @@ def test_seeds_that_do_not_hold_convict_with_any_chunk() -> None:
     result = own.case.result.predicate
     first = next(iter(result.self_seeds))
     false = msgspec.structs.replace(result, self_seeds={**result.self_seeds, first: "1" * 64})
-    case = AuditCase(own.case.epoch, replace(own.case.round, result=verified(false)))
+    case = AuditCase(
+        own.case.epoch, msgspec.structs.replace(own.case.round, result=verified(false))
+    )
     check_fraud(case, prove_fraud(case, 0, own.hashes, own.pieces(0)), own.total)
 
 
