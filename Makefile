@@ -38,6 +38,7 @@ demo: $(READY)  ## four hospitals, one model, a report and a bundle anyone can v
 
 demo-network: $(READY)  ## the same as processes over a NATS server, beside the embedded engine
 	@$(BIN)/python -m tools.demo_network
+	@$(BIN)/python -m tools.demo_network --private
 
 test: $(READY)  ## all tests but the slow ones and the campaigns
 	@$(BIN)/python -m pytest --no-header -m "not slow"

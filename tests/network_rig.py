@@ -23,6 +23,7 @@ from treaty.cli.network_files import party_standing
 from treaty.contracts.schema import Contract, contract_bytes, contract_digest
 from treaty.errors import TreatyError
 from treaty.models.specification import ModelSpecification
+from treaty.privacy.terms import ExactSums, PrivacyTerms
 from treaty.protocol.consortium import Consortium
 from treaty.studies.plan import AggregationSettings, Plan, SplitSettings, plan_bytes
 from treaty.wiring import code_digest, stored_log
@@ -107,9 +108,14 @@ class Rig:
 
     # --- enrolment ------------------------------------------------------------------------------
 
-    def prepare(self, *options: str) -> str:
-        """Prepare the coordinator and the sites up to the anchor; return the terms' digest."""
+    def prepare(self, *options: str, charter: Path | None = None) -> str:
+        """Prepare the coordinator and the sites up to the anchor; return the terms' digest.
+
+        `charter` is a text of the charter, in place of the usual one.
+        """
         members = [word for name in self.sites for word in ("--member", name)]
+        if charter is not None:
+            members = ["--charter", str(charter)]
         made = asked(
             *("coordinator", "init", "hearts.example", "--dir", self.place(HUB)),
             *("--port", str(self.port), *members, *options),
@@ -138,6 +144,16 @@ class Rig:
             *("--data", own / "data.csv", "--adapter", own / "adapter.toml"),
             *("--policy", own / "policy.toml"),
         )
+
+    def register(self, identity: str) -> None:
+        """Let every site's officer register its rows, which noised sums are charged to."""
+        for name in self.sites:
+            place = self.place(name)
+            treaty(
+                *("budget", "register", f"{identity}-{name}", "--dir", place, "--member", name),
+                *("--charter", self.place(HUB) / "charter.json"),
+                *("--key", place / "keys" / "approval.key"),
+            )
 
     # --- processes ------------------------------------------------------------------------------
 
@@ -267,9 +283,10 @@ class Rig:
         study: str = "study",
         seed: int = 0,
         deadline_s: int = 60,
+        privacy: PrivacyTerms | None = None,
         **aggregation: int,
     ) -> Plan:
-        """Return a plan bound to this consortium."""
+        """Return a plan bound to this consortium; its sums are exact without `privacy`."""
         charter = self.state(HUB).charter
         return Plan(
             study=study,
@@ -281,6 +298,7 @@ class Rig:
             model=model,
             split=SplitSettings(seed=seed),
             aggregation=AggregationSettings(support_rows=1, deadline_s=deadline_s, **aggregation),
+            privacy=privacy or ExactSums(),
             data_use=tuple(term.code for term in charter.data_use.terms),
         )
 

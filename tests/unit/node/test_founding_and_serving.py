@@ -81,21 +81,19 @@ def test_nobody_signs_for_another_and_nothing_else_is_signed() -> None:
             for name in (A, B, C)
         },
     )
-    for sender, frame in (
-        (B, founding_post(B, theirs)),
-        (B, founding_post(A, theirs)),
-        (
-            A,
-            founding_post(
-                A, sign_founding(other, A, *(keys_of(A) | {"runner": key("new")}).values())
-            ),
-        ),
-        (A, founding_post(A, envelope.seal(b"{}", tuple(keys_of(A).values())))),
-        (A, encode_frame(Post(A, 0, "", (b"x",)))),
-        (A, b""),
+    new = sign_founding(other, A, *(keys_of(A) | {"runner": key("new")}).values())
+    junk = envelope.seal(b"{}", tuple(keys_of(A).values()))
+    for sender, frame, code in (
+        (B, founding_post(B, theirs), "unknown-key"),
+        (B, founding_post(A, theirs), "wrong-author"),
+        (A, founding_post(A, new), "wrong-anchor"),
+        (A, founding_post(A, junk), "wrong-anchor"),
+        (A, encode_frame(Post(A, 0, "", (b"x",))), ""),
+        (A, b"", ""),
     ):
-        with pytest.raises(PeerError):
+        with pytest.raises(PeerError) as refused:
             at.handle(sender, frame)
+        assert getattr(refused.value, "code", "") == code
     assert at.missing() == (A, B, C)
 
 
