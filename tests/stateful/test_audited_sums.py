@@ -177,22 +177,41 @@ def test_a_coordinator_that_hides_the_proof_gets_nothing_more(
         assert not [one for one in federation.said() if one[:2] == (name, "SumsAudited")]
 
 
-def test_who_has_proved_a_lie_takes_no_part_in_what_follows_from_it(
-    tmp_path: Path, liar: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also when the coordinator calls early, hides the proof, and goes on with the same members."""
-    liar.append(1)
-    kept = tuple(kind for kind in MEMBER_STATEMENTS if kind is not SumDisputed)
-    monkeypatch.setattr(coordinator_node, "MEMBER_STATEMENTS", kept)
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the coordinator call for an audit after two sums, and go on without waiting for it."""
     due = AuditDriver.next
 
-    def hasty(self: AuditDriver, base: dict[str, str], study: Study, epoch: object) -> object:
+    def next_step(self: AuditDriver, base: dict[str, str], study: Study, epoch: object) -> object:
         if study.audit is None and len(study.unaudited) == 2:
             self._held = True
             return due(self, base, study, None)
         return None
 
-    monkeypatch.setattr(AuditDriver, "next", hasty)
+    monkeypatch.setattr(AuditDriver, "next", next_step)
+
+
+def test_a_proof_that_comes_in_the_middle_of_a_round_ends_round_and_study(
+    tmp_path: Path, liar: list[int], hasty: None
+) -> None:
+    """The coordinator goes on with its service: another study can run."""
+    liar.append(1)
+    federation = opened(tmp_path)
+    study = federation.run_study(audited_plan(federation), contract())
+    assert study.halt_code is HaltCode.SUM_FALSE
+    federation.run(lambda _: False)
+    assert federation.coordinator.state.running is None
+    other = federation.run_study(small_plan(federation, "another"), contract())
+    assert other.final_model is not None
+
+
+def test_who_has_proved_a_lie_takes_no_part_in_what_follows_from_it(
+    tmp_path: Path, liar: list[int], hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the coordinator calls early, hides the proof, and goes on with the same members."""
+    liar.append(1)
+    kept = tuple(kind for kind in MEMBER_STATEMENTS if kind is not SumDisputed)
+    monkeypatch.setattr(coordinator_node, "MEMBER_STATEMENTS", kept)
     federation = opened(tmp_path)
     study = federation.run_study(audited_plan(federation), contract())
     assert study.halt_code is HaltCode.TOO_FEW_MEMBERS and study.final_model is None

@@ -67,6 +67,7 @@ from treaty.protocol.secagg_messages import (
     RoundOpened,
     RoundResult,
     ShareComplaint,
+    SumDisputed,
     SurvivorsConfirmed,
     SurvivorsSealed,
 )
@@ -178,7 +179,7 @@ class RoundDriver:
                 self._in_round(RevealLogged(of_kind(verified, Reveal)))
             case RoundResult() | RoundAbandoned():
                 self._round = self._need = None
-            case EpochClosed() | MemberSuspended() | StudyHalted():
+            case EpochClosed() | MemberSuspended() | StudyHalted() | SumDisputed():
                 self._epoch = self._round = self._need = None
                 self._orders = []
                 self._opened.clear()
