@@ -27,7 +27,7 @@ from tests.stateful.test_dropouts import heal, lose
 from treaty.aggregation.masking import recompute_sum
 from treaty.aggregation.quantization import ring_vector
 from treaty.crypto.canonical import sha256
-from treaty.errors import VerificationError
+from treaty.errors import ResourceError, VerificationError
 from treaty.ids import Digest, MemberId
 from treaty.node import coordinator as coordinator_node
 from treaty.node.auditing import DISPUTE_KEY, AuditDriver
@@ -269,6 +269,22 @@ def test_an_audit_that_nobody_signs_halts_a_study_and_says_who_is_awaited(tmp_pa
     assert story.told
     assert study.phase is Phase.HALTED and study.halt_code is HaltCode.TOO_FEW_MEMBERS
     assert seen == ["audits of published sums"]
+
+
+def test_chunks_that_cannot_be_handed_out_are_noted_and_end_in_a_halt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine takes no object: the service goes on, the audit is waited for, then given up."""
+    federation = opened(tmp_path)
+
+    def full(digest: Digest, data: bytes) -> None:
+        raise ResourceError("the object store is full")
+
+    monkeypatch.setattr(federation.coordinator.engine, "offer", full, raising=False)
+    study = federation.run_study(audited_plan(federation, slots=3), contract())
+    assert study.halt_code is HaltCode.TOO_FEW_MEMBERS
+    assert "chunks to audit: the object store is full" in federation.journal_of(COORDINATOR)
+    assert any('"audit-waits"' in federation.journal_of(name) for name in SITES)
 
 
 def test_a_coordinator_that_restarts_hands_the_chunks_out_again(tmp_path: Path) -> None:

@@ -135,13 +135,13 @@ class AuditDriver:
         """Let the auditors of a call fetch chunks of masked inputs: once in this life."""
         if study.audit is None or study.audit.predicate != called or called.chunks == self._offered:
             return
-        self._offered = called.chunks
         for case in study.unaudited:
             for header in case.headers.values():
                 data, bits = self._blobs.get(Digest(header.blob)), case.opened.ring_bits
                 for chunk in range(case.chunks):
                     piece = chunk_of(data, bits, chunk)
                     engine.offer(canonical.sha256(piece), piece)
+        self._offered = called.chunks
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from treaty.aggregation.masking import Spread, input_root, open_sum
 from treaty.aggregation.quantization import ring_vector
 from treaty.crypto.canonical import sha256
-from treaty.errors import PolicyError, UsageError, VerificationError
+from treaty.errors import PolicyError, ResourceError, UsageError, VerificationError
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
 from treaty.node.auditing import AuditDriver
@@ -197,7 +197,10 @@ class RoundDriver:
     def offer_pieces(self, state: Consortium, body: Body, engine: Engine) -> None:
         """Let the auditors fetch chunks of masked inputs if `body` calls them: once each."""
         if isinstance(body, AuditCalled) and state.running is not None:
-            self._audits.offer(state.running, body, engine)
+            try:
+                self._audits.offer(state.running, body, engine)
+            except ResourceError as error:
+                self._journal.note("unreachable", f"chunks to audit: {error}")
 
     def columns_for(self, sealed: EpochSealed, member: MemberId) -> tuple[Digest, ...]:
         """Return the digests of `member`'s sealed columns, while that epoch is open."""
