@@ -21,7 +21,9 @@ def private_contract() -> Contract:
     return with_public_bounds(contract())
 
 
-def found_private(directory: Path, **options: object) -> SmallFederation:
+def found_private(
+    directory: Path, *, max_sites_per_person: int = 2, **options: object
+) -> SmallFederation:
     """Return an established federation that may spend epsilon 3 on training rows."""
     Federation.found(
         directory,
@@ -30,6 +32,7 @@ def found_private(directory: Path, **options: object) -> SmallFederation:
         post_quantum=False,
         epsilon_budget_milli=3000,
         delta="1e-5",
+        max_sites_per_person=max_sites_per_person,
     )
     federation = SmallFederation(directory, **options)  # type: ignore[arg-type]  # passed through
     federation.establish()

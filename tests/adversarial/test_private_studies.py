@@ -38,7 +38,7 @@ from treaty.governance.exposure import Artefact, Form
 from treaty.governance.roles import Action
 from treaty.governance.template import default_exposure
 from treaty.ids import Digest
-from treaty.models.specification import LogisticRegression
+from treaty.models.specification import LogisticRegression, MultilayerPerceptron
 from treaty.node.contribution import LocalStudy
 from treaty.node.noising import clipped_gradient
 from treaty.privacy.distributed import persons_in_order
@@ -60,6 +60,7 @@ from treaty.protocol.secagg_messages import (
     RoundOpened,
     RoundResult,
 )
+from treaty.protocol.secure_round import RoundPhase
 from treaty.protocol.statements import peek, registered
 from treaty.protocol.study import Study
 from treaty.provenance.privacy import log_privacy, study_privacy
@@ -630,3 +631,57 @@ def test_an_altered_sum_moves_the_model(
     words[0] += 1
     other = forge.with_blob(words.tobytes()).changed(at, sum=sha256(words.tobytes()))
     assert refused(other.until(at + 1).bundle(), forge.anchor) == "sum-mismatch"
+
+
+# --- other terms, and another attempt ---------------------------------------------------------
+
+
+def test_a_perceptron_with_secret_samples_and_local_noise_runs_to_its_end(tmp_path: Path) -> None:
+    """Ghost norms, Poisson sampling and whole shares, through protocol and verifier."""
+    federation = found_private(tmp_path, max_sites_per_person=1, in_memory=True, capture=False)
+    asked = Privacy(epsilon=2.0, rounds=2, sampling=0.5, local=True)
+    plan = private_plan(federation, asked, MultilayerPerceptron(hidden=(3,)))
+    study = federation.run_study(plan, private_contract())
+    assert study.final_model is not None and len(study.progress.trace) == 2
+    statement = study_privacy(study)
+    assert statement is not None
+    [first] = statement.certificates[0].lines
+    assert first.add_remove_micro is not None
+    assert 1_700_000 < first.add_remove_micro <= 2_000_000
+    # Local noise: one honest site suffices, so the last point of the curve is the promise.
+    assert statement.certificates[0].curve[-1].epsilon_micro == first.add_remove_micro
+    held = verify_bundle(federation.bundle(), federation.anchor)
+    assert held.record.sums_recomputed == 4
+    federation.close()
+
+
+def test_another_attempt_sends_the_vector_with_the_same_noise(tmp_path: Path) -> None:
+    """A round that was cut off after its inputs is asked again: no fresh noise, nothing new."""
+    federation = found_private(tmp_path, in_memory=True, capture=False)
+    severed: list[str] = []
+
+    def cut_off() -> None:
+        study = federation.coordinator.state.running
+        if study is None or study.progress.index != 1:
+            return
+        if study.round is not None and len(study.round.inputs) == 4 and not severed:
+            severed.extend(SITES[:2])
+            for name in severed:
+                federation.network.sever(name)
+        elif severed and any(one.phase is RoundPhase.ABANDONED for one in study.rounds):
+            for name in severed:
+                federation.network.heal(name)
+
+    study = federation.run_study(private_plan(federation), private_contract(), cut_off)
+    again = [one for one in study.rounds if one.round == 1]
+    assert len(again) == 2 and again[0].phase is RoundPhase.ABANDONED
+    sent: dict[str, dict[str, str | None]] = {record.context: {} for record in again}
+    for entry in federation.coordinator.entries:
+        body = peek(entry)[1]
+        if isinstance(body, MaskedInput) and body.context in sent:
+            sent[body.context][body.author] = body.noise
+    first, second = sent.values()
+    assert set(first) == set(SITES) and first == second and None not in first.values()
+    statement = study_privacy(study)
+    assert statement is not None and statement.happened.gradients == ROUNDS
+    federation.close()

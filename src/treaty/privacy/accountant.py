@@ -11,6 +11,7 @@ LIMIT: for a person at several sites of a sampled plan, replace-one is bounded b
 privacy (remove, then add), which is valid but loose.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -84,7 +85,13 @@ def composed_epsilon(
         raise UsageError(f"sites must be at least 1, got {sites}")
     if not 0.0 < delta < 1.0:
         raise UsageError(f"delta must be between 0 and 1, got {delta}")
-    groups = grouped(events)
+    return _of_groups(grouped(events), delta, sites, adjacency)
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_groups(groups: tuple[Event, ...], delta: float, sites: int, adjacency: Adjacency) -> float:
+    """As `composed_epsilon`, for events in canonical form; remembered, since lint, certificate and
+    verifier ask the same and a sampled answer takes seconds."""
     if not is_private(groups):
         return math.inf
     sampled = [event for event in groups if isinstance(event, SampledGaussianEvent)]

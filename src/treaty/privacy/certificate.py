@@ -185,7 +185,12 @@ def certify(
 
     settled = events(cohort.min_honest)
 
+    sampled = any(isinstance(event, SampledGaussianEvent) for event in settled)
+
     def spent(sites: int, adjacency: Adjacency) -> int | None:
+        if sampled and sites > 1 and adjacency is Adjacency.REPLACE_ONE:
+            # Only a loose group bound is known, and it takes minutes: none is stated.
+            return None
         return epsilon_micro(composed_epsilon(settled, delta, sites=sites, adjacency=adjacency))
 
     lines = tuple(
