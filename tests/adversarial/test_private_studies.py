@@ -4,11 +4,11 @@ The tables say of every kind of sum and of every class of artefact whether it is
 training rows; a new one without its line fails here. What then really leaves a study is compared
 with the tables, and the published numbers with what the sites' rows give in the clear.
 
-Planted and caught: the noise left out; a hundredth of the variance; the site's model alone back in
-the evaluation; a site's intercept in the scores; the support summed first; the normaliser from
-summed statistics; the loss beside the gradient; a header without commitment; the same noise key
-for two questions; a plan whose variance, rate, rounds or clip was altered after the vote; a round
-too many; an exact query; a certificate of another plan.
+Planted and caught: the noise left out; a hundredth of its variance; the model alone back in the
+evaluation; the support summed first; a header without its commitment, and the commitment not
+checked; one noise key for everything; the plan's promise not checked; the statement left out of
+the derived files; lost members counted as shares; noised sums called exact; the first iterates in
+the mean; a vote that frees a noised question; fresh noise on another attempt.
 """
 
 import math

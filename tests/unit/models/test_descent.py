@@ -1,7 +1,7 @@
 """Noised descent: one order of operations, the mean of the later iterates, refusals.
 
-Planted and caught: the rate applied to the whole sum; a segment read for another tensor; the first
-iterates in the mean; element types not kept.
+Planted and caught: the rate applied to the whole sum; element types not kept; a segment read for
+another tensor.
 """
 
 import numpy as np

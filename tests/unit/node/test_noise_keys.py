@@ -1,7 +1,6 @@
 """Keys of noise: kept only where the site's own policy says so, and then they open what was sent.
 
-Planted and caught: the key written under the default policy; the key of another vector; rows of a
-person clipped one by one in a study.
+Planted and caught: the key written under every policy; the key written under none.
 """
 
 from pathlib import Path

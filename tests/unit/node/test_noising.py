@@ -1,8 +1,7 @@
 """A site's noised words: real gradients, whole persons, the plan's order of tensors, its noise.
 
-Planted and caught: the mean loss's gradient in place of each row's; a layer's bias left out; a
-transposed weight taken as it is; tensors in the order of the layers; the clip left to the trainer;
-rows not sorted by person; the count made of rows.
+Planted and caught: the mean loss's gradient in place of each row's; tensors in the order of the
+layers; a predictor by matrix product; a layer's bias left out; names of tensors not checked.
 """
 
 import functools

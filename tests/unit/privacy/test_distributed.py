@@ -1,8 +1,7 @@
 """A site's part of a noised sum: grouping by person, clipping, sampling, noise from a key.
 
-Planted and caught: rows of one person clipped one by one; a person counted once a row; rounding to
-nearest in place of toward zero; half of a person's rows sampled; the noise key not used, or used
-without its question in the commitment; the share added twice.
+Planted and caught: rows of one person clipped one by one; a person counted once a row; some of a
+person's rows sampled; the noise key not used; a commitment without its question.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Terms of privacy: the noise follows from the promise, the promise is checked on the integers.
 
 Planted and caught: noise for one round in place of all; the count left out of the claim; shares
-counted for every member in place of the honest ones; the four units of the lemma forgotten; local
-noise taken for shared; rounding down.
+counted for every member in place of the honest ones; local noise taken for shared; variance a
+little below what the promise needs.
 """
 
 from fractions import Fraction

@@ -1,7 +1,7 @@
 """The privacy section of a report: every number is one of the statement's.
 
-Planted and caught: epsilon of two sites shown as that of one; the holdout with an epsilon; the
-curve read from the wrong end.
+Planted and caught: epsilon of two sites shown as that of one; an epsilon for the holdout; the
+curve read from the wrong end; shares that were there not counted.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Private plans: from an epsilon to integers, and what is wrong with a plan before any vote.
 
-Planted and caught: each finding taken out; epsilon rounded up; delta rounded up; the bound on
-persons ignored in delta; site intercepts kept; the lint asking for exact rows of the charter.
+Planted and caught, each check taken out: site figures, site intercepts, public bounds, a person
+identifier that is not used, the budget, persons replaced; epsilon rounded up.
 """
 
 from fractions import Fraction
