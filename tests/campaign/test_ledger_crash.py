@@ -13,10 +13,6 @@ moments; and every older copy of the file is put back against every head that wa
 
 ``ci`` takes 500 seeded cuts, 60 kills and all older copies; ``full`` takes 10,000 cuts or more
 (every byte once, every second one with a hole), 400 kills, and stores a table.
-
-Planted faults that this campaign caught: the answer before fdatasync and a torn end that is kept;
-an unfinished line believed; a torn end cut one line too far; the release before the charge; a
-restored copy not compared with the head shown; a re-base that forgets to close plans.
 """
 
 import json

@@ -77,7 +77,7 @@ class Spending:
     def follow(self, state: Consortium) -> None:
         """Take in what the log says: the charter's caps, this site's last head, a re-base.
 
-        Raises `PolicyError` ``ledger-lost`` or a lock's code: then the site takes no part.
+        Raises `PolicyError` ``ledger-lost``. A lock stands in the way of every later decision.
         """
         keeper = self._keeper
         if keeper is None or state.membership is None:

@@ -1,9 +1,4 @@
-"""Budget commands: register a data set, see what it spent, accept a loss.
-
-Planted and caught: a registration by a key that is not the member's; known content registered under
-a second identity; a lost ledger registered anew; epsilon rounded down; a restored ledger shown as
-in order; a re-base of a ledger that lacks nothing; JSON without a word where epsilon is infinite.
-"""
+"""Budget commands: register a data set, see what it spent, accept a loss."""
 
 import json
 from pathlib import Path
