@@ -2,11 +2,6 @@
 
 A write is cut off at every byte: nothing that was confirmed is lost, and what was not is cut away.
 Any other change of the file is refused and leaves it as it is.
-
-Planted faults that these tests caught: a record appended behind a torn end; a broken record in the
-middle skipped; the digest of a line not compared; an append that does not look at the count; an
-exchanged file written on; a second process that does not see what the first appended; a
-file that others may write taken; a failed write left in the file.
 """
 
 import multiprocessing

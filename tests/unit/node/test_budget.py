@@ -3,10 +3,9 @@
 A coordinator, a crash or a restored file may do anything to the order of calls; what was charged
 stays charged, and what differs from what was reserved is refused.
 
-Planted faults that these tests caught: a charge that is returned before it is stored; a plan
-reserved in parts; a head from another ledger believed; a re-base carried out twice, or not after
-another copy was put back; notes of what was sent lost with the entry they ride on; a partition that
-depends on the share of one study; a delta rounded up; content under two identities.
+Planted faults that these tests caught: a charge that is returned before it is stored; a ledger not
+compared with the head that the log shows, or with the one in the own store; another ledger than the
+one shown taken for it; a re-base in the log that is not carried out.
 """
 
 import hashlib

@@ -6,8 +6,7 @@ the plan open, a paid slot charged twice, another payload accepted for a paid sl
 compared without their rate, charges not counted, reservations of other plans ignored in the
 projection, the cap unchecked, envelopes as large as the cap, new content that starts from
 zero, a restored backup taken as current, a locked ledger that reserves, a re-base that starts
-from zero, a re-base that leaves plans open, a charge paid from any envelope, a chain link
-unchecked.
+from zero, a chain link unchecked.
 """
 
 import hashlib

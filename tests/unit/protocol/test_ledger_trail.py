@@ -1,10 +1,10 @@
 """What the log lets a member show of its privacy ledgers.
 
 Every sequence of three heads over two ledgers is played, and compared with a model that knows
-nothing but the rule. Planted faults that these tests caught: a shorter ledger accepted; one as long
-with another head accepted; an input without a head after one with it; a second ledger without the
-officer; a registration that lets in two; a re-base of another head than the last; a
-successor that is in use.
+nothing but the rule.Planted faults that these tests
+caught: one as long with another head accepted; an input without a head after one with it; a second
+ledger without the officer; a registration that lets in two; a re-base of another head than the
+last; a successor that is in use.
 """
 
 import hashlib
