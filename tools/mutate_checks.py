@@ -42,6 +42,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path("src/treaty/protocol")
 
 MODULES = (
+    "differencing",
+    "secagg_audit",
     "secagg_coordinator",
     "secagg_enrolment",
     "secagg_epoch",
@@ -58,6 +60,8 @@ TESTS = (
     "tests/unit/protocol/test_secagg_rounds.py",
     "tests/unit/protocol/test_secure_round.py",
     "tests/unit/protocol/test_secagg_graph.py",
+    "tests/unit/protocol/test_secagg_audit.py",
+    "tests/stateful/test_resumed_questions.py",
     "tests/adversarial/test_two_faced.py",
 )
 """In the order in which they are asked; the first failure ends a run."""
@@ -69,6 +73,16 @@ CHECKING += ("_same_survivors", "_survivor", "expect")
 TIMEOUT_S = 120
 
 REDUNDANT: dict[str, str] = {
+    "secagg_audit.plan[UsageError]": (
+        "cases are made of published sums alone, whose epoch and survivors are sealed; the check "
+        "tells the types so"
+    ),
+    "secagg_audit.result[UsageError]": (
+        "cases are made of published sums alone; the check tells the types so"
+    ),
+    "secagg_coordinator.graph[UsageError]": (
+        "rounds are opened in epochs whose dealing is over; the check tells the types so"
+    ),
     "secagg_enrolment._on_roster[wrong-epoch]": (
         "the coordinator logs keys of its own epoch alone, and `check_roster` refuses a roster "
         "that differs from its entries, with the same code; it stands so that neither depends on "

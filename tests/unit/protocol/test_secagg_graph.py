@@ -50,6 +50,7 @@ from treaty.protocol.secagg_degree import (
 )
 from treaty.protocol.secagg_graph import Graph, chosen_holders
 from treaty.protocol.secagg_opening import check_result
+from treaty.protocol.secure_round import EpochRecord
 from treaty.protocol.statements import MAX_ENTRY_BYTES, seal_statement
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "v1" / "secagg_degree.json"
@@ -414,3 +415,27 @@ def test_the_largest_statement_of_the_largest_consortium_fits_into_an_entry() ->
     ):
         sealed = seal_statement(body, SigningKey.generate(bytes(32)))
         assert len(sealed) <= MAX_ENTRY_BYTES
+
+
+@pytest.mark.parametrize(
+    ("nonce", "code"), [(None, "nonce-missing"), ("7" * 64, "nonce-differs")], ids=str
+)
+def test_the_fold_refuses_a_choice_by_another_nonce_than_committed_to(
+    nonce: str | None, code: str
+) -> None:
+    """Also when the columns are exactly those that this nonce, or none, would choose."""
+    group = group_of(8, profile=Degree(3, 3))
+    federation = dealt(group)
+    _, (ask,) = coordinator.CoordinatorEpoch.begin(group, tag("plan"), 1, 2)
+    assert isinstance(ask.predicate, messages.EpochOpened) and federation.roster is not None
+    record = EpochRecord(group, verified(ask.predicate))
+    for statement in (*federation.keys, federation.roster):
+        record = record.step(statement)
+    true = federation.shares["m02"]
+    epoch_hash = true.predicate.epoch_hash
+    holders = chosen_holders(group, "m02", group.members, epoch_hash, nonce)
+    false = changed(true, nonce=nonce, columns=dict.fromkeys(holders, tag("column")))
+    with pytest.raises(VerificationError) as refusal:
+        record.step(false)
+    assert refusal.value.code == code
+    assert record.step(true).shares["m02"] == true  # type: ignore[index]  # a name
