@@ -10,8 +10,8 @@ context, or say a thing twice; nothing may last longer than `RUN_LIMIT_S`.
 ``ci`` takes a seeded slice of 30 kills; ``full`` takes the first, middle and last occurrence of
 every name of every party, before and after, and stores a table under ``tests/campaign/results``.
 
-Planted faults that this campaign caught: a coordinator that keeps what members send only after
-acknowledging it; a member whose post is lost with the connection and not sent again.
+Faults that this campaign found when it was written: a link that does not notice that its connection
+has ended; an outbox that reads files which are still being written.
 """
 
 import json

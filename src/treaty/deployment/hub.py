@@ -30,6 +30,7 @@ from treaty.deployment.places import (
     exclusive,
     founded,
     load_hub,
+    settled_files,
     write_anchor,
 )
 from treaty.deployment.server import NatsServer
@@ -341,7 +342,7 @@ def _terms(directory: Path) -> Charter:
 def _requests(directory: Path, terms: Charter) -> dict[MemberId, JoinRequest]:
     found = {}
     place = directory / "requests"
-    for path in sorted(place.glob("*.json")) if place.is_dir() else []:
+    for path in settled_files(place):
         request = open_request(read_file(path), terms)
         found[MemberId(request.member)] = request
     return found

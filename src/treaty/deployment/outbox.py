@@ -5,13 +5,13 @@ stands in the log, then removes the file. So a command needs no connection, and 
 survives every crash.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from treaty.crypto import canonical, envelope
 from treaty.crypto.canonical import Record, sha256
-from treaty.deployment.places import read_record
+from treaty.deployment.places import read_record, settled_files
+from treaty.errors import FormatError, ResourceError
 from treaty.ids import Digest
 from treaty.node.participant import Participant
 from treaty.wiring import make_directory, write_file
@@ -33,6 +33,7 @@ class Outbox:
     def __init__(self, directory: Path) -> None:
         self._place = directory / "outbox"
         self._submitted: dict[Path, Digest] = {}
+        self._damaged: set[Path] = set()
 
     def put(self, statement: bytes, documents: tuple[bytes, ...] = ()) -> Digest:
         """Leave a statement to be sent; return its digest."""
@@ -56,20 +57,26 @@ class Outbox:
                     path.unlink()
                     del self._submitted[path]
                 continue
-            found = read_record(path, Outgoing)
-            statement = envelope.decode_base64(found.statement)
+            if path in self._damaged:
+                continue
+            try:
+                found = read_record(path, Outgoing)
+                statement = envelope.decode_base64(found.statement)
+                papers = [envelope.decode_base64(text) for text in found.documents]
+            except (FormatError, ResourceError) as error:
+                # One bad file must not keep a site from its rounds.
+                self._damaged.add(path)
+                node.journal.note("outbox-damaged", f"{error}; sign again and remove {path}")
+                continue
             if node.holds(statement):
                 # It was logged before this process came to remove it.
                 path.unlink()
                 continue
-            documents: Mapping[Digest, bytes] = {
-                sha256(data): data for data in map(envelope.decode_base64, found.documents)
-            }
             self._submitted[path] = sha256(statement)
-            node.submit(statement, documents)
+            node.submit(statement, {sha256(data): data for data in papers})
 
     def _files(self) -> list[Path]:
-        return sorted(self._place.glob("*.json")) if self._place.is_dir() else []
+        return settled_files(self._place)
 
     def _write(self, name: Digest, record: Outgoing) -> Digest:
         make_directory(self._place)

@@ -37,6 +37,7 @@ __all__ = [
     "load_party",
     "load_site",
     "read_record",
+    "settled_files",
     "write_anchor",
 ]
 
@@ -129,6 +130,14 @@ def write_anchor(directory: Path, charter: bytes) -> Digest:
     write_file(directory / "charter.json", charter)
     write_file(directory / "anchor.txt", f"{anchor}\n".encode(), label="founded")
     return anchor
+
+
+def settled_files(directory: Path) -> list[Path]:
+    """Return the JSON files in `directory` that are written whole, in order of name."""
+    if not directory.is_dir():
+        return []
+    # A file that is being written, or was when its writer died, has a name that begins with a dot.
+    return [path for path in sorted(directory.glob("*.json")) if not path.name.startswith(".")]
 
 
 def read_record(path: Path, kind: type[_T]) -> _T:
