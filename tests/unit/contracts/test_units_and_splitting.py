@@ -1,7 +1,7 @@
 """Units convert exactly, and splits are repeatable, stratified and keyed.
 
 Planted and seen to fail: molar factor upside down; offset forgotten; split unkeyed by site;
-holdout rounded down.
+holdout rounded down; rows of a person on both sides; a person moved by the others.
 """
 
 from fractions import Fraction
