@@ -86,7 +86,6 @@ def measure(dataset: Dataset, seeds: tuple[int, ...], epsilons: tuple[float, ...
 
 def _governed(dataset: Dataset, seed: int, epsilon: float) -> bool:
     """Run one study through the full protocol; say whether plain sums give its bytes."""
-    parts = divide(dataset.conformed(), seed, each_by_itself=True)
     with tempfile.TemporaryDirectory() as scratch:
         federation = found_governed(Path(scratch) / "consortium", dataset)
         try:
@@ -96,8 +95,8 @@ def _governed(dataset: Dataset, seed: int, epsilon: float) -> bool:
                 SPEC,
                 split=make_plan(dataset.contract, SPEC, seed).split,
             )
-            plan = make_private_plan(base, dataset.contract, epsilon, members=len(parts))
-            return federation.repeats(federation.run_private(plan, dataset), parts)
+            plan = make_private_plan(base, dataset.contract, epsilon, members=len(dataset.sites))
+            return federation.repeats(federation.run_private(plan, dataset))
         finally:
             federation.close()
 

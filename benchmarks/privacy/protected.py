@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pipeline import Divided, site_files
+from benchmarks.pipeline import site_files
 from treaty.aggregation.quantization import ring_vector
 from treaty.contracts.normalisation import with_public_bounds
 from treaty.datasets.registry import Dataset
 from treaty.ids import Digest, MemberId
-from treaty.node.contribution import LocalStudy
 from treaty.node.participant import Participant
 from treaty.ports import Entropy
 from treaty.privacy.certificate import Cohort
@@ -26,7 +25,6 @@ from treaty.stores.system import SystemEntropy
 from treaty.studies.plan import Plan
 from treaty.studies.progress import begin
 from treaty.studies.queries import NOISED
-from treaty.trainers.numpy_trainer import NumpyTrainer
 from treaty.wiring import open_participant
 
 __all__ = ["Governed", "found_governed"]
@@ -65,9 +63,9 @@ class Governed(Federation):
             entropy=self.entropy[name],
         )
 
-    def repeats(self, study: Study, parts: Divided) -> bool:
+    def repeats(self, study: Study) -> bool:
         """Say whether plain sums with the sites' own noise keys end in the study's model."""
-        progress = begin(study.plan, study.contract, members=len(parts), least_support=3)
+        progress = begin(study.plan, study.contract, members=len(self.members), least_support=3)
         cohort = Cohort(len(self.members), study.group.min_survivors, study.group.max_colluders)
         for record in study.rounds[:-1]:
             query = progress.expected_query()
@@ -82,7 +80,7 @@ class Governed(Federation):
                     if len(drawn) == 32
                     and noise_commitment(noise_key(drawn), query.digest) == committed
                 ]
-                local = LocalStudy(study.plan, parts[name], NumpyTrainer())
+                local = self.participants[name].local_study(study)
                 total += local.answer(query, progress, entropy, cohort).vector
             published = self._storages[0].blobs.get(Digest(record.result.predicate.sum))
             if not (ring_vector(published, 64, query.layout.length) == total).all():

@@ -302,10 +302,19 @@ class SiteData:
 class DataSource(Protocol):
     """A site's own data, read through its adapter."""
 
-    def load(self, contract: Contract, *, holdout_permille: int, seed: int) -> SiteData:
+    def load(
+        self,
+        contract: Contract,
+        *,
+        holdout_permille: int,
+        seed: int,
+        held_out: Callable[[str], bool] | None = None,
+    ) -> SiteData:
         """Return the site's rows under `contract`, divided as the plan's split says.
 
-        The same data, contract and split give the same rows. Raises `UsageError` when the local
+        With `held_out` a person is in the holdout when it says so, whatever the plan says: studies
+        under noise use the partitions of the registered data set, the same in every study. The
+        same data, contract and split give the same rows. Raises `UsageError` when the local
         data do not conform, `ResourceError` when they cannot be read; the message is for the
         site alone.
         """

@@ -57,7 +57,7 @@ def register_dataset(
     entropy: Entropy,
     *,
     home: str = "ledger",
-    holdout_permille: int = 200,
+    holdout_permille: int = 340,
 ) -> LedgerHead:
     """Register the rows of the site in `directory` as the data set `identity`; open its ledger.
 

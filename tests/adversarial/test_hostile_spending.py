@@ -1,6 +1,9 @@
 """T-43, T-46: real sites hold their privacy budget against whoever runs the consortium.
 
 Real nodes over the real protocol; their ledgers are the keepers' own.
+
+Planted and caught in the partition: the plan's seed divides the persons again; the share is not
+compared.
 """
 
 from pathlib import Path
@@ -9,10 +12,11 @@ from tests.private_federation import found_private, private_contract, private_pl
 from tests.small_federation import SITES, SmallFederation
 from treaty.ids import MemberId
 from treaty.node.budget import BudgetKeeper
-from treaty.privacy.ledger_entries import TRAINING
+from treaty.privacy.ledger_entries import HOLDOUT, TRAINING
 from treaty.protocol.messages import HaltCode
 from treaty.protocol.study import Phase
 from treaty.studies.calibrating import Privacy
+from treaty.studies.plan import SplitSettings
 
 VICTIM = MemberId(SITES[0])
 
@@ -69,3 +73,30 @@ def test_a_ledger_put_back_between_studies_locks_its_site_alone(tmp_path: Path) 
     assert list(ledger.read())[: len(backup)] == backup
     assert not keeper(federation).state.slots
     assert "refused.ledger-behind" in federation.journal_of(VICTIM)
+
+
+def test_no_plan_moves_a_person_from_one_partition_to_the_other(tmp_path: Path) -> None:
+    """Another seed changes nothing, and a plan with another share is declined by every site."""
+    federation = found_private(tmp_path, in_memory=True, capture=False)
+    budget, contract = Privacy(epsilon=0.5, rounds=1), private_contract()
+    sides: list[dict[str, set[str]]] = []
+    for seed in (0, 1):
+        plan = private_plan(
+            federation, budget, study=f"seed-{seed}", split=SplitSettings(seed=seed)
+        )
+        study = federation.run_study(plan, contract)
+        assert study.phase is Phase.COMPLETED
+        node = federation.participants[VICTIM]
+        data = node.local_study(study).data
+        sides.append({"in": set(data.training.persons), "out": set(data.holdout.persons)})
+        registered = keeper(federation).dataset
+        assert {registered.partition_of(person) for person in data.holdout.persons} == {HOLDOUT}
+        assert {registered.partition_of(person) for person in data.training.persons} == {TRAINING}
+    assert sides[0] == sides[1]
+    assert sides[0]["in"] and sides[0]["out"]
+    other = private_plan(
+        federation, budget, study="other", split=SplitSettings(holdout_permille=341)
+    )
+    refused = federation.run_study(other, contract)
+    assert refused.phase is Phase.HALTED and refused.halt_code is HaltCode.TOO_FEW_MEMBERS
+    assert "study-refused.partition-share" in federation.journal_of(VICTIM)

@@ -63,7 +63,7 @@ def budget_register(
         typer.Option(
             "--holdout-permille", min=0, max=999, help="Share of persons kept for evaluations."
         ),
-    ] = 200,
+    ] = 340,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Register the site's rows: the officer signs that no other data set holds these persons."""

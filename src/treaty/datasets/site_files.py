@@ -3,6 +3,7 @@
 Everything stays at the site. The same file, adapter, contract and split give the same rows.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,14 @@ class SiteFiles:
         self._data = data
         self._adapter = adapter
 
-    def load(self, contract: Contract, *, holdout_permille: int, seed: int) -> SiteData:
+    def load(
+        self,
+        contract: Contract,
+        *,
+        holdout_permille: int,
+        seed: int,
+        held_out: Callable[[str], bool] | None = None,
+    ) -> SiteData:
         """See `treaty.ports.DataSource.load`."""
         try:
             text = read_bytes(self._adapter).decode()
@@ -42,6 +50,7 @@ class SiteFiles:
             holdout_permille=holdout_permille,
             seed=seed,
             each_by_itself=contract.normalise == "public_bounds",
+            held_out=held_out,
         )
 
 
@@ -52,13 +61,19 @@ def divided(
     holdout_permille: int,
     seed: int,
     each_by_itself: bool = False,
+    held_out: Callable[[str], bool] | None = None,
 ) -> SiteData:
     """Return `data` divided into training and holdout rows by the keyed, stratified order.
 
     With `each_by_itself` every person is decided by its own digest: studies under noise need it,
-    because a stratified order lets one person more move another to the other side.
+    because a stratified order lets one person more move another to the other side. With
+    `held_out` that alone decides.
     """
-    if each_by_itself:
+    if held_out is not None:
+        kept = {person: held_out(person) for person in set(data.persons)}
+        mask = np.array([kept[person] for person in data.persons], dtype=np.bool_)
+        training, holdout = np.flatnonzero(~mask), np.flatnonzero(mask)
+    elif each_by_itself:
         training, holdout = split_persons(
             data.persons, site=site, seed=seed, holdout_permille=holdout_permille
         )

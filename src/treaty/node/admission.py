@@ -16,7 +16,9 @@ from treaty.governance.exposure import ExposureMatrix
 from treaty.governance.site_policy import SitePolicy, StudyRequest, effective_matrix, permit_study
 from treaty.ids import Digest
 from treaty.node.contribution import LocalStudy
+from treaty.node.dataset import RegisteredDataset
 from treaty.ports import Batch, DataSource, EventStore, Journal, Trainer
+from treaty.privacy.ledger_entries import HOLDOUT
 from treaty.privacy.terms import DistributedGaussian
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.membership import Membership
@@ -46,6 +48,7 @@ class Admission:
         assessments: Sequence[bytes] = (),
         assessor: PublicKey | None = None,
         consents: Callable[[], Sequence[bytes]] = tuple,
+        dataset: RegisteredDataset | None = None,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -56,6 +59,7 @@ class Admission:
         self._assessments = tuple(assessments)
         self._assessor = assessor
         self._consents = consents
+        self._dataset = dataset
         self._waiting: set[Digest] = set()
         self._local: LocalStudy | None = None
         self._refused: set[Digest] = set()
@@ -192,13 +196,35 @@ class Admission:
         Raises `PolicyError` (code ``data``) when the rows cannot be read or do not conform.
         """
         if self._local is None or self._local.plan != study.plan:
-            split = study.plan.split
+            split, held_out = study.plan.split, self._held_out(study)
             try:
                 data = self._source.load(
-                    study.contract, holdout_permille=split.holdout_permille, seed=split.seed
+                    study.contract,
+                    holdout_permille=split.holdout_permille,
+                    seed=split.seed,
+                    held_out=held_out,
                 )
             except (ResourceError, UsageError) as error:
                 # Rows that cannot be read keep this site out of a study; they do not stop it.
                 raise PolicyError(str(error), code="data") from error
             self._local = LocalStudy(study.plan, data, self._trainer)
         return self._local
+
+    def _held_out(self, study: Study) -> Callable[[str], bool] | None:
+        """Return who is in the holdout under noise: the registered data set's partition.
+
+        Persons keep their partition over all studies, so what is spent on one is not spent on the
+        other (docs/spec/privacy.md, 7.8). Raises `PolicyError` (``partition-share``) when the
+        plan expects another share.
+        """
+        dataset = self._dataset
+        if dataset is None or not isinstance(study.plan.privacy, DistributedGaussian):
+            return None
+        asked = study.plan.split.holdout_permille
+        if asked != dataset.holdout_permille:
+            raise PolicyError(
+                f"the plan holds out {asked} thousandths of the persons, this data set was "
+                f"registered with {dataset.holdout_permille}: propose a plan with that share",
+                code="partition-share",
+            )
+        return lambda person: dataset.partition_of(person) == HOLDOUT

@@ -66,13 +66,15 @@ class RegisteredDataset:
         if len(self.partition_key) != _KEY_BYTES or len(self.fingerprint_key) != _KEY_BYTES:
             raise UsageError(f"expected keys of {_KEY_BYTES} bytes for a registered data set")
 
-    def partition_of(self, person: bytes) -> str:
+    def partition_of(self, person: str) -> str:
         """Return the partition of a person: the same in every study, for ever.
 
         Guarantee: a function of the person and the partition key alone, so partitions are
         person-disjoint over all studies and what one spends the other does not.
         """
-        drawn = hmac.digest(self.partition_key, b"treaty.partition/v1\0" + person, "sha256")
+        drawn = hmac.digest(
+            self.partition_key, b"treaty.partition/v1\0" + person.encode(), "sha256"
+        )
         share = int.from_bytes(drawn[:8], "big") * 1000 >> 64
         return HOLDOUT if share < self.holdout_permille else TRAINING
 

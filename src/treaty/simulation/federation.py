@@ -47,7 +47,7 @@ from treaty.stores.files import make_directory, read_file, write_file, write_pri
 from treaty.stores.memory import MemoryLedger
 from treaty.stores.system import SystemEntropy
 from treaty.studies.lint import require_clean
-from treaty.studies.plan import Plan, plan_bytes, plan_digest
+from treaty.studies.plan import Plan, SplitSettings, plan_bytes, plan_digest
 from treaty.wiring import (
     COORDINATOR_ROLES,
     MEMBER_ROLES,
@@ -63,7 +63,7 @@ __all__ = ["COORDINATOR", "Federation", "SiteFilesToWrite"]
 
 COORDINATOR = MemberId("coordinator")
 
-HOLDOUT_PERMILLE = 200
+HOLDOUT_PERMILLE = SplitSettings().holdout_permille
 """The share of persons that a simulated site registers for evaluations alone."""
 
 

@@ -48,7 +48,7 @@ class DatasetFile(Record, frozen=True):
     format: Literal["treaty.dataset/v1"] = "treaty.dataset/v1"
     identity: IdentityName
     home: str = "ledger"
-    holdout_permille: Annotated[int, msgspec.Meta(ge=0, le=999)] = 200
+    holdout_permille: Annotated[int, msgspec.Meta(ge=0, le=999)] = 340
 
 
 def read_dataset_file(directory: Path) -> DatasetFile | None:

@@ -434,7 +434,7 @@ def test_new_content_is_an_entry_under_the_same_spend() -> None:
 
 
 def test_persons_keep_their_partition_in_every_study() -> None:
-    persons = [f"person-{number}".encode() for number in range(4000)]
+    persons = [f"person-{number}" for number in range(4000)]
     parts = [DATASET.partition_of(person) for person in persons]
     assert parts == [DATASET.partition_of(person) for person in persons]
     share = parts.count(HOLDOUT) / len(parts)
