@@ -14,11 +14,13 @@ from benchmarks.pipeline import site_files
 from treaty.aggregation.quantization import ring_vector
 from treaty.contracts.normalisation import with_public_bounds
 from treaty.datasets.registry import Dataset
-from treaty.ids import Digest, MemberId
+from treaty.ids import MemberId
 from treaty.node.participant import Participant
 from treaty.ports import Entropy
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import noise_commitment, noise_key
+from treaty.protocol.secagg_messages import MaskedInput
+from treaty.protocol.statements import peek
 from treaty.protocol.study import Study
 from treaty.simulation.federation import COORDINATOR, Federation
 from treaty.stores.system import SystemEntropy
@@ -67,22 +69,26 @@ class Governed(Federation):
         """Say whether plain sums with the sites' own noise keys end in the study's model."""
         progress = begin(study.plan, study.contract, members=len(self.members), least_support=3)
         cohort = Cohort(len(self.members), study.group.min_survivors, study.group.max_colluders)
+        committed = {
+            (body.context, body.author): body.noise
+            for _, body in map(peek, self.coordinator.entries)
+            if isinstance(body, MaskedInput)
+        }
         for record in study.rounds[:-1]:
             query = progress.expected_query()
-            assert query.kind in NOISED and record.result is not None
+            assert query.kind in NOISED and record.sum is not None
             total = np.zeros(query.layout.length, dtype=np.uint64)
             for name in record.members_in:
-                committed = record.inputs[name].predicate.noise
-                assert committed is not None
+                found = committed[record.context, name]
                 [entropy] = [
                     drawn
                     for drawn in self.entropy[name].drawn
                     if len(drawn) == 32
-                    and noise_commitment(noise_key(drawn), query.digest) == committed
+                    and noise_commitment(noise_key(drawn), query.digest) == found
                 ]
                 local = self.participants[name].local_study(study)
                 total += local.answer(query, progress, entropy, cohort).vector
-            published = self._storages[0].blobs.get(Digest(record.result.predicate.sum))
+            published = self._storages[0].blobs.get(record.sum)
             if not (ring_vector(published, 64, query.layout.length) == total).all():
                 return False
             progress = progress.absorb(query, total, len(record.members_in))
