@@ -65,6 +65,7 @@ from treaty.protocol.statements import peek, registered
 from treaty.protocol.study import Study
 from treaty.provenance.privacy import log_privacy, study_privacy
 from treaty.provenance.verify import Status, verify_bundle
+from treaty.reports.summary import report_data
 from treaty.simulation.federation import COORDINATOR
 from treaty.studies.calibrating import Privacy
 from treaty.studies.certificates import PrivacyStatement
@@ -685,3 +686,19 @@ def test_another_attempt_sends_the_vector_with_the_same_noise(tmp_path: Path) ->
     statement = study_privacy(study)
     assert statement is not None and statement.happened.gradients == ROUNDS
     federation.close()
+
+
+def test_the_report_counts_noised_sums_under_their_own_rows(
+    run: tuple[Genuine, Study, dict[str, LocalStudy]],
+) -> None:
+    """Nothing exact over training rows in "who learned what", and no row that the charter lacks."""
+    genuine, _, _ = run
+    verdict = verify_bundle(genuine.files, genuine.forge.anchor)
+    data = report_data(verdict, genuine.files)
+    shown = {(line.artefact, line.form): line.times for line in data.exposure if line.times}
+    fitted = "Sums of the quantities that fit a model"
+    assert shown[fitted, "noised"] == ROUNDS and (fitted, "exact") not in shown
+    assert shown["Sums of counts, values and squares of the data columns", "noised"] == 1
+    assert shown["The model", "noised"] == ROUNDS
+    assert not [line for line in data.exposure if "has no row for it" in line.sentence]
+    assert data.noised and data.privacy[0].epsilon == "1.000"

@@ -22,6 +22,7 @@ from treaty.governance.exposure import (
     describe_artefact,
 )
 from treaty.governance.roles import Action, Role, describe_role
+from treaty.privacy.terms import DistributedGaussian
 from treaty.protocol.gate import LOG_READERS
 from treaty.protocol.messages import ProposalOpened
 from treaty.protocol.statements import Body, registered
@@ -113,8 +114,10 @@ def times_in_log(
     times[Artefact.SIGNATURE, Form.PLAIN] += cosignatures
     for study in studies:
         for opened in opened_sums(study):
-            times[opened.kind.artefact, Form.EXACT] += 1
-        times[Artefact.MODEL, Form.EXACT] += len(study.progress.trace)
+            times[opened.kind.artefact, opened.kind.form] += 1
+        noised = isinstance(study.plan.privacy, DistributedGaussian)
+        form = Form.NOISED if noised else Form.EXACT
+        times[Artefact.MODEL, form] += len(study.progress.trace)
         if study.progress.evaluation is not None:
             times[Artefact.EVALUATION_VERDICT, Form.EXACT] += 1
     return {shown: count for shown, count in times.items() if count}

@@ -249,13 +249,15 @@ def test_what_was_learned_is_counted_from_the_log(story: Story) -> None:
     assert times["Comparisons with pooled data, in a simulation only", "exact"] == 1
     assert times["Votes", "code"] == counts["ballot/v1"]
     # Fields that are empty, as those of the post-quantum suite are here, do not count.
-    assert times["Salted commitments", "digest"] == counts["epoch-keys/v1"]
+    assert times["Salted commitments", "digest"] == (
+        counts["epoch-keys/v1"] + counts["masked-input/v1"]
+    )
     assert times["Shares that take masks off a sum", "plain"] == (
         counts["reveal/v1"] + counts["round-result/v1"]
     )
     assert times["Data contracts", "text"] == 1
     assert times["Study plans", "text"] == 2
-    assert times["Positions in the log", "plain"] == data.log_size
+    assert times["Positions in the log", "plain"] == data.log_size + counts["masked-input/v1"]
     assert times["Signatures", "plain"] > data.log_size
 
 
