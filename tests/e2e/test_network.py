@@ -3,9 +3,8 @@
 One consortium lives through the whole module; cases that change it for good come last. The model
 must be, byte for byte, that of the embedded engine.
 
-Planted and caught: an anchor that is not compared, a directory that two processes share, an outbox
-whose files are never removed, a checkpoint without its quorum, a suspension that leaves the
-configuration as it was, a withdrawal that a running site does not see.
+Planted and caught: an anchor that is not compared, a directory that two processes share, a
+suspension that leaves the configuration as it was, a withdrawal that a running site does not see.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Enrolment and processes given what is wrong: one line, the right exit code, and nothing changed.
 
-Planted and caught: an anchor or a digest that is not compared, a key file that others may read, a
-server of any version, a port that is taken, settings that do not parse.
+Planted and caught: terms that are not compared with the paper, a key file that others may read, a
+server of any version, a port that is taken.
 """
 
 import os
