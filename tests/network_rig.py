@@ -95,6 +95,8 @@ class Rig:
     sites: Mapping[str, tuple[bytes, bytes]]
     """Each site's data file and adapter."""
     automatic: bool = True
+    options: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What a party's process is started with besides."""
     children: dict[str, Child] = field(default_factory=dict)
     anchor: str = ""
     port: int = field(default_factory=free_port)
@@ -160,6 +162,7 @@ class Rig:
     def start(self, name: str, **variables: str) -> Child:
         """Start a party's process."""
         words = ["coordinator", "up"] if name == HUB else ["site", "up", "--anchor", self.anchor]
+        words += self.options.get(name, ())
         output = self.output(name)
         kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
         with output.open("ab") as file:

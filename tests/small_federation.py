@@ -19,7 +19,7 @@ from treaty.ids import MemberId
 from treaty.models.specification import LogisticRegression
 from treaty.node.coordinator import Coordinator
 from treaty.node.participant import Participant, ParticipantKeys
-from treaty.ports import Clock, DataSource, Trainer
+from treaty.ports import Clock, DataSource, Journal, Trainer
 from treaty.registration import open_budget
 from treaty.simulation.federation import COORDINATOR, Federation, SiteFilesToWrite
 from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
@@ -148,7 +148,11 @@ class SmallFederation(Federation):
             engine=self.network.endpoint(COORDINATOR),
             storage=self._storage(place),
             clock=self._coordinator_clock,
+            journal=self._journal(COORDINATOR),
         )
+
+    def _journal(self, name: MemberId) -> Journal:
+        return FileJournal(self.directory / "parties" / name / "journal.jsonl")
 
     def _open_participant(self, name: MemberId) -> Participant:
         given = (self._trainers, self._sources, self._policies, self._consents)
@@ -165,7 +169,7 @@ class SmallFederation(Federation):
             blobs=storage.blobs,
             secrets=storage.secrets,
             engine=self.network.endpoint(name),
-            journal=FileJournal(place / "journal.jsonl"),
+            journal=self._journal(name),
             clock=self._clock or SystemClock(),
             entropy=SystemEntropy(),
             source=self._sources.get(

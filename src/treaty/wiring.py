@@ -296,8 +296,9 @@ def open_coordinator(
     storage: Storage | None = None,
     clock: Clock | None = None,
     slots_per_epoch: int | None = None,
+    journal: Journal | None = None,
 ) -> Coordinator:
-    """Return the coordinator whose keys and state lie in `directory`."""
+    """Return the coordinator whose keys and state lie in `directory`, as by default its journal."""
     state = storage or Storage.on_disk(directory)
     return Coordinator(
         name=name,
@@ -307,7 +308,7 @@ def open_coordinator(
         store=state.store,
         blobs=state.blobs,
         engine=engine,
-        journal=FileJournal(directory / "journal.jsonl"),
+        journal=journal or FileJournal(directory / "journal.jsonl"),
         clock=clock or SystemClock(),
         slots_per_epoch=slots_per_epoch,
         spread=worker_threads().map,
@@ -325,6 +326,7 @@ def open_participant(
     clock: Clock | None = None,
     entropy: Entropy | None = None,
     confined: bool = False,
+    journal: Journal | None = None,
     ledger: Ledger | None = None,
 ) -> Participant:
     """Return the node of the site whose keys, data, policy and state lie in `directory`.
@@ -333,7 +335,8 @@ def open_participant(
     in for the one that ``dataset.toml`` names (in memory: tests and sweeps).
     """
     state = storage or Storage.on_disk(directory)
-    journal, policy = FileJournal(directory / "journal.jsonl"), read_policy(directory)
+    journal = journal or FileJournal(directory / "journal.jsonl")
+    policy = read_policy(directory)
     trainer: Trainer = LocalTrainer()
     code: Digest | None = None
     if confined:

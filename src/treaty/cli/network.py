@@ -27,11 +27,28 @@ class ChoiceName(StrEnum):
     ABSTAIN = "abstain"
 
 
+class LevelName(StrEnum):
+    """How much a line of the log matters."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 HubOption = Annotated[Path, typer.Option("--dir", help="The coordinator's directory.")]
 SiteOption = Annotated[Path, typer.Option("--dir", help="The site's directory.")]
 KeyOption = Annotated[
     Path | None, typer.Option("--key", help="The approval key, where it is not in the directory.")
 ]
+
+MetricsOption = Annotated[
+    str, typer.Option("--metrics", help="Answer a monitoring system at HOST:PORT; off by default.")
+]
+LogOption = Annotated[
+    str, typer.Option("--log", help="Write JSON lines to this file, - is standard error.")
+]
+LevelOption = Annotated[LevelName, typer.Option("--log-level", help="The least that is written.")]
 
 HUB_DIR = Path("treaty-coordinator")
 SITE_DIR = Path("treaty-site")
@@ -115,13 +132,21 @@ def coordinator_invite(
 
 
 @_coordinators.command("up")
-def coordinator_up(directory: HubOption = HUB_DIR, form: FormatOption = Format.TABLE) -> None:
+def coordinator_up(
+    directory: HubOption = HUB_DIR,
+    metrics: MetricsOption = "",
+    log: LogOption = "",
+    level: LevelOption = LevelName.INFO,
+    form: FormatOption = Format.TABLE,
+) -> None:
     """Run the coordinator, and its message server, until it is told to stop."""
     from treaty.cli.network_files import until_stopped
     from treaty.deployment.hub import HubProcess
+    from treaty.deployment.monitor import monitor_of
 
+    monitor = monitor_of(metrics, log, level.value)
     with until_stopped() as stop:
-        HubProcess(directory, _teller(form)).run(stop)
+        HubProcess(directory, _teller(form), monitor).run(stop)
 
 
 @_coordinators.command("status")
@@ -211,14 +236,19 @@ def site_up(
         str, typer.Option("--anchor", help="At the first start: the charter's anchor, by voice.")
     ] = "",
     directory: SiteOption = SITE_DIR,
+    metrics: MetricsOption = "",
+    log: LogOption = "",
+    level: LevelOption = LevelName.INFO,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Run the site until it is told to stop. The first start signs the founding charter."""
     from treaty.cli.network_files import until_stopped
     from treaty.deployment.agent import SiteProcess
+    from treaty.deployment.monitor import monitor_of
 
+    monitor = monitor_of(metrics, log, level.value)
     with until_stopped() as stop:
-        SiteProcess(directory, anchor, _teller(form)).run(stop)
+        SiteProcess(directory, anchor, _teller(form), monitor).run(stop)
 
 
 @_sites.command("status")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from treaty.crypto import canonical
 from treaty.crypto.canonical import sha256
+from treaty.deployment.monitor import Monitor
 from treaty.deployment.outbox import Outbox
 from treaty.deployment.papers import (
     Invite,
@@ -118,13 +119,20 @@ def withdraw(directory: Path) -> bool:
 class SiteProcess:
     """The site in `directory`, as it runs. `say` gets what people should know."""
 
-    def __init__(self, directory: Path, anchor: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        anchor: str,
+        say: Callable[[str], None],
+        monitor: Monitor | None = None,
+    ) -> None:
         self._directory = directory
         self._say = say
+        self._monitor = monitor or Monitor()
         self._invite = load_site(directory).invite
         self._name = MemberId(self._invite.member)
         self._anchor = "".join(anchor.split()).lower()
-        self._journal = FileJournal(directory / "journal.jsonl")
+        self._journal = self._monitor.journal(FileJournal(directory / "journal.jsonl"))
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Take part until `stop` says so. Raises what people must mend."""
@@ -134,7 +142,10 @@ class SiteProcess:
                 f"{self._name} has withdrawn: remove {directory / WITHDRAWN} to take part again",
                 code="withdrawn",
             )
-        with exclusive(directory, self._name):
+        with (
+            exclusive(directory, self._name),
+            self._monitor.running(self._name, is_hub=False),
+        ):
             engine = self._connect()
             storage = None
             try:
@@ -150,6 +161,7 @@ class SiteProcess:
                 def tick() -> None:
                     if node.state.membership is not None:
                         outbox.submit(node)
+                    self._monitor.observe(node, engine, storage.store, budget=node.budget)
 
                 serve(
                     node,
@@ -171,6 +183,7 @@ class SiteProcess:
             anchor=anchor,
             engine=engine,
             storage=storage,
+            journal=self._journal,
             confined=True,
         )
 

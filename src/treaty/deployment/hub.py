@@ -15,6 +15,7 @@ import msgspec
 from treaty.crypto import canonical
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import PublicKey
+from treaty.deployment.monitor import Monitor
 from treaty.deployment.papers import (
     Invite,
     JoinRequest,
@@ -153,12 +154,15 @@ def standings(directory: Path) -> Standings:
 class HubProcess:
     """The coordinator in `directory`, as it runs. `say` gets what people should know."""
 
-    def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, directory: Path, say: Callable[[str], None], monitor: Monitor | None = None
+    ) -> None:
         self._directory = directory
         self._say = say
+        self._monitor = monitor or Monitor()
         self._settings = load_hub(directory)
         self._name = MemberId(self._settings.name)
-        self._journal = FileJournal(directory / "journal.jsonl")
+        self._journal = self._monitor.journal(FileJournal(directory / "journal.jsonl"))
         self._server = NatsServer(
             ServerSettings(
                 str((directory / "server").resolve()),
@@ -172,7 +176,10 @@ class HubProcess:
     def run(self, stop: Callable[[], bool]) -> None:
         """Serve until `stop` says so. Raises what people must mend."""
         directory = self._directory
-        with exclusive(directory, self._name):
+        with (
+            exclusive(directory, self._name),
+            self._monitor.running(self._name, is_hub=True),
+        ):
             self._start_server()
             storage = None
             engine = None
@@ -193,6 +200,7 @@ class HubProcess:
                     anchor=anchor,
                     engine=engine,
                     storage=storage,
+                    journal=self._journal,
                 )
                 if node.state.membership is None and not self._found(
                     node, charter, engine, storage, stop
@@ -205,7 +213,7 @@ class HubProcess:
                     wait=engine.wait,
                     stop=stop,
                     now_ms=lambda: time.monotonic_ns() // 1_000_000,
-                    tick=lambda: self._tick(node),
+                    tick=lambda: self._tick(node, engine, storage),
                 )
                 self._keep_checkpoint(node)
             finally:
@@ -271,6 +279,7 @@ class HubProcess:
             if missing != said:
                 said = missing
                 self._say(f"waiting for the requests of {', '.join(missing)}")
+            self._monitor.awaits("requests to join", missing, connected=False)
             if stop():
                 return False
             time.sleep(0.1)
@@ -299,6 +308,9 @@ class HubProcess:
             if missing != said:
                 said = missing
                 self._say(f"waiting for the signatures of {', '.join(missing)}")
+            self._monitor.awaits(
+                "signatures of the charter", missing, connected=engine.is_connected
+            )
             if stop():
                 return False
             if not deliver(desk):
@@ -314,12 +326,13 @@ class HubProcess:
 
     # --- meanwhile ------------------------------------------------------------------------------
 
-    def _tick(self, node: Coordinator) -> None:
+    def _tick(self, node: Coordinator, engine: JetStreamEngine, storage: Storage) -> None:
         """Keep the server running and configured by the charter, and the checkpoint on disk."""
         if self._settings.managed and self._server.ensure():
             self._journal.note("server-restarted", "the message server had ended")
         self._admit_of(node.state)
         self._keep_checkpoint(node)
+        self._monitor.observe(node, engine, storage.store, cosignatures=len(node.witnesses()))
 
     def _keep_checkpoint(self, node: Coordinator) -> None:
         """Keep the newest checkpoint that a quorum has cosigned: bundles are made from it."""

@@ -162,6 +162,11 @@ class Participant:
         """Return how many entries of the log this member holds."""
         return self._mirror.size
 
+    @property
+    def budget(self) -> BudgetKeeper | None:
+        """Return the keeper of this site's ledger, None where no data set is registered."""
+        return self._spending.keeper
+
     def local_study(self, study: Study) -> LocalStudy:
         """Return this site's own side of `study`. For the site itself, never for peers."""
         return self._admission.prepared(study)
