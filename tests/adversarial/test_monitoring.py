@@ -44,7 +44,7 @@ FORBIDDEN = re.compile("|".join(re.escape(f"{one}") for name in SITES for one in
 class TellingSource:
     """A reader whose error quotes a row."""
 
-    def load(self, contract: Contract, *, holdout_permille: int, seed: int) -> SiteData:
+    def load(self, contract: Contract, **_: object) -> SiteData:
         raise UsageError(f"row 7: pressure {sentinels(SITES[0])[7]} is not what it should be")
 
 
