@@ -4,7 +4,8 @@ Planted faults that these tests caught: last in, first out; the key ignored; key
 shared between recipients or senders; acknowledged frames delivered again;
 unacknowledged frames lost at a restart or put behind newer ones; the frame limit
 off by one; an acknowledgement from before a restart that counts; a fetch that is
-not compared with its digest; sends that leave no egress record.
+not compared with its digest; sends that leave no egress record; on the message server, frames
+acknowledged on receipt, a member handed many frames at once, the hub's consumer kept at a restart.
 """
 
 from collections import deque
