@@ -16,7 +16,7 @@ signatures over the statement hold. It reads no clock: `at` is the time of the l
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -148,16 +148,17 @@ class CharterHistory:
     versions: tuple[Charter, ...]
     suspended: frozenset[MemberId] = _NOBODY
     grants: tuple[ExposureRule, ...] = ()
+    digest: Digest = field(init=False, compare=False)
+    """Of the version in force; asked for at every step of every party, so it is made once."""
+
+    def __post_init__(self) -> None:
+        """Make the digest."""
+        object.__setattr__(self, "digest", charter_digest(self.current))
 
     @property
     def current(self) -> Charter:
         """Return the version in force."""
         return self.versions[-1]
-
-    @property
-    def digest(self) -> Digest:
-        """Return the digest of the version in force."""
-        return charter_digest(self.current)
 
     @property
     def anchor(self) -> Digest:
