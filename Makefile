@@ -66,7 +66,7 @@ campaign: $(READY)  ## the campaigns in full, hours
 
 bench: $(READY)  ## the benchmarks, one after another
 	@status=0; for run in "learning --data heart" "learning --data ist --quick" "privacy --quick" rounds \
-	    "secagg --quick" store_commit privacy_sampler; do \
+	    "secagg --quick" engine store_commit privacy_sampler privacy_accountant privacy_ledger; do \
 	    echo "== $$run"; $(BIN)/python -m benchmarks.$$run || status=1; \
 	  done; exit $$status
 
