@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from treaty.contracts.decimals import parse_number
 from treaty.contracts.design import Column, design_columns
 from treaty.contracts.findings import Fault, Finding, refuse
+from treaty.contracts.person_ids import person_form
 from treaty.contracts.schema import Category, Contract, Label, Number
 from treaty.contracts.table import RawTable
 from treaty.contracts.units import are_convertible, convert
@@ -301,8 +302,18 @@ def _parse_category(
 
 def _check_persons(person_id: str, most: int, table: RawTable, findings: list[Finding]) -> None:
     column = table.columns[person_id]
-    blank = [row for row, person in enumerate(column) if not person]
+    forms = {person: person_form(person) for person in set(column)}
+    blank = [row for row, person in enumerate(column) if not forms[person]]
     _report(findings, Fault.MISSING_PERSON, person_id, blank, "an identifier in every row")
+    # Prevents one person in two spellings from being clipped, and divided, as two.
+    spelt: dict[str, str] = {}
+    alike = [
+        row
+        for row, person in enumerate(column)
+        if forms[person] and spelt.setdefault(forms[person], person) != person
+    ]
+    expected = "one spelling of each identifier (case, white space, leading zeros)"
+    _report(findings, Fault.ALIKE_PERSONS, person_id, alike, expected)
     seen: Counter[str] = Counter()
     repeated: list[int] = []
     for row, person in enumerate(column):

@@ -35,6 +35,7 @@ class Fault(Enum):
     UNKNOWN_LABEL = "unknown-label"
     MISSING_PERSON = "missing-person"
     REPEATED_PERSON = "repeated-person"
+    ALIKE_PERSONS = "alike-persons"
     BAD_DATE = "bad-date"
     TOO_MANY_PERSONS = "too-many-persons"
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from treaty.contracts.person_ids import person_form
 from treaty.crypto.derivation import labelled_hash
 from treaty.errors import PolicyError, UsageError
 from treaty.governance.charter import Charter
@@ -70,11 +71,11 @@ class RegisteredDataset:
         """Return the partition of a person: the same in every study, for ever.
 
         Guarantee: a function of the person and the partition key alone, so partitions are
-        person-disjoint over all studies and what one spends the other does not.
+        person-disjoint over all studies and what one spends the other does not. Spellings that
+        `person_form` holds alike are one person, also where a later file is written otherwise.
         """
-        drawn = hmac.digest(
-            self.partition_key, b"treaty.partition/v1\0" + person.encode(), "sha256"
-        )
+        named = b"treaty.partition/v1\0" + person_form(person).encode()
+        drawn = hmac.digest(self.partition_key, named, "sha256")
         share = int.from_bytes(drawn[:8], "big") * 1000 >> 64
         return HOLDOUT if share < self.holdout_permille else TRAINING
 
