@@ -29,7 +29,7 @@ from treaty.deployment.endpoint import parse_address
 
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-PROGRAM = "/opt/treaty/bin/treaty"
+PROGRAM = "/usr/local/treaty/bin/treaty"
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 HOWTO = (ROOT / "docs" / "howto" / "operate.md").read_text(encoding="utf-8")
 
@@ -115,7 +115,7 @@ def test_a_unit_runs_a_command_of_the_page_on_its_own_state(path: Path) -> None:
         require_command(words)
         assert service["StateDirectory"] == [user] and service["StateDirectoryMode"] == ["0700"]
     else:
-        assert program == "/opt/treaty/bin/nats-server" and words[0] == "-c"
+        assert program == "/usr/local/treaty/bin/nats-server" and words[0] == "-c"
         # The name of the file is the one that the coordinator writes.
         assert words[1] == f"{state}/party/server/server.conf"
         # Of the coordinator's state only the server's part is there.
@@ -169,7 +169,7 @@ def test_the_unit_files_hold_for_systemd(tmp_path: Path) -> None:
     paths = [*UNITS, DEPLOY / "systemd" / "treaty-nats.path"]
     for path in paths:
         # The programs of an installation are not on this machine.
-        text = re.sub(r"/opt/treaty/bin/[a-z-]+", "/bin/true", path.read_text("utf-8"))
+        text = re.sub(r"/usr/local/treaty/bin/[a-z-]+", "/bin/true", path.read_text("utf-8"))
         (tmp_path / path.name).write_text(text)
     done = subprocess.run(
         [program, "verify", *(str(tmp_path / path.name) for path in paths)],
@@ -223,7 +223,7 @@ def test_the_compose_file_runs_commands_of_the_page() -> None:
 
 def test_the_image_is_made_of_what_is_here() -> None:
     text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
-    for name in re.findall(r"/opt/treaty/source/([A-Za-z0-9.-]+)", text):
+    for name in re.findall(r"/usr/local/treaty/source/([A-Za-z0-9.-]+)", text):
         assert (ROOT / name).exists(), name
     assert "--require-hashes" in text and "--no-build-isolation" in text
     users = re.findall(r"^USER (.+)$", text, re.MULTILINE)

@@ -28,7 +28,7 @@ FULL = os.environ.get("TREATY_CAMPAIGN") == "full"
 
 @pytest.mark.timeout(0 if FULL else 400)
 def test_a_large_group_loses_one_in_twenty_and_opens_its_sum() -> None:
-    size, degree = (1000, Degree(52, 37)) if FULL else (300, Degree(36, 25))
+    size, degree = (1000, Degree(52, 37)) if FULL else (300, Degree(39, 28))
     group = group_of(size, size // 20, least=size - size // 20)
     assert group.degree(size) == degree
     federation = ready(dealt(group, slots=1))

@@ -50,7 +50,7 @@ SEEDS = range(4)
 BENIGN_REPETITION = (TimeStated, BallotCast)
 """Saying these again changes nothing, so that all keys together may put them into the log twice."""
 
-BENIGN_REMOVAL = (TimeStated, SiteReported, Reveal, ReleaseProvenance)
+BENIGN_REMOVAL = (TimeStated, SiteReported, ReleaseProvenance)
 """A log without one of these can be a history too: one that all keys together may have made."""
 
 REPLAY = frozenset(
