@@ -29,6 +29,7 @@ import pytest
 
 from tests.restartable_federation import ONCE, subject_of
 from tests.small_federation import SITES, contract, site_files
+from treaty.errors import ResourceError
 from treaty.models.specification import LogisticRegression
 from treaty.protocol.statements import peek
 from treaty.stores.kill_points import KILL_VARIABLE, TRACE_VARIABLE
@@ -81,6 +82,11 @@ class Killer:
         for name, child in list(self.rig.children.items()):
             code = child.process.poll()
             if code is None:
+                continue
+            if name != HUB and code == ResourceError.exit_code:
+                # It was started while the server was down, and said so: whoever supervises it
+                # starts it again, as the units in deploy/ do.
+                self._start(name)
                 continue
             assert code == -signal.SIGKILL, f"{name} ended with {code}\n{self.rig.words()}"
             self.done.append(f"{name} {self.orders[name].pop(0)}")
