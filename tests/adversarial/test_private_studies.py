@@ -451,6 +451,15 @@ ALTERED: Mapping[str, tuple[dict[str, object], str]] = MappingProxyType(
         "a larger delta": ({"delta_inverse": 10**4}, "privacy-budget"),
         "more than the charter's budget": ({"epsilon_milli": 3001}, "privacy-budget"),
         "noise that cannot be drawn": ({"variance": "1"}, "noise-range"),
+        "noise that no grid of losses holds": (
+            {
+                "sampling": SAMPLING_UNIT // 2,
+                "grid_bits": 32,
+                "variance": f"{1 << 22:x}",
+                "count_variance": f"{1 << 22:x}",
+            },
+            "epsilon-claim",
+        ),
         "persons at more sites": ({"max_sites_per_person": 3}, "privacy-policy"),
         "records in place of persons": ({"unit": "record-in-institution"}, "privacy-policy"),
     }

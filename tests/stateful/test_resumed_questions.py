@@ -4,7 +4,8 @@ Real nodes: a site is lost after the answers of a round began, so that its quest
 four; the study halts for want of them. Planted faults that these tests caught: a resumption that
 frees members who did not approve, or
 voted against; attempts of before that count again; a resumption of a study
-that the members decided to halt; one for a round that nobody knows.
+that the members decided to halt; one for a round that nobody knows; a study that goes on under a
+later charter than its plan binds; a member suspended meanwhile that goes on in it.
 """
 
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.restartable_federation import (
 )
 from tests.small_federation import SITES, contract, small_plan
 from tests.stateful.test_dropouts import REVEALING, abandoned, heal, lose, propose, vote
+from tests.unit.protocol.test_consortium import amend
 from tests.worlds import NAMES, World
 from treaty.crypto.canonical import sha256
 from treaty.governance.roles import Action
@@ -176,3 +178,27 @@ def test_a_study_that_lacked_members_runs_again_with_attempts_counted_anew() -> 
     assert world.study.phase is Phase.RUNNING and world.study.attempts == 0
     world.open_epoch()
     world.open_round()
+
+
+def test_no_study_goes_on_under_another_charter_than_its_plan_binds() -> None:
+    """Thresholds, budget and noise were held against the charter of then."""
+    world, context = bound_world()
+    world.say(StudyHalted, plan=world.study.identity, code=HaltCode.TOO_FEW_MEMBERS)
+    amend(world, title="Second")
+    with world.refuses("wrong-charter"):
+        world.propose(Action.STUDY_RESUME, context)
+    assert world.study.phase is Phase.HALTED
+
+
+def test_a_member_suspended_while_a_study_stood_still_does_not_go_on_in_it() -> None:
+    world, context = bound_world()
+    world.say(StudyHalted, plan=world.study.identity, code=HaltCode.TOO_FEW_MEMBERS)
+    world.propose_and_suspend(NAMES[4])
+    assert NAMES[4] in world.study.group.members
+    world.decide(Action.STUDY_RESUME, context)
+    assert world.study.phase is Phase.RUNNING
+    assert sorted(world.study.group.members) == sorted(NAMES[:4])
+    assert (
+        world.study.group.min_survivors == world.state.members.effective.parameters().min_survivors
+    )
+    assert world.replayed() == world.state

@@ -14,6 +14,7 @@ Expiry and signatures are not checked here: both depend on when and after what
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 from treaty.errors import PolicyError
 from treaty.governance.charter import Charter
@@ -21,6 +22,7 @@ from treaty.governance.data_use import DUO_CODES
 from treaty.governance.exposure import SUMS, TRAINING_SUMS, Artefact, ExposureRule, Form
 from treaty.governance.roles import ELIGIBLE_ROLES, OWN_ACTIONS, Action, Role
 from treaty.governance.terms import PrivacyMode
+from treaty.privacy.ledger_entries import MAX_DELTA_INVERSE
 
 __all__ = ["Problem", "check", "problems"]
 
@@ -279,6 +281,12 @@ def _privacy(charter: Charter) -> Iterator[Problem]:
             "privacy",
             "privacy mode differential has no epsilon or no delta: expected both above 0, set "
             "epsilon_budget_milli and delta",
+        )
+    elif Fraction(privacy.delta) * MAX_DELTA_INVERSE < 1:
+        yield Problem(
+            "privacy",
+            f"privacy mode differential has the delta {privacy.delta}: expected at least 1e-12, "
+            "the least that ledgers and accountants count with",
         )
     for rule in charter.exposure:
         # An exact sum over training rows would void every epsilon that is printed.

@@ -71,6 +71,7 @@ class BudgetKeeper:
         self._state: LedgerState | None = None
         self._trail = LedgerTrail()
         self._shown: LedgerHead | None = None
+        self._caps: tuple[Capped, ...] = ()
         self._refresh()
 
     @property
@@ -135,11 +136,11 @@ class BudgetKeeper:
         wanted = tuple(caps)
         if any(one.charter != charter for one in wanted):
             raise UsageError("expected caps of the charter named beside them")
-        self._decide(
-            lambda state: [one for one in wanted if state.caps.get(one.partition) != one],
-            "ledger-cap",
-            locked=True,
-        )
+        self._caps = wanted
+        self._decide(self._new_caps, "ledger-cap", locked=True)
+
+    def _new_caps(self, state: LedgerState) -> list[Capped]:
+        return [one for one in self._caps if state.caps.get(one.partition) != one]
 
     # --- a plan's life ------------------------------------------------------------------------
 
@@ -168,7 +169,10 @@ class BudgetKeeper:
         )
 
         def new(state: LedgerState) -> Sequence[Action]:
-            return [one for one in wanted if not _is_reserved(state, one)]
+            asked = [one for one in wanted if not _is_reserved(state, one)]
+            # Prevents another consortium on this data set, whose node appended its own charter's
+            # caps since, from lending its budget to this plan: the plan is held to its charter's.
+            return [*self._new_caps(state), *asked] if asked else ()
 
         self._decide(new, "ledger-reserve")
 

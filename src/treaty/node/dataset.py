@@ -22,6 +22,7 @@ from treaty.privacy.ledger import open_ledger
 from treaty.privacy.ledger_entries import (
     DEFAULT_ENVELOPES,
     HOLDOUT,
+    MAX_DELTA_INVERSE,
     TRAINING,
     Capped,
     Envelope,
@@ -149,4 +150,10 @@ def _delta_inverse(text: str) -> int:
     delta = Fraction(text)
     if not 0 < delta < 1:
         raise PolicyError(f"the charter's delta is {text}, expected 0 < delta < 1", code="no-cap")
-    return math.ceil(1 / delta)
+    inverse = math.ceil(1 / delta)
+    if inverse > MAX_DELTA_INVERSE:
+        raise PolicyError(
+            f"the charter's delta is {text}, a ledger counts with 1e-12 at the least: amend it",
+            code="no-cap",
+        )
+    return inverse

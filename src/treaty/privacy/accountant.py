@@ -4,6 +4,9 @@ Guarantees (docs/spec/privacy.md, section 3):
   * The value is never below the true epsilon at the given delta, for a schedule declared
     before the run; later contents may depend on earlier outputs, later *parameters* may not.
   * It exceeds the tight value by at most 1 % (sampled) or one part in a million (unsampled).
+    Sampled events with so little noise that no protection is left to speak of (`_is_hopeless`)
+    are counted as if everybody took part, which is never less: what a peer's plan makes the
+    accountant compute is bounded in time and memory.
   * Any non-private event makes it infinite.
 
 `dp_accounting` is imported inside `_composed` only, when a sampled event is met.
@@ -42,6 +45,16 @@ _RELATIVE_MOVE = 0.005
 # the independent lower bounds in tests/vectors/v1/privacy_brackets.json.
 _DELTA_SHARE = 1e-4
 _DELTA_AMOUNT = 2e-14
+
+
+_LEAST_MULTIPLIER = Fraction(1, 4)
+"""Sampled sums with less noise than this share of the sensitivity are not worth a grid."""
+
+_MOST_SIGNAL = 400.0
+"""Largest mu squared, in the limit of many rounds, for which a grid is made: epsilon above 200."""
+
+_HARDLY_SAMPLED = SAMPLING_UNIT - (SAMPLING_UNIT >> 20)
+"""From this rate on, nearly one, everybody counts as taking part: logarithms of the rest fail."""
 
 
 class Adjacency(Enum):
@@ -94,6 +107,7 @@ def _of_groups(groups: tuple[Event, ...], delta: float, sites: int, adjacency: A
     verifier ask the same and a sampled answer takes seconds."""
     if not is_private(groups):
         return math.inf
+    groups = _countable(groups, sites)
     sampled = [event for event in groups if isinstance(event, SampledGaussianEvent)]
     plain = total_signal_to_noise(groups, sites=sites)
     if not sampled:
@@ -104,7 +118,12 @@ def _of_groups(groups: tuple[Event, ...], delta: float, sites: int, adjacency: A
         raise UsageError(f"delta {delta} is below {MIN_SAMPLED_DELTA}, the least for sampled plans")
     if adjacency is Adjacency.REPLACE_ONE and sites > 1:
         return _group_bound(sampled, plain, delta, sites)
-    return _refined(sampled, plain, delta, sites, adjacency)
+    try:
+        return _refined(sampled, plain, delta, sites, adjacency)
+    except (ArithmeticError, ValueError, RecursionError):
+        # Numbers that a plan may have and the library's root finding does not bear: the rates and
+        # deviations are anybody's. Counting everybody needs no library and is never less.
+        return _of_groups(_unsampled(groups), delta, sites, adjacency)
 
 
 def total_signal_to_noise(events: Iterable[Event], *, sites: int = 1) -> Fraction:
@@ -117,6 +136,54 @@ def total_signal_to_noise(events: Iterable[Event], *, sites: int = 1) -> Fractio
         ),
         Fraction(0),
     )
+
+
+def _countable(groups: tuple[Event, ...], sites: int) -> tuple[Event, ...]:
+    """Return `groups` with sampled events that no grid should count as unsampled ones.
+
+    Guarantee: never less loss, because a secret sample only hides (the sampled pair is a mixture of
+    the whole pair and of two equal distributions, and divergences are convex).
+    """
+    sampled = [event for event in groups if isinstance(event, SampledGaussianEvent)]
+    whole = [
+        event
+        for event in sampled
+        if event.sampling >= _HARDLY_SAMPLED or _is_hopeless([event], sites)
+    ]
+    rest = [event for event in sampled if event not in whole]
+    if _is_hopeless(rest, sites):
+        whole, rest = sampled, []
+    if not whole:
+        return groups
+    others = [event for event in groups if not isinstance(event, SampledGaussianEvent)]
+    return grouped([*others, *rest, *_unsampled(whole)])
+
+
+def _unsampled(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Return `events` with everybody in each sampled one."""
+    return grouped(
+        GaussianEvent(variance=event.variance, sensitivity=event.sensitivity, count=event.count)
+        if isinstance(event, SampledGaussianEvent)
+        else event
+        for event in events
+    )
+
+
+def _is_hopeless(sampled: Sequence[SampledGaussianEvent], sites: int) -> bool:
+    """Say whether the loss is so large that a tight figure is of no use, and its grid huge.
+
+    By the limit theorem for many rounds: mu squared is count q^2 (exp(1 / s^2) - 1), s the noise
+    multiplier. An estimate that decides about work, never about the bound's validity.
+    """
+    signal = 0.0
+    for event in sampled:
+        shift = sites * event.sensitivity
+        inverse = Fraction(shift * shift, int(event.variance, 16))
+        if inverse > 1 / _LEAST_MULTIPLIER**2:
+            return True
+        rate = event.sampling / SAMPLING_UNIT
+        signal += event.count * rate * rate * math.expm1(float(inverse))
+    return signal > _MOST_SIGNAL
 
 
 def _refined(
@@ -192,7 +259,9 @@ def _composed(
     if total is None:
         return 0.0
     lowered = delta * (1.0 - _DELTA_SHARE) - _DELTA_AMOUNT
-    return float(total.get_epsilon_for_delta(lowered))
+    found = float(total.get_epsilon_for_delta(lowered))
+    # A NaN would pass every comparison with a budget.
+    return found if found >= 0.0 else math.inf
 
 
 def _group_bound(

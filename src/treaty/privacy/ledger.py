@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from treaty.crypto.canonical import decode, digest_of, encode
-from treaty.errors import PolicyError, UsageError, VerificationError
+from treaty.errors import FormatError, PolicyError, UsageError, VerificationError
 from treaty.ids import Digest
 from treaty.privacy.accountant import composed_epsilon, delta_of
 from treaty.privacy.events import (
@@ -126,10 +126,17 @@ class LedgerState:
         Guarantee: refuses what the rules above refuse, with `PolicyError` codes ``budget``,
         ``not-reserved``, ``slot-taken``, ``already-paid``, ``plan-known``, ``plan-closed``,
         ``no-cap``, ``not-charged``, ``rebase-too-low``, or the lock's own; the state is untouched
-        then. Budgets are compared with epsilon rounded up and the cap rounded down.
+        then. Budgets are compared with epsilon rounded up and the cap rounded down. An action that
+        no reader would take (`UsageError`) is never stored: it would bar what follows it.
         """
         entry = Entry(format=FORMAT, sequence=self.count, previous=self.head, action=action)
-        return Step(state=_applied(self, entry, checked=True), entry=encode(entry))
+        following = _applied(self, entry, checked=True)
+        data = encode(entry)
+        try:
+            decode(data, Entry)
+        except FormatError as error:
+            raise UsageError(f"the entry cannot be read again: {error}") from error
+        return Step(state=following, entry=data)
 
     def is_paid(self, charge: Charged) -> bool:
         """Say whether this very vector is paid for, so that sending it again is free.

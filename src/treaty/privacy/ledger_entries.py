@@ -18,6 +18,7 @@ __all__ = [
     "GENESIS",
     "HOLDOUT",
     "LOST",
+    "MAX_DELTA_INVERSE",
     "PARTITIONS",
     "RESERVE",
     "TRAINING",
@@ -55,7 +56,10 @@ LOST = "lost-ledger"
 
 PrivateEvent = GaussianEvent | SampledGaussianEvent
 PerMille = Annotated[int, msgspec.Meta(ge=1, le=1000)]
-InverseDelta = Annotated[int, msgspec.Meta(ge=2, le=10**12)]
+MAX_DELTA_INVERSE = 10**12
+"""The smallest delta that is counted with is one over this."""
+
+InverseDelta = Annotated[int, msgspec.Meta(ge=2, le=MAX_DELTA_INVERSE)]
 EpsilonCap = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 
 

@@ -239,6 +239,12 @@ def ghost_factors(layers: Sequence[Layer], persons: Persons, clip: Clip) -> Arra
             errors = layer.errors[part] * factors[part, None]
             inner = layer.inputs[part] @ layer.inputs[part].T + float(layer.has_bias)
             square += float((inner * (errors @ errors.T)).sum())
+        # Rows that nearly cancel leave little of many products: the error is one of the products'
+        # size, which the clip of each row bounds, not of the difference's.
+        terms = sum(layer.inputs.shape[1] + layer.errors.shape[1] + 2 for layer in layers)
+        square += (float(size) * clip.norm) ** 2 * (float(size) + terms) * 2.0**-51
+        if not math.isfinite(square):
+            raise PolicyError("a person's gradient norm is NaN or infinite", code="not-finite")
         norm = math.sqrt(max(square, 0.0))
         if norm > clip.norm:
             factors[part] *= clip.norm / norm

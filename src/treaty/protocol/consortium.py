@@ -402,7 +402,13 @@ class Consortium(msgspec.Struct, frozen=True):
         if action is Action.STUDY_HALT:
             self._study(Digest(body.subject))
         if action is Action.STUDY_RESUME:
-            self._study_of_round(Digest(body.subject))
+            study = self._study_of_round(Digest(body.subject))
+            if study.history.digest != self.members.history.digest:
+                # Its thresholds, budget and noise were held against the charter that it binds.
+                raise PolicyError(
+                    "the charter was amended since this study was opened: ratify a new plan",
+                    code="wrong-charter",
+                )
 
     def _lapse(self, concerned: Callable[[ProposalRecord], bool]) -> "Consortium":
         """Return the state with the open proposals that are `concerned` lapsed."""
@@ -423,7 +429,11 @@ class Consortium(msgspec.Struct, frozen=True):
             if choice is Choice.APPROVE and voter not in proposal.equivocators
         )
         revive = newly and self.running is None
-        return self._with_study(study.resume(proposal.subject, approvers, revive=revive))
+        resumed = study.resume(proposal.subject, approvers, revive=revive)
+        if not resumed.finished and study.finished:
+            # Prevents a member that was suspended meanwhile from going on in it.
+            resumed = resumed.rejoin(self.members.history)
+        return self._with_study(resumed)
 
     def _study_of_round(self, context: Digest) -> Study:
         for study in self.studies.values():

@@ -200,6 +200,10 @@ BREAKAGES: dict[str, tuple[str, Callable[[Charter], Charter]]] = {
         "privacy",
         lambda c: _privacy(c, mode=PrivacyMode.DIFFERENTIAL, epsilon_budget_milli=5, delta="0.00"),
     ),
+    "a delta that no ledger counts with": (
+        "privacy",
+        lambda c: _privacy(c, mode=PrivacyMode.DIFFERENTIAL, epsilon_budget_milli=5, delta="9e-13"),
+    ),
     "unknown data-use code": (
         "data-use",
         lambda c: _terms(c, DataUseTerm(code="DUO:0000006"), DataUseTerm(code="DUO:9999999")),

@@ -5,7 +5,9 @@ stays charged, and what differs from what was reserved is refused.
 
 Planted faults that these tests caught: a charge that is returned before it is stored; a ledger not
 compared with the head that the log shows, or with the one in the own store; another ledger than the
-one shown taken for it; a re-base in the log that is not carried out.
+one shown taken for it; a re-base in the log that is not carried out; a reservation held to the caps
+of another consortium; an entry that is stored and cannot be read again; a charter's delta below
+what entries hold.
 """
 
 import hashlib
@@ -473,3 +475,40 @@ def test_a_cap_is_recorded_when_it_changes_and_not_again() -> None:
     assert len(ledger.records) == count + 1
     with pytest.raises(UsageError):
         keeper.cap(named("another"), caps())
+
+
+def test_a_plan_is_held_to_its_own_charter_on_a_ledger_that_others_use() -> None:
+    """Another consortium's node raises the caps between following the log and reserving."""
+    ledger, keeper = opened()
+    generous = tuple(
+        msgspec.structs.replace(one, charter=named("theirs"), epsilon_micro=50_000_000)
+        for one in caps()
+    )
+    BudgetKeeper(ledger, DATASET).cap(named("theirs"), generous)
+    with pytest.raises(PolicyError) as caught:
+        keeper.reserve(named("plan"), [claim(60)])
+    assert caught.value.code == "budget"
+    BudgetKeeper(ledger, DATASET).cap(named("theirs"), generous)
+    keeper.reserve(named("plan"), [claim(5)])
+    assert keeper.state.caps[TRAINING] == caps()[0]
+
+
+@pytest.mark.parametrize("delta", ["9e-13", "1e-20"])
+def test_a_delta_that_no_ledger_counts_with_changes_nothing(delta: str) -> None:
+    """An entry beyond the format's range would bar the ledger for ever."""
+    policy = PrivacyPolicy(mode=PrivacyMode.DIFFERENTIAL, epsilon_budget_milli=1000, delta=delta)
+    charter = msgspec.structs.replace(small_charter(), privacy=policy)
+    with pytest.raises(PolicyError) as caught:
+        caps_of(charter, named("charter"))
+    assert caught.value.code == "no-cap"
+
+
+def test_no_entry_is_stored_that_cannot_be_read_again() -> None:
+    ledger, keeper = opened()
+    before = ledger.read()
+    for wrong in ({"delta_inverse": 10**13}, {"epsilon_micro": 0}, {"partition": ""}):
+        wanted = msgspec.structs.replace(caps()[0], **wrong)
+        with pytest.raises((UsageError, PolicyError)):
+            keeper.cap(named("charter"), [wanted])
+    assert ledger.read() == before
+    assert BudgetKeeper(ledger, DATASET).state.caps[TRAINING] == caps()[0]

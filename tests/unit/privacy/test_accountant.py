@@ -6,7 +6,8 @@
 Planted faults that these tests catch: the sampling rate ignored, noise counted as a variance
 where a deviation belongs, no refinement of the grid (58 % too high in one point), the shifts
 of a person at two sites weighted in the wrong order, replacement counted as half its shift, a
-term of the closed form doubled, an allowance that costs more than a millionth.
+term of the closed form doubled, an allowance that costs more than a millionth, a grid for noise of
+no use (62 PiB), a rate so near one or nought that the library fails, a NaN for an epsilon.
 """
 
 import functools
@@ -14,6 +15,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -96,6 +98,49 @@ def test_replacing_costs_more_than_adding_and_the_sampled_value_is_known() -> No
     two = composed_epsilon(small, 1e-5, sites=2)
     grouped = composed_epsilon(small, 1e-5, sites=2, adjacency=Adjacency.REPLACE_ONE)
     assert one < two < grouped < 5 * two
+
+
+@pytest.mark.parametrize(
+    ("variance", "sensitivity", "sampling", "count", "delta", "sites"),
+    [
+        (1 << 20, 1 << 32, SAMPLING_UNIT // 2, 20, 1e-5, 1),
+        (1 << 20, 1 << 24, 1, 10_000, 1e-12, 2),
+        (1 << 60, 1 << 32, SAMPLING_UNIT - 1, 20, 0.5, 1),
+        (690_733_437 << 48, 1 << 24, 1, 1, 1e-12, 2),
+        (1 << 46, 1 << 24, SAMPLING_UNIT // 2, 10_000, 0.5, 1),
+        (1 << 22, 1 << 24, 1 << 30, 1_000_000, 1e-5, 3),
+    ],
+    ids=["no noise", "no noise, rare", "rate one", "rate nought", "no secret", "at three sites"],
+)
+def test_no_numbers_of_a_plan_make_the_accountant_fail_or_run_away(
+    variance: int, sensitivity: int, sampling: int, count: int, delta: float, sites: int
+) -> None:
+    """Whoever proposes a plan chooses them. The answer is a bound: that of nobody left out."""
+
+    def event(rate: int) -> Event:
+        return gaussian_event(
+            variance=variance, sensitivity=sensitivity, count=count, sampling=rate
+        )
+
+    began = time.process_time()
+    found = composed_epsilon([event(sampling)], delta, sites=sites)
+    whole = composed_epsilon([event(SAMPLING_UNIT)], delta, sites=sites)
+    assert time.process_time() - began < 5.0
+    assert 0.0 <= found <= whole * 1.01 and math.isfinite(whole)
+
+
+def test_counting_everybody_is_never_less_than_counting_a_sample() -> None:
+    """What stands in for a grid, where a grid can still be made: above the grid's own value."""
+    for multiplier, count in ((0.3, 1), (1.0, 100), (4.0, 1000)):
+        variance = int((multiplier * (1 << 24)) ** 2)
+        sampled, whole = (
+            composed_epsilon(
+                [gaussian_event(variance=variance, sensitivity=1 << 24, count=count, sampling=q)],
+                1e-5,
+            )
+            for q in (SAMPLING_UNIT // 50, SAMPLING_UNIT)
+        )
+        assert sampled < whole
 
 
 def test_unsampled_replacement_is_twice_the_shift() -> None:
