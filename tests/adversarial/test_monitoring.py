@@ -7,7 +7,8 @@ them; logs, metrics and health answers must not.
 Planted and caught: the journal's detail in a log line; the cause of a site's refusal as a label; a
 site's name as a label; rounds counted twice after a restart; an endpoint that waits for a slow
 reader, reads a body, serves more connections than its limit or without a rate, answers another
-host's name; a snapshot that is older than it says; ready while the connection is down.
+host's name; a snapshot that is older than it says; ready while the connection is down; a
+connection made again between two looks that nobody is told of.
 """
 
 import contextlib
@@ -60,6 +61,7 @@ class Watched(SmallFederation):
         }
         self.shown: dict[tuple[str, str], list[str]] = {}
         self.connected = True
+        self.connections = 1
         self.stores: dict[str, EventStore] = {}
         super().__init__(directory, **options)  # type: ignore[arg-type]  # passed through
 
@@ -243,13 +245,28 @@ def test_readiness_says_truthfully_what_stands_in_the_way(watched: Watched) -> N
     assert asked()[0] == 200
 
 
+def test_a_connection_lost_and_made_again_between_two_looks_is_told(watched: Watched) -> None:
+    def events() -> list[object]:
+        lines = [line["event"] for line in log_of(watched, SITES[2])]
+        return [one for one in lines if str(one).startswith("connection.")]
+
+    before = events()
+    watched.look()
+    assert events() == before
+    watched.connections += 1
+    watched.look()
+    assert events() == [*before, "connection.down", "connection.up"]
+    watched.look()
+    assert len(events()) == len(before) + 2
+
+
 def test_a_party_that_starts_is_alive_and_not_ready() -> None:
     monitor = Monitor(address=Address("127.0.0.1", 0))
     ready, health, metrics = (monitor.answer(path) for path in ("/readyz", "/healthz", "/metrics"))
     assert ready is not None and ready.status == 503 and "starting" in ready.text
     assert health is not None and health.status == 200
     assert metrics is not None and metrics.text == ""
-    monitor.awaits("requests to join", (MemberId("aare"),), connected=False)
+    monitor.awaits("requests to join", (MemberId("aare"),))
     ready = monitor.answer("/readyz")
     assert ready is not None and ready.status == 503
     assert json.loads(ready.text)["waits_for"]["parties"] == ["aare"]

@@ -279,7 +279,7 @@ class HubProcess:
             if missing != said:
                 said = missing
                 self._say(f"waiting for the requests of {', '.join(missing)}")
-            self._monitor.awaits("requests to join", missing, connected=False)
+            self._monitor.awaits("requests to join", missing)
             if stop():
                 return False
             time.sleep(0.1)
@@ -308,9 +308,7 @@ class HubProcess:
             if missing != said:
                 said = missing
                 self._say(f"waiting for the signatures of {', '.join(missing)}")
-            self._monitor.awaits(
-                "signatures of the charter", missing, connected=engine.is_connected
-            )
+            self._monitor.awaits("signatures of the charter", missing, engine=engine)
             if stop():
                 return False
             if not deliver(desk):

@@ -153,6 +153,10 @@ class Linked(Protocol):
     def is_connected(self) -> bool:
         """Say whether the connection stands."""
 
+    @property
+    def connections(self) -> int:
+        """Return how often the connection was made."""
+
 
 class Monitor:
     """Watches one party. `log` and `address` are off when None."""
@@ -170,6 +174,7 @@ class Monitor:
         self._progressed = self._began
         self._waits_since = self._began
         self._connected: bool | None = None
+        self._connections = 0
         # The engine's thread notes refusals, too.
         self._lock = threading.Lock()
         self._refusals: Counter[str] = Counter()
@@ -211,11 +216,13 @@ class Monitor:
         """Return a journal that also counts refusals and tells events; words go to `inner` only."""
         return _WatchedJournal(inner, self) if self._active else inner
 
-    def awaits(self, what: str, parties: tuple[MemberId, ...], *, connected: bool) -> None:
-        """Note what is waited for before there is a log."""
+    def awaits(
+        self, what: str, parties: tuple[MemberId, ...], *, engine: Linked | None = None
+    ) -> None:
+        """Note what is waited for before there is a log, and the engine if there is one yet."""
         if self._active:
             self._adopt(Standing(what=what, awaited=parties))
-            self._publish(connected, None)
+            self._publish(engine, None)
 
     def observe(
         self,
@@ -235,7 +242,7 @@ class Monitor:
             since = waiting_since(store.get(SINCE_KEY), state)
             self._adopt(read_standing(state, node.size), since)
         self._read_budget(budget)
-        self._publish(engine.is_connected, cosignatures)
+        self._publish(engine, cosignatures)
 
     # --- what is noted --------------------------------------------------------------------------
 
@@ -298,11 +305,18 @@ class Monitor:
             # A lost ledger has no figures; that it is lost stands in the journal.
             self._budgets = ()
 
-    def _publish(self, connected: bool, cosignatures: int | None) -> None:
+    def _publish(self, engine: Linked | None, cosignatures: int | None) -> None:
+        # In this order: a connection made between the two is told now or at the next look.
+        connected = engine is not None and engine.is_connected
+        connections = 0 if engine is None else engine.connections
         if connected is not self._connected:
             if self._connected is not None or connected:
                 self._emit("connection.up" if connected else "connection.down")
-            self._connected = connected
+        elif connected and connections > self._connections:
+            # Lost and made again between two looks.
+            self._emit("connection.down")
+            self._emit("connection.up")
+        self._connected, self._connections = connected, connections
         with self._lock:
             refusals, declined = dict(self._refusals), self._declined
         self._vitals = Vitals(

@@ -182,6 +182,11 @@ class JetStreamEngine:
         """Say whether the connection stands now, as far as is known."""
         return self._link.is_up
 
+    @property
+    def connections(self) -> int:
+        """Return how often the connection was made; read it after `is_connected`."""
+        return self._link.connections
+
     def close(self) -> None:
         """End the connection and the thread. What was not acknowledged comes again elsewhere."""
         with self._arrived:
