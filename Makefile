@@ -70,7 +70,7 @@ bench: $(READY)  ## the benchmarks, one after another
 	    echo "== $$run"; $(BIN)/python -m benchmarks.$$run || status=1; \
 	  done; exit $$status
 
-accept: export TREATY_REQUIRE := data,vectors,torch,nats,sandbox
+accept: export TREATY_REQUIRE := data,vectors,torch,nats,postgres,sandbox
 accept: torch check  ## everything, and nothing may skip
 	@$(BIN)/python -m pytest --no-header
 	@$(MAKE) --no-print-directory campaign-ci

@@ -62,6 +62,17 @@ def vectors_root() -> Path:
     return Path(locations.vectors_root())
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server of the tests' own (`tests.postgres_server.PostgresServer`)."""
+    from tests.postgres_server import running
+
+    if missing := _missing_for_postgres():
+        pytest.skip(f"postgres: {missing} is not installed")
+    with running() as server:
+        yield server
+
+
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leave the campaigns alone unless they are asked for."""
     inside = collection_path.name == "campaign" and collection_path.parent.name == "tests"
@@ -72,8 +83,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs an extra or a server that is not there."""
     if item.get_closest_marker("torch") and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed")
-    if item.get_closest_marker("postgres") and "TREATY_POSTGRES" not in os.environ:
-        pytest.skip("TREATY_POSTGRES names no postgres server")
+    if item.get_closest_marker("postgres") and (missing := _missing_for_postgres()):
+        pytest.skip(f"postgres: {missing} is not installed")
     if item.get_closest_marker("sandbox") and shutil.which("bwrap") is None:
         pytest.skip("sandbox: bubblewrap is not installed")
     if item.get_closest_marker("nats") and (missing := _missing_for_nats()):
@@ -86,6 +97,15 @@ def _missing_for_nats() -> str:
         return "nats-py"
     beside = Path(sys.executable).parent / "nats-server"
     return "" if beside.exists() or shutil.which("nats-server") else "nats-server"
+
+
+def _missing_for_postgres() -> str:
+    """What tests with a PostgreSQL server lack: the client, or the server's programs."""
+    from tests.postgres_server import programs
+
+    if importlib.util.find_spec("psycopg") is None:
+        return "psycopg"
+    return "" if programs() is not None else "a server (Debian: postgresql)"
 
 
 def _required(reason: str, markers: set[str]) -> list[str]:

@@ -65,6 +65,7 @@ PLANTS: list[tuple[str, str, str, str]] = [
     ("joblib", "evaluation/planted.py", "import joblib", "evaluation.planted -> joblib"),
     ("nats", "engines/planted.py", "import nats.aio.client", "engines.planted -> nats"),
     ("nats", "deployment/planted.py", "import aiohttp", "deployment.planted -> aiohttp"),
+    ("psycopg", "stores/planted.py", "import psycopg", "stores.planted -> psycopg"),
     ("accountant", "privacy/planted.py", "import scipy.stats", "privacy.planted -> scipy"),
     ("accountant", "privacy/planted.py", "import dp_accounting", "privacy.planted -> dp_account"),
     ("pickle", "stores/planted.py", "import pickle", "stores.planted -> pickle"),

@@ -25,13 +25,23 @@ def content(size: int) -> bytes:
     return (b"0123456789abcdef!" * (size // 17 + 1))[:size]
 
 
-@pytest.fixture(params=["memory", "directory", "sqlite"])
+POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
+
+
+@pytest.fixture(params=["memory", "directory", "sqlite", POSTGRES])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
     match request.param:
         case "memory":
             yield MemoryBlobs()
         case "directory":
             yield BlobDirectory(tmp_path / "blobs")
+        case "postgres":
+            from treaty.stores.postgres import PostgresStore
+
+            server = request.getfixturevalue("postgres")
+            shared = PostgresStore(server.address(server.database()))
+            yield shared.blobs
+            shared.close()
         case _:
             store = SqliteStore(tmp_path / "s.db")
             yield store.blobs

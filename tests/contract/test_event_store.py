@@ -8,6 +8,7 @@ record; blobs of a batch forgotten.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,12 +21,28 @@ from treaty.ports import Append, Batch, EventStore
 from treaty.stores.memory import MemoryStore
 from treaty.stores.sqlite import SMALL_BLOB_BYTES, SqliteStore
 
-Store = MemoryStore | SqliteStore
+if TYPE_CHECKING:
+    from treaty.stores.postgres import PostgresStore
+
+Store: TypeAlias = "MemoryStore | SqliteStore | PostgresStore"
+POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+def reopener(kind: str, request: pytest.FixtureRequest, place: Path) -> Callable[[], Store]:
+    """Return what opens one durable store, again and again."""
+    if kind == "sqlite":
+        return lambda: SqliteStore(place / "s.db")
+    from treaty.stores.postgres import PostgresStore
+
+    server = request.getfixturevalue("postgres")
+    address = server.address(server.database())
+    return lambda: PostgresStore(address)
+
+
+@pytest.fixture(params=["memory", "sqlite", POSTGRES])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "s.db")
+    kind = request.param
+    opened: Store = MemoryStore() if kind == "memory" else reopener(kind, request, tmp_path)()
     yield opened
     opened.close()
 
@@ -162,17 +179,18 @@ _names = st.sampled_from(["log", "own", "x"])
 _data = st.binary(max_size=4)
 
 
-def test_sqlite_answers_as_the_reference_does_in_every_sequence(
-    tmp_path_factory: pytest.TempPathFactory,
+@pytest.mark.parametrize("kind", ["sqlite", POSTGRES])
+def test_a_durable_store_answers_as_the_reference_does_in_every_sequence(
+    kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Commits, good and stale, reads, blobs and restarts: same results, same errors."""
 
     class Comparison(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.path = tmp_path_factory.mktemp("store") / "s.db"
+            self.open = reopener(kind, request, tmp_path_factory.mktemp("store"))
             self.reference = MemoryStore()
-            self.durable = SqliteStore(self.path)
+            self.durable = self.open()
 
         def both(self, act: Callable[[Store], object]) -> None:
             assert outcome(act, self.reference) == outcome(act, self.durable)
@@ -215,7 +233,7 @@ def test_sqlite_answers_as_the_reference_does_in_every_sequence(
         @rule()
         def restart(self) -> None:
             self.durable.close()
-            self.durable = SqliteStore(self.path)
+            self.durable = self.open()
 
         @invariant()
         def everything_readable_is_the_same(self) -> None:
@@ -233,7 +251,7 @@ def test_sqlite_answers_as_the_reference_does_in_every_sequence(
     run_state_machine_as_test(
         Comparison,
         settings=settings(
-            max_examples=25,
+            max_examples=25 if kind == "sqlite" else 12,
             stateful_step_count=15,
             deadline=None,
             derandomize=True,
