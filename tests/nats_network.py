@@ -1,5 +1,7 @@
 """A NATS server on loopback with a coordinator and members, for tests with the mark `nats`."""
 
+import contextlib
+import random
 import socket
 import time
 from collections.abc import Iterable
@@ -19,10 +21,20 @@ NOW = Timestamp(1_764_000_000_000)
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on now.
+
+    Not one that the system gives to outgoing connections: while a server is down, a client that
+    tries to reach it could be given the server's own port, and keep it from coming back.
+    """
+    draw = random.SystemRandom()
+    while True:
+        port = draw.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            # As a server asks for it: a connection that has just ended does not stand in the way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
 
 
 class NatsNetwork:
