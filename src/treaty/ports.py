@@ -29,6 +29,7 @@ from treaty.models.task import GradientPart, TrainingTask
 
 __all__ = [
     "FRAME_LIMIT_BYTES",
+    "OBJECT_LIMIT_BYTES",
     "Append",
     "Batch",
     "BlobStore",
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 FRAME_LIMIT_BYTES = 8 * 1024 * 1024
+OBJECT_LIMIT_BYTES = 1 << 31
 """The largest frame an engine carries. Larger objects go through `offer` and `fetch`."""
 
 _LABEL_ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
@@ -266,11 +268,12 @@ class Engine(Protocol):
         Raises `UsageError` if `digest` is not the SHA-256 of `data`.
         """
 
-    def fetch(self, digest: Digest) -> bytes:
-        """Return an offered object, checked against `digest`.
+    def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:
+        """Return an offered object of at most `most_bytes`, checked against `digest`.
 
         Raises `ResourceError` if nobody offers it now, `VerificationError` with
-        code ``blob-mismatch`` if the engine delivered something else.
+        code ``blob-mismatch`` if the engine delivered something else, ``blob-too-large`` if it
+        is larger, before its bytes are read.
         """
 
     def peers(self) -> tuple[MemberId, ...]:

@@ -4,8 +4,9 @@ Planted faults that these tests caught: last in, first out; the key ignored; key
 shared between recipients or senders; acknowledged frames delivered again;
 unacknowledged frames lost at a restart or put behind newer ones; the frame limit
 off by one; an acknowledgement from before a restart that counts; a fetch that is
-not compared with its digest; sends that leave no egress record; on the message server, frames
-acknowledged on receipt, a member handed many frames at once, the hub's consumer kept at a restart.
+not compared with its digest, or with what its reader expects at most; sends that leave no
+egress record; on the message server, frames acknowledged on receipt, a member handed many frames
+at once, the hub's consumer kept at a restart.
 """
 
 from collections import deque
@@ -210,6 +211,16 @@ def test_large_objects_go_by_digest(net: Net) -> None:
     c.offer(sha256(b""), b"")
     c.offer(digest, data)
     assert a.fetch(digest) == data and b.fetch(sha256(b"")) == b""
+
+
+def test_an_object_larger_than_its_reader_expects_is_not_read(net: Net) -> None:
+    a, c = net.endpoint(A), net.endpoint(C)
+    data = bytes(FRAME_LIMIT_BYTES + 1)
+    a.offer(sha256(data), data)
+    with pytest.raises(VerificationError) as refused:
+        c.fetch(sha256(data), len(data) - 1)
+    assert refused.value.code == "blob-too-large"
+    assert c.fetch(sha256(data), len(data)) == data
 
 
 def test_a_withdrawn_object_is_gone(network: EmbeddedNetwork) -> None:

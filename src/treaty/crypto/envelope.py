@@ -28,6 +28,7 @@ __all__ = [
     "Envelope",
     "decode_base64",
     "encode_base64",
+    "join",
     "known_keys",
     "merge",
     "pae",
@@ -79,7 +80,7 @@ def seal(payload: bytes, signers: Sequence[SigningKey]) -> bytes:
     signatures = {signer.public.keyid: signer.sign(message) for signer in signers}
     if len(signatures) != len(signers):
         raise UsageError("a key signs an envelope once")
-    return _write(payload, signatures)
+    return join(payload, signatures)
 
 
 def parse(data: bytes, *, limit: int = MAX_ENVELOPE_BYTES) -> Envelope:
@@ -152,7 +153,7 @@ def merge(envelopes: Sequence[bytes]) -> bytes:
                     f"expected one signature of key {keyid[:16]}, found two",
                     code="signature-differs",
                 )
-    return _write(payload, signatures)
+    return join(payload, signatures)
 
 
 def encode_base64(data: bytes) -> str:
@@ -175,7 +176,8 @@ def decode_base64(text: str) -> bytes:
     return data
 
 
-def _write(payload: bytes, signatures: Mapping[Digest, bytes]) -> bytes:
+def join(payload: bytes, signatures: Mapping[Digest, bytes]) -> bytes:
+    """Return the envelope of `payload` with these signatures, by key id. Nothing is verified."""
     return canonical.encode(
         _Frame(
             payload=payload,

@@ -12,6 +12,7 @@ import msgspec
 from treaty.crypto import canonical
 from treaty.crypto.canonical import DigestField, Record, sha256
 from treaty.errors import FormatError
+from treaty.ports import OBJECT_LIMIT_BYTES
 
 __all__ = ["CHUNK_BYTES", "HEAD", "ObjectHeader", "decode_header", "header_of", "pieces"]
 
@@ -19,7 +20,6 @@ CHUNK_BYTES = 4 << 20
 HEAD = "head"
 """The name of the header among the pieces of an object; the others are numbers from 0."""
 
-MAX_OBJECT_BYTES = 1 << 31
 _MAX_HEADER = 1 << 16
 
 
@@ -27,7 +27,7 @@ class ObjectHeader(Record):
     """How an object was cut: its size, and the SHA-256 of each piece in order."""
 
     format: Literal["treaty.object/v1"] = "treaty.object/v1"
-    size_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_OBJECT_BYTES)]
+    size_bytes: Annotated[int, msgspec.Meta(ge=0, le=OBJECT_LIMIT_BYTES)]
     chunks: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=512)]
 
 

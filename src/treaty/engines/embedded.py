@@ -23,7 +23,7 @@ from treaty.crypto.canonical import sha256
 from treaty.engines.faults import Fault, FaultPlan, InjectedFault, Occasion
 from treaty.errors import ResourceError, UsageError, VerificationError
 from treaty.ids import Digest, MemberId
-from treaty.ports import FRAME_LIMIT_BYTES, Delivery
+from treaty.ports import FRAME_LIMIT_BYTES, OBJECT_LIMIT_BYTES, Delivery
 
 __all__ = ["ENGINE", "EgressRecord", "EmbeddedEngine", "EmbeddedNetwork", "Passage"]
 
@@ -229,7 +229,7 @@ class EmbeddedNetwork:
                 self._record(member, ENGINE, data, digest, Passage.OFFER)
                 self._objects[digest] = (member, data)
 
-    def _fetch(self, member: MemberId, digest: Digest) -> bytes:
+    def _fetch(self, member: MemberId, digest: Digest, most_bytes: int) -> bytes:
         with self._lock:
             self._check_connected(member)
             if digest not in self._objects:
@@ -237,6 +237,11 @@ class EmbeddedNetwork:
                     f"object {digest} is not offered by anyone: try again once a peer offers it"
                 )
             offerer, data = self._objects[digest]
+            if len(data) > most_bytes:
+                raise VerificationError(
+                    f"object {digest} has {len(data)} bytes, expected at most {most_bytes}",
+                    code="blob-too-large",
+                )
             faults = self._consider(offerer, member, digest, len(data), is_bulk=True)
             kinds = {injected.fault: injected.amount for injected in faults}
             if Fault.DROP in kinds:
@@ -292,9 +297,9 @@ class EmbeddedEngine:
         """See `treaty.ports.Engine.offer`."""
         self._network._offer(self._member, digest, data)
 
-    def fetch(self, digest: Digest) -> bytes:
+    def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:
         """See `treaty.ports.Engine.fetch`."""
-        return self._network._fetch(self._member, digest)
+        return self._network._fetch(self._member, digest, most_bytes)
 
     def peers(self) -> tuple[MemberId, ...]:
         """See `treaty.ports.Engine.peers`."""

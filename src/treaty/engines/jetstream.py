@@ -39,7 +39,7 @@ from treaty.errors import (
     UsageError,
 )
 from treaty.ids import Digest, MemberId
-from treaty.ports import FRAME_LIMIT_BYTES, Delivery, Journal
+from treaty.ports import FRAME_LIMIT_BYTES, OBJECT_LIMIT_BYTES, Delivery, Journal
 
 __all__ = ["JetStreamEngine", "NatsParty"]
 
@@ -145,9 +145,9 @@ class JetStreamEngine:
             raise UsageError(f"offer of digest {digest}, but the data has {found}")
         self._call(self._objects.offer(digest, data), CHUNK_S * (2 + len(data) // CHUNK_BYTES))
 
-    def fetch(self, digest: Digest) -> bytes:
+    def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:
         """See `treaty.ports.Engine.fetch`. Chunks that arrived before a loss are kept."""
-        return self._call(self._objects.fetch(digest), None)
+        return self._call(self._objects.fetch(digest, most_bytes), None)
 
     def peers(self) -> tuple[MemberId, ...]:
         """See `treaty.ports.Engine.peers`."""

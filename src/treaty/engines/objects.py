@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from treaty.crypto.canonical import sha256
-from treaty.engines.chunks import HEAD, decode_header, header_of, pieces
+from treaty.engines.chunks import CHUNK_BYTES, HEAD, decode_header, header_of, pieces
 from treaty.engines.nats_link import Incoming, Link
 from treaty.engines.subjects import Subjects
 from treaty.errors import (
@@ -26,6 +26,7 @@ from treaty.errors import (
     VerificationError,
 )
 from treaty.ids import Digest, MemberId
+from treaty.ports import OBJECT_LIMIT_BYTES
 
 __all__ = ["CHUNK_S", "Objects"]
 
@@ -123,7 +124,7 @@ class Objects:
 
     # --- fetching -----------------------------------------------------------------------------
 
-    async def fetch(self, digest: Digest) -> bytes:
+    async def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:
         offers = await asyncio.gather(
             *(self._piece(one, digest, HEAD, ANSWER_S) for one in self._offerers)
         )
@@ -134,17 +135,25 @@ class Objects:
             if head is None:
                 continue
             try:
-                return await self._assemble(offerer, digest, head)
+                return await self._assemble(offerer, digest, head, most_bytes)
             except (PeerError, ResourceError) as error:
                 # Another party may offer the same object whole.
                 refusal = error
         raise refusal
 
-    async def _assemble(self, offerer: MemberId, digest: Digest, head: bytes) -> bytes:
+    async def _assemble(
+        self, offerer: MemberId, digest: Digest, head: bytes, most_bytes: int
+    ) -> bytes:
         try:
             header = decode_header(head)
         except FormatError as error:
             raise _mismatch(digest, f"has no valid header: {error}") from error
+        if header.size_bytes > most_bytes:
+            # Prevents a peer from filling this party's memory before it is found out.
+            raise VerificationError(
+                f"object {digest} has {header.size_bytes} bytes, expected at most {most_bytes}",
+                code="blob-too-large",
+            )
         if self._partial is None or self._partial[0] != digest:
             self._partial = (digest, {})
         kept = self._partial[1]
@@ -159,7 +168,7 @@ class Objects:
                 raise ResourceError(
                     f"object {digest} is half sent: try again once {offerer} has sent the rest"
                 )
-            if sha256(data) != expected:
+            if len(data) > CHUNK_BYTES or sha256(data) != expected:
                 raise _mismatch(digest, f"has another piece {number} than its header says")
             kept[number] = data
 

@@ -26,7 +26,7 @@ from treaty.node.intake import (
     MEMBER_STATEMENTS,
     Pending,
     Tray,
-    left_at_engine,
+    blobs_of,
     named_blobs,
     shows_longer_log,
 )
@@ -38,7 +38,7 @@ from treaty.node.rounds import RoundDriver
 from treaty.node.spooling import Spool
 from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore, Journal
 from treaty.protocol.consortium import DOCUMENTED, Consortium
-from treaty.protocol.frames import Feed, Post, decode_post, encode_frame
+from treaty.protocol.frames import Feed, decode_post, encode_frame
 from treaty.protocol.messages import ProposalOpened
 from treaty.protocol.secagg_messages import MaskedInput, Reveal
 from treaty.protocol.statements import Body, Parsed, Predicate, Verified, peek, seal_statement
@@ -163,7 +163,7 @@ class Coordinator:
             )
         try:
             parsed = [peek(statement) for statement in post.statements]
-            fetched = [self._fetched(post, body) for _, body in parsed]
+            fetched = [blobs_of(post, body, self._state, self.engine) for _, body in parsed]
         except ResourceError as error:
             # A large input did not arrive. The size is not noted, so the member is asked again.
             self.journal.note("input-missing", f"{sender}: {error}")
@@ -455,13 +455,6 @@ class Coordinator:
         """Return the blobs that belong to a statement: those it names, and no others."""
         wanted = named_blobs(verified.predicate)
         return {digest: data for digest, data in blobs.items() if digest in wanted}
-
-    def _fetched(self, post: Post, body: Body) -> Mapping[Digest, bytes]:
-        """Return the blobs of a post, with the one a large input left at the engine."""
-        named = left_at_engine(body)
-        if named is not None and named not in post.blobs:
-            return {**post.blobs, named: self.engine.fetch(named)}
-        return post.blobs
 
     def _documents(
         self, attached: Mapping[Digest, bytes], batch: Tray

@@ -7,8 +7,9 @@ entries that one transaction will append together with the state after them.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from treaty.errors import PeerError
+from treaty.errors import PeerError, VerificationError
 from treaty.ids import Digest, MemberId
+from treaty.ports import Engine
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Post
 from treaty.protocol.messages import (
@@ -40,7 +41,7 @@ __all__ = [
     "MEMBER_STATEMENTS",
     "Pending",
     "Tray",
-    "left_at_engine",
+    "blobs_of",
     "named_blobs",
     "shows_longer_log",
 ]
@@ -86,15 +87,37 @@ def named_blobs(body: Body) -> frozenset[str]:
             return frozenset()
 
 
-def left_at_engine(body: Body) -> Digest | None:
-    """Return the digest of the blob that a member leaves at the engine when it is large."""
+def blobs_of(post: Post, body: Body, state: Consortium, engine: Engine) -> Mapping[Digest, bytes]:
+    """Return the blobs of a post, with the one that a statement left at the engine.
+
+    How large that can be follows from the open round or the sums under audit, never from what
+    the member says; a larger one is not read, and its statement is refused for want of it.
+    Raises `ResourceError` when it cannot be had now.
+    """
+    named, most = _left_at_engine(body, state)
+    if named is None or named in post.blobs or not most:
+        return post.blobs
+    try:
+        return {**post.blobs, named: engine.fetch(named, most)}
+    except VerificationError as error:
+        if error.code != "blob-too-large":
+            raise
+        return post.blobs
+
+
+def _left_at_engine(body: Body, state: Consortium) -> tuple[Digest | None, int]:
+    """Return the digest of a blob that may be left at the engine, and its most bytes now."""
+    study = state.running
     match body:
         case MaskedInput():
-            return Digest(body.blob)
+            record = None if study is None else study.round
+            opened = None if record is None else record.opened.predicate
+            return Digest(body.blob), 0 if opened is None else opened.length * opened.ring_bits // 8
         case SumDisputed():
-            return Digest(body.proof)
+            cases = () if study is None else study.unaudited
+            return Digest(body.proof), max((one.largest_proof for one in cases), default=0)
         case _:
-            return None
+            return None, 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class RoundDriver:
         """Raise `VerificationError` unless the masked vector is what its header says."""
         data = blobs.get(Digest(body.blob))
         if data is None:
-            raise VerificationError("a masked input came without its vector", code="missing-blob")
+            raise VerificationError("an input without a vector of its size", code="missing-blob")
         if self._round is None:
             raise VerificationError("no round is open", code="out-of-order")
         opened = self._round.opened

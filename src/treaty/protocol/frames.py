@@ -6,7 +6,8 @@ digest. Frames are not trusted: entries are checked against the checkpoint, stat
 their signatures, blobs by their digests (docs/spec/protocol.md, section 2).
 
 Layout: 4-byte big-endian length, canonical JSON header, then the parts the header lists,
-end to end. `decode_feed` and `decode_post` return a value or raise `FormatError`.
+end to end; statements of a post in their compact form (`treaty.protocol.compact`). `decode_feed`
+and `decode_post` return a value or raise `FormatError`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, MemberName, Record
 from treaty.errors import FormatError
 from treaty.ids import Digest, MemberId
+from treaty.protocol.compact import compact, expand
 
 __all__ = ["MAX_FRAME_BYTES", "Feed", "Post", "decode_feed", "decode_post", "encode_frame"]
 
@@ -92,7 +94,7 @@ def encode_frame(frame: Feed | Post) -> bytes:
                 blobs=blobs,
             )
         case Post():
-            parts = frame.statements
+            parts = tuple(map(compact, frame.statements))
             header = _PostHeader(
                 format="treaty.post/v1",
                 member=frame.member,
@@ -118,7 +120,8 @@ def decode_post(data: bytes) -> Post:
     head, rest = _split(data)
     header = canonical.decode(head, _PostHeader, limit=_MAX_HEADER)
     statements, blobs = _parts(rest, header.statements, header.blobs)
-    return Post(MemberId(header.member), header.size, header.cosignature, statements, blobs)
+    expanded = tuple(map(expand, statements))
+    return Post(MemberId(header.member), header.size, header.cosignature, expanded, blobs)
 
 
 def _split(data: bytes) -> tuple[bytes, memoryview]:

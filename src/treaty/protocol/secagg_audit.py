@@ -107,6 +107,14 @@ class AuditCase:
         """Return the survivors' signed headers."""
         return {str(name): self.round.inputs[name].predicate for name in self.round.members_in}
 
+    @property
+    def largest_proof(self) -> int:
+        """Return the most bytes that a fraud proof of this sum can have."""
+        piece = min(self.opened.length, CHUNK_WORDS) * self.opened.ring_bits // 8
+        # A hash with its quotes and comma, base64, and a name of 63 letters twice.
+        each = 67 * self.chunks + 4 * (piece // 3 + 1) + 200
+        return 500 + each * len(self.round.members_in)
+
     def plan(self) -> MaskPlan:
         """Return what takes the masks off; raises what `check_result` does when seeds are false."""
         if self.epoch.sealed is None or self.round.sealed is None:

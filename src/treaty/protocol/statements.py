@@ -39,6 +39,7 @@ __all__ = [
     "StatementType",
     "Subject",
     "Verified",
+    "kind_of",
     "of_kind",
     "open_statement",
     "peek",
@@ -265,6 +266,12 @@ def registered(kind: type[Body]) -> StatementType:
     if entry is None:
         raise UsageError(f"{kind.__name__} is not a registered statement")
     return entry
+
+
+def kind_of(uri: str) -> type[Body] | None:
+    """Return the predicate Record of a predicate type, or None if it is unknown."""
+    entry = _BY_URI.get(uri)
+    return None if entry is None else entry.kind
 
 
 def statement_payload(predicate: Body) -> bytes:

@@ -6,7 +6,8 @@ whole masked vector. One member more must not mean one vector more.
 Planted faults that these tests caught: all inputs looked up before the first is added; pieces kept
 in a list; an input spooled before it was compared with its header; a refused input left behind; a
 refused input removed although an entry names it, or although it was there before; the same after a
-commit that failed; a large input kept with its statement as well.
+commit that failed; a large input kept with its statement as well; an object of any size read
+because a header claims it, or because no round is open.
 """
 
 import weakref
@@ -19,14 +20,16 @@ import pytest
 from tests.small_federation import SITES, SmallFederation, contract, found, small_plan
 from treaty.contracts.schema import contract_bytes
 from treaty.crypto.keys import SigningKey
+from treaty.engines.embedded import Passage
 from treaty.governance.roles import Action
 from treaty.ids import Digest
 from treaty.models.specification import MultilayerPerceptron
+from treaty.node.intake import blobs_of
 from treaty.node.spooling import SPOOL_BYTES, Spool
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Post, decode_post, encode_frame
 from treaty.protocol.messages import BallotCast
-from treaty.protocol.secagg_messages import MaskedInput
+from treaty.protocol.secagg_messages import MaskedInput, SumDisputed
 from treaty.protocol.statements import peek, seal_statement
 from treaty.simulation.federation import COORDINATOR
 from treaty.stores.memory import MemoryBlobs, MemoryStore
@@ -158,6 +161,36 @@ def test_large_inputs_wait_in_the_store_and_only_when_they_are_right(watched: Wa
     assert len(others) == len(SITES) - 1
     watched.run(lambda state: state.studies[plan_digest(plan)].finished)
     assert coordinator.state.studies[plan_digest(plan)].final_model is not None
+
+
+def test_the_round_says_how_much_of_a_members_object_is_read(watched: Watched) -> None:
+    """Not the member: its header may claim any length, and name any object that it offers."""
+    plan = small_plan(watched, model=WIDE)
+    watched.decide(Action.CONTRACT_ADOPT, Digest(plan.contract), contract_bytes(contract()))
+    watched.decide(Action.STUDY_APPROVE, plan_digest(plan), plan_bytes(plan))
+    early, endpoint = Post(SITES[0], 0, ""), watched.network.endpoint(COORDINATOR)
+    state, member = watched.coordinator.state, watched.network.endpoint(SITES[0])
+    claimed = body_of(MemoryBlobs().put(LARGE), SITES[0])
+    member.offer(Digest(claimed.blob), LARGE)
+    assert state.running is not None and state.running.round is None
+    assert blobs_of(early, claimed, state, endpoint) == {}
+    assert watched.run(asks_for_updates)
+    state = watched.coordinator.state
+    assert state.running is not None and state.running.round is not None
+    right = bytes(4 * state.running.round.opened.predicate.length)
+    network = watched.network
+    for data, read in ((right, True), (right + b"x", False)):
+        digest = MemoryBlobs().put(data)
+        network.clear_egress()
+        member.offer(digest, data)
+        found = blobs_of(early, body_of(digest, SITES[0]), state, endpoint)
+        assert found == ({digest: data} if read else {})
+        assert [one.passage for one in network.egress].count(Passage.FETCH) == read
+    # A dispute of a sum in a study that is not audited has no place either.
+    proof = MemoryBlobs().put(LARGE)
+    member.offer(proof, LARGE)
+    dispute = SumDisputed(charter="0" * 64, author=SITES[0], result="1" * 64, proof=proof)
+    assert blobs_of(early, dispute, state, endpoint) == {}
 
 
 def asks_for_updates(state: Consortium) -> bool:

@@ -151,7 +151,12 @@ def test_one_altered_word_is_found_in_its_chunk_and_proved(word: int, chunk: int
     for each in range(3):
         holds = check_chunk(case, plan, each, own.hashes, own.pieces(each), total)
         assert holds == (each != chunk)
-    check_fraud(case, prove_fraud(case, chunk, own.hashes, own.pieces(chunk)), total)
+    proof = prove_fraud(case, chunk, own.hashes, own.pieces(chunk))
+    check_fraud(case, proof, total)
+    # What a reader takes at most is little more than the largest that there is.
+    assert len(proof) <= case.largest_proof
+    if chunk == 0:
+        assert case.largest_proof < 1.1 * len(proof)
 
 
 def test_seeds_that_do_not_hold_convict_with_any_chunk() -> None:

@@ -1,0 +1,136 @@
+"""Compact statements: what a post carries comes back bit by bit, in one spelling, and short.
+
+Planted and caught: digests left as text; signatures that are not sorted accepted; an envelope
+accepted as it stands; the type's whole address accepted; a digest cut short accepted; hexadecimal
+digits accepted where 32 bytes belong; a size that is not compared.
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.worlds import World, runner
+from treaty.crypto import canonical
+from treaty.errors import FormatError
+from treaty.protocol.compact import compact, expand
+from treaty.protocol.secagg_messages import LedgerMark, MaskedInput
+from treaty.protocol.statements import PREDICATE_BASE, seal_statement
+
+KEY = runner("aare.example")
+MARK = LedgerMark(ledger="1" * 64, head="2" * 64)
+INPUT = MaskedInput(
+    charter="3" * 64,
+    author="aare.example",
+    context="4" * 64,
+    length=1_000_000,
+    root="5" * 64,
+    blob="6" * 64,
+    ledger=MARK,
+    ledger_count=7,
+)
+SEALED = seal_statement(INPUT, KEY)
+SHORT = compact(SEALED)
+
+
+def parts() -> tuple[bytes, bytes, bytes]:
+    """Return signature line, type, and predicate of the compact form."""
+    return SHORT[1:97], SHORT[98 : 98 + SHORT[97]], SHORT[98 + SHORT[97] :]
+
+
+def test_every_statement_of_a_log_comes_back_bit_by_bit() -> None:
+    world = World()
+    world.start()
+    world.open_epoch()
+    world.open_round()
+    world.collect()
+    assert len(world.entries) > 20
+    for entry in world.entries:
+        assert expand(compact(entry)) == entry
+        assert len(compact(entry)) < 0.75 * len(entry)
+
+
+def test_a_masked_input_takes_less_than_half_of_its_envelope() -> None:
+    assert expand(SHORT) == SEALED
+    assert len(SHORT) < 500 < 1300 < len(SEALED)
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_statement_comes_back_too(data: bytes) -> None:
+    assert expand(compact(data)) == data
+
+
+@given(st.integers(0, len(SHORT) - 1), st.integers(1, 255))
+def test_a_changed_byte_is_refused_or_gives_another_statement(place: int, change: int) -> None:
+    damaged = bytearray(SHORT)
+    damaged[place] ^= change
+    try:
+        found = expand(bytes(damaged))
+    except FormatError:
+        return
+    assert found != SEALED
+    assert compact(found) == bytes(damaged)
+
+
+@pytest.mark.parametrize("size", range(len(SHORT)))
+def test_a_cut_statement_is_refused(size: int) -> None:
+    with pytest.raises(FormatError):
+        expand(SHORT[:size])
+
+
+def test_an_envelope_as_it_stands_is_a_second_spelling() -> None:
+    with pytest.raises(FormatError, match="compact form"):
+        expand(b"\x00" + SEALED)
+
+
+def test_digits_where_a_digest_belongs_are_a_second_spelling() -> None:
+    line, kind, _ = parts()
+    text = canonical.encode(INPUT)
+    with pytest.raises(FormatError, match="digests of 32 bytes"):
+        expand(b"\x01" + line + bytes([len(kind)]) + kind + text)
+
+
+def test_the_whole_address_of_our_own_types_is_a_second_spelling() -> None:
+    line, kind, rest = parts()
+    whole = PREDICATE_BASE.encode() + kind
+    with pytest.raises(FormatError, match="known predicate type"):
+        expand(b"\x01" + line + bytes([len(whole)]) + whole + rest)
+
+
+def test_signatures_are_sorted_and_each_key_stands_once() -> None:
+    line, kind, rest = parts()
+    tail = bytes([len(kind)]) + kind + rest
+    lower = bytes(32) + line[32:]
+    assert expand(b"\x02" + lower + line + tail)
+    for pair in (line + lower, line + line):
+        with pytest.raises(FormatError, match="sorted"):
+            expand(b"\x02" + pair + tail)
+
+
+def test_a_type_that_nobody_knows_and_fields_that_are_not_its_own_are_refused() -> None:
+    line, _, rest = parts()
+    for address in (b"invented/v1", b"reveal/v1", b"\xff"):
+        with pytest.raises(FormatError):
+            expand(b"\x01" + line + bytes([len(address)]) + address + rest)
+
+
+def test_what_would_grow_beyond_an_entry_is_refused() -> None:
+    line, kind, rest = parts()
+    most = bytes([255]) + b"".join(number.to_bytes(32, "big") + bytes(64) for number in range(255))
+    # 255 signatures take more than 44 kB in an envelope; an entry has 65,535 bytes at most.
+    assert len(expand(most + bytes([len(kind)]) + kind + rest)) < 65_536
+    shares = b"{" + b",".join(b'"m%03d":\x01' % number + bytes(32) for number in range(400)) + b"}"
+    reveal = (
+        b'{"author":"a","charter":\x01'
+        + bytes(32)
+        + b',"context":\x01'
+        + bytes(32)
+        + b',"round_shares":{},"self_shares":'
+        + shares
+        + b',"survivors":\x01'
+        + bytes(32)
+        + b"}"
+    )
+    tail = b"\x09reveal/v1" + reveal
+    assert len(expand(b"\x01" + line + tail)) < 65_536
+    with pytest.raises(FormatError, match="at most"):
+        expand(most + tail)
