@@ -115,7 +115,7 @@ def main() -> None:
         if profiled == "1":
             ledger.profile = cProfile.Profile()
         study = federation.run_study(plan, dataset.contract, watch)
-        opened = {record.context: record.opened.predicate for record in study.rounds}
+        opened = {record.context: record for record in study.rounds}
         sent = list(uploads(federation.network.egress))
     finally:
         federation.close()
