@@ -21,6 +21,7 @@ from treaty.ids import Digest
 from treaty.protocol.statements import (
     MAX_ENTRY_BYTES,
     PREDICATE_BASE,
+    Body,
     kind_of,
     peek,
     registered,
@@ -86,14 +87,14 @@ def expand(data: bytes) -> bytes:
     text = _stretched(short)
     if _DIGEST.sub(_shrunk, text) != short:
         raise FormatError("expected digests of 32 bytes, got hexadecimal digits")
-    body = canonical.decode(text, _kind(data[at + 1 : ends]), limit=MAX_ENTRY_BYTES)
+    body: Body = canonical.decode(text, _kind(data[at + 1 : ends]), limit=MAX_ENTRY_BYTES)
     statement = envelope.join(statement_payload(body), signatures)
     if len(statement) > MAX_ENTRY_BYTES:
         raise FormatError(f"expected a statement of at most {MAX_ENTRY_BYTES} bytes")
     return statement
 
 
-def _kind(address: bytes) -> type:
+def _kind(address: bytes) -> type[Body]:
     try:
         name = address.decode("ascii")
     except UnicodeDecodeError as error:
