@@ -147,9 +147,10 @@ class Protected:
         contract: Contract,
         *,
         durable: bool,
+        workers: int = 1,
     ) -> None:
         Federation.found(directory, sites, consortium="benchmark")
-        self.federation = Federation(directory, in_memory=not durable)
+        self.federation = Federation(directory, in_memory=not durable, workers=workers)
         self._contract = contract
 
     def __enter__(self) -> Self:

@@ -32,6 +32,8 @@ OWN_ROUNDS = 200
 RATE_GATE_TEN_SITES = 20.0
 MILLISECONDS_GATE_FOUR_SITES = 20.0
 LIMIT_SECONDS = 240.0
+PROCESSES = len(os.sched_getaffinity(0))
+"""How many processes host the parties where all processors work; gates are on these runs."""
 ATTEMPTS = 2
 
 
@@ -41,7 +43,8 @@ class Row:
 
     `first` is seconds from the start of the process to the end of the first training round; `peak`
     the memory of all its processes in MiB. `counts` and `processor_ms` are per round, all parties
-    together; `bound` is the rate that the counted operations alone would allow.
+    together; `bound` is the rate that the counted operations alone would allow, one after another.
+    `processes` host the parties.
     """
 
     system: str
@@ -54,6 +57,7 @@ class Row:
     counts: Mapping[str, float] | None = None
     processor_ms: float | None = None
     bound: float | None = None
+    processes: int = 1
 
 
 def main() -> int:
@@ -67,8 +71,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         costs = measure_costs(work)
-        rows = [_own(sites, OWN_ROUNDS // share, work, costs) for sites in SITES]
-        rows += [_own(sites, 0, work, costs) for sites in SITES]
+        rows = []
+        for rounds in (OWN_ROUNDS // share, 0):
+            for sites in SITES:
+                alone = _own(sites, rounds, 1, work, costs)
+                rows.append(alone)
+                if PROCESSES > 1:
+                    rows.append(_own(sites, rounds, PROCESSES, work, costs, alone))
         if not arguments.own_only:
             folder = (arguments.environments or work / "peers").absolute()
             for peer in PEERS:
@@ -94,33 +103,48 @@ def main() -> int:
     return 0 if all(holds for *_, holds in found) else 1
 
 
-def _own(sites: int, rounds: int, work: Path, costs: Costs) -> Row:
-    out = work / f"own-{sites}-{rounds}.json"
-    place = work / f"own-{sites}-{rounds}"
+def _own(
+    sites: int, rounds: int, processes: int, work: Path, costs: Costs, alone: Row | None = None
+) -> Row:
+    """Run ours; `alone` is the run in one process, in which every call could be counted."""
+    out = work / f"own-{sites}-{rounds}-{processes}.json"
+    place = work / f"own-{sites}-{rounds}-{processes}"
     place.mkdir()
     ran = run_bounded(
         [
             sys.executable,
             "-m",
             "benchmarks.rounds.own",
-            *(str(sites), str(rounds), str(out), str(time.time()), str(place / "consortium")),
+            *(str(sites), str(rounds), str(processes), str(out), str(time.time())),
+            str(place / "consortium"),
         ],
         directory=ROOT,
         log=place / "output.log",
         limit_seconds=LIMIT_SECONDS,
     )
     kind = "averaging" if rounds else "Newton"
-    name = f"treaty, {kind}"
+    name = f"treaty, {kind}" if processes == 1 else f"treaty, {kind}, {processes} processes"
     if ran.failure is not None:
-        return Row(name, sites, rounds, None, None, None, f"no figure: {ran.failure}")
+        return Row(
+            name,
+            sites,
+            rounds,
+            None,
+            None,
+            None,
+            f"no figure: {ran.failure}",
+            processes=processes,
+        )
     told = json.loads(out.read_text())
     ends, counts = told["ends"], told["counts"]
     spans = len(ends) - 1
     per_round = {key: (counts[-1][key] - counts[0][key]) / spans for key in counts[0]}
+    if processes > 1:
+        per_round = {} if alone is None or alone.counts is None else dict(alone.counts)
     seconds = (
-        per_round["signatures"] * costs.sign
-        + per_round["verifications"] * costs.verify
-        + per_round["commits"] * costs.commit
+        per_round.get("signatures", 0.0) * costs.sign
+        + per_round.get("verifications", 0.0) * costs.verify
+        + per_round.get("commits", 0.0) * costs.commit
     )
     return Row(
         name,
@@ -130,9 +154,10 @@ def _own(sites: int, rounds: int, work: Path, costs: Costs) -> Row:
         first=round(told["first"], 2),
         peak=round(ran.peak_mebibytes, 1),
         note="masked, signed, logged, mirrored, on disk",
-        counts={key: round(value, 1) for key, value in per_round.items()},
+        counts={key: round(value, 1) for key, value in per_round.items()} or None,
         processor_ms=round(1000 * (told["processor"][-1] - told["processor"][0]) / spans, 1),
-        bound=round(1 / seconds, 1),
+        bound=round(1 / seconds, 1) if seconds else None,
+        processes=processes,
     )
 
 
@@ -186,7 +211,7 @@ def _peer_run(peer: Peer, python: Path, installed: str, sites: int, work: Path, 
 def _gates(rows: list[Row]) -> list[tuple[str, str, str, bool]]:
     found = []
     for row in rows:
-        if not row.system.startswith("treaty"):
+        if not row.system.startswith("treaty") or row.processes != PROCESSES:
             continue
         if row.sites == 10:
             name = f"{row.system}, 10 sites: rounds per second"

@@ -1,13 +1,15 @@
 """One protected study in a process of its own, timed and counted round by round.
 
-Run: python -m benchmarks.rounds.own sites rounds out.json started directory
+Run: python -m benchmarks.rounds.own sites rounds workers out.json started directory
 
 Founds a consortium whose parties share nothing but frames, each with keys, store and log on disk
 (SQLite, synchronous=FULL). Officers vote the contract and the plan in; then come the sums over
 support and statistics, `rounds` training rounds and the evaluation. The model is logistic
 regression by federated averaging (a perceptron without hidden layers), so that the number of rounds
 is free.
-With rounds = 0 it is Newton's method, as the peers run it, until it has converged.
+With rounds = 0 it is Newton's method, as the peers run it, until it has converged. With more than
+one worker that many processes host the parties; calls are counted in this one alone, processor time
+in all of them.
 """
 
 import json
@@ -48,9 +50,15 @@ def counted(counts: Counts, name: str, call: Callable[..., Any]) -> Callable[...
     return wrapper
 
 
+def spent(process: int) -> float:
+    """Return the processor seconds of another process, to a hundredth. LIMIT: Linux only."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     """Run the study and write the ends of its training rounds, with the counts at each."""
-    sites, rounds, out, started, directory = sys.argv[1:6]
+    sites, rounds, workers, out, started, directory = sys.argv[1:7]
     counts = Counts()
     SigningKey.sign = counted(counts, "signatures", SigningKey.sign)  # type: ignore[method-assign]  # a counter
     PublicKey.verify = counted(counts, "verifications", PublicKey.verify)  # type: ignore[method-assign]  # a counter
@@ -65,14 +73,17 @@ def main() -> None:
     ends: list[float] = []
     processor: list[float] = []
     at: list[Counts] = []
-    with Protected(Path(directory), files(dataset), dataset.contract, durable=True) as protected:
+    with Protected(
+        Path(directory), files(dataset), dataset.contract, durable=True, workers=int(workers)
+    ) as protected:
         coordinator = protected.federation.coordinator
+        hosts = [host.process_id for host in protected.federation.hosts]
 
         def watch() -> None:
             for study in coordinator.state.studies.values():
                 if len(study.progress.trace) > len(ends):
                     ends.append(time.time())
-                    processor.append(time.process_time())
+                    processor.append(time.process_time() + sum(map(spent, hosts)))
                     at.append(Counts(**asdict(counts)))
 
         protected.run(NAME, model, 0, divide(dataset.conformed(), 0), watch)

@@ -275,10 +275,7 @@ class Consortium:
         federation = self.federation
         if study.identity in federation.coordinator.state.comparisons:
             return
-        sites = {
-            name: federation.participants[name].local_study(study)
-            for name in study.rounds[-1].members_in
-        }
+        sites = {name: federation.local_study(name, study) for name in study.rounds[-1].members_in}
         charter = federation.coordinator.state.members.directory.charter
         if isinstance(study.plan.privacy, DistributedGaussian):
             fresh = SystemEntropy().bytes(32)

@@ -141,6 +141,12 @@ class EmbeddedNetwork:
         with self._lock:
             self._severed.discard(member)
 
+    @property
+    def severed(self) -> frozenset[MemberId]:
+        """Return the parties that are cut off now."""
+        with self._lock:
+            return frozenset(self._severed)
+
     def withdraw(self, digest: Digest) -> None:
         """Drop an offered object, to give its memory back; if there is none, do nothing."""
         with self._lock:

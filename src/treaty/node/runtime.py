@@ -14,7 +14,7 @@ from treaty.errors import PeerError, PolicyError, code_of
 from treaty.ids import MemberId
 from treaty.ports import Delivery, Engine, Journal
 
-__all__ = ["Node", "deliver", "handle", "run"]
+__all__ = ["Host", "Node", "deliver", "handle", "run"]
 
 
 class Node(Protocol):
@@ -42,6 +42,19 @@ class Node(Protocol):
         """React to the passing of a deadline; say whether anything was done."""
 
 
+class Host(Protocol):
+    """Parties that take their turn elsewhere while others take theirs here."""
+
+    def begin(self) -> None:
+        """Hand the parties what waits for them now."""
+
+    def finish(self) -> bool:
+        """Wait for them, and let go what they sent; say whether there was a frame."""
+
+    def on_quiet(self) -> bool:
+        """React to the passing of a deadline; say whether anything was done."""
+
+
 def handle(node: Node, delivery: Delivery) -> None:
     """Let `node` react to one frame; a refusal is noted. Left to do are `flush`, then `ack`."""
     try:
@@ -62,18 +75,35 @@ def deliver(node: Node) -> bool:
 
 
 def run(
-    nodes: Sequence[Node], *, until: Callable[[], bool], progress: Callable[[], None] | None = None
+    nodes: Sequence[Node],
+    *,
+    until: Callable[[], bool],
+    progress: Callable[[], None] | None = None,
+    hosts: Sequence[Host] = (),
 ) -> bool:
-    """Run `nodes` until `until` says so; return False when nothing moves any more before that."""
+    """Run `nodes` until `until` says so; return False when nothing moves any more before that.
+
+    The parties of `hosts` come after `nodes`. They begin once the first node, the coordinator, has
+    had its turn, and what they send is let go after the last one's: nothing but the coordinator
+    may be spoken to, then every mailbox is filled as if they had waited.
+    """
     while not until():
         moved = False
-        for node in nodes:
+        for place, node in enumerate(nodes):
             moved = deliver(node) or moved
+            if place == 0:
+                for host in hosts:
+                    host.begin()
+            if progress is not None:
+                progress()
+        for host in hosts:
+            moved = host.finish() or moved
             if progress is not None:
                 progress()
         if moved:
             continue
-        # A list: time passes for every party, also after one has moved.
-        if not any([node.on_quiet() for node in nodes]):  # noqa: C419
+        # Lists: time passes for every party, also after one has moved.
+        quiet = [node.on_quiet() for node in nodes] + [host.on_quiet() for host in hosts]
+        if not any(quiet):
             return until()
     return True

@@ -6,27 +6,25 @@ site will ever run it. Nothing is shared between parties but frames.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import msgspec
 
 from treaty.contracts.schema import Contract, contract_bytes, contract_digest
 from treaty.crypto import envelope
 from treaty.crypto.canonical import sha256
-from treaty.crypto.commitment import commit
 from treaty.crypto.keys import SigningKey
 from treaty.engines.embedded import EmbeddedNetwork
 from treaty.engines.faults import FaultPlan
 from treaty.errors import ResourceError, UsageError
-from treaty.governance.charter import Charter, charter_bytes, charter_digest, parse_charter
-from treaty.governance.exposure import Artefact, ExposureRule, Form, HowOften, RiskTolerance
+from treaty.governance.charter import charter_bytes, charter_digest, parse_charter
 from treaty.governance.roles import Action, Role
 from treaty.governance.template import CharterOptions, build_charter
 from treaty.governance.terms import Coordinator as CoordinatorTerms
 from treaty.governance.terms import MemberKeys
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import ModelSpecification
+from treaty.node.contribution import LocalStudy
 from treaty.node.coordinator import Coordinator
 from treaty.node.participant import Participant
 from treaty.node.runtime import Node, run
@@ -35,19 +33,20 @@ from treaty.protocol.consortium import Consortium
 from treaty.protocol.messages import (
     BallotCast,
     CharterPublished,
-    DatasetRegistered,
     ProposalOpened,
     release_provenance,
 )
 from treaty.protocol.statements import seal_statement
 from treaty.protocol.study import Study
 from treaty.provenance.bundle import Edition, export
-from treaty.registration import DatasetHome, open_budget, register_dataset
+from treaty.registration import open_budget
+from treaty.simulation.founding import policy_text, register, with_site_figures
+from treaty.simulation.hosting import MemberHost, share_out, wait_for_hosts
 from treaty.stores.files import make_directory, read_file, write_file, write_private_file
 from treaty.stores.memory import MemoryLedger
 from treaty.stores.system import SystemEntropy
 from treaty.studies.lint import require_clean
-from treaty.studies.plan import Plan, SplitSettings, plan_bytes, plan_digest
+from treaty.studies.plan import Plan, plan_bytes, plan_digest
 from treaty.wiring import (
     COORDINATOR_ROLES,
     MEMBER_ROLES,
@@ -63,9 +62,6 @@ __all__ = ["COORDINATOR", "Federation", "SiteFilesToWrite"]
 
 COORDINATOR = MemberId("coordinator")
 
-HOLDOUT_PERMILLE = SplitSettings().holdout_permille
-"""The share of persons that a simulated site registers for evaluations alone."""
-
 
 @dataclass(frozen=True, slots=True)
 class SiteFilesToWrite:
@@ -78,7 +74,11 @@ class SiteFilesToWrite:
 class Federation:
     """A consortium whose parties live below one directory.
 
-    `found` makes it; `resume` opens an existing one, as after a crash.
+    `found` makes it; opening an existing one goes on with it, as after a crash. With `workers` more
+    than one, that many processes host the parties, this one among them: the coordinator and the
+    first members here, the others in `hosts`. What happens is the same, entry by entry, but each
+    processor has its share of it. Members elsewhere are not among `participants`. Raises
+    `UsageError` where workers are asked for with stores in memory or with faults, which live here.
     """
 
     def __init__(
@@ -89,7 +89,14 @@ class Federation:
         faults: FaultPlan | None = None,
         capture: bool = False,
         slots_per_epoch: int | None = None,
+        workers: int = 1,
     ) -> None:
+        if workers < 1:
+            raise UsageError(f"expected at least 1 worker, got {workers}")
+        if workers > 1 and (in_memory or faults is not None or capture):
+            raise UsageError(
+                "stores in memory, faults and captured frames are of one process: expected 1 worker"
+            )
         self.directory = directory
         self.anchor = Digest((directory / "anchor.txt").read_text().strip())
         self.charter = parse_charter(read_file(directory / "charter.json"))
@@ -99,8 +106,19 @@ class Federation:
         self._storages: list[Storage] = []
         self._slots_per_epoch = slots_per_epoch
         self._ledgers: dict[MemberId, MemoryLedger] = {}
-        self.coordinator = self._open_coordinator()
-        self.participants = {name: self._open_participant(name) for name in self.members}
+        wait_for_hosts(directory)
+        here, elsewhere = share_out(self.members, workers)
+        self.hosts: list[MemberHost] = []
+        try:
+            for names in elsewhere:
+                self.hosts.append(self._host(names))
+            self.coordinator = self._open_coordinator()
+            self.participants = {name: self._open_participant(name) for name in here}
+            for host in self.hosts:
+                host.opened()
+        except BaseException:
+            self.close()
+            raise
 
     # --- founding -----------------------------------------------------------------------------
 
@@ -167,15 +185,15 @@ class Federation:
             titles=titles,
         )
         if site_figures:
-            charter = _with_site_figures(charter)
+            charter = with_site_figures(charter)
         for name, site in sites.items():
             place = parties / name
             write_private_file(place / "data.csv", site.data)
             write_private_file(place / "adapter.toml", site.adapter)
-            write_private_file(place / "policy.toml", _policy_text(name, site_figures).encode())
+            write_private_file(place / "policy.toml", policy_text(name, site_figures).encode())
         anchor = charter_digest(charter)
         for name in sorted(sites):
-            _register(parties / name, name, anchor, keys[name]["approval"], source)
+            register(parties / name, name, anchor, keys[name]["approval"], source)
         write_file(directory / "charter.json", charter_bytes(charter))
         # The anchor comes last: a directory without it was never founded.
         write_file(directory / "anchor.txt", f"{anchor}\n".encode(), label="founded")
@@ -183,14 +201,32 @@ class Federation:
     # --- running ------------------------------------------------------------------------------
 
     def nodes(self) -> tuple[Node, ...]:
-        """Return the parties in the order in which the runtime turns to them."""
+        """Return the parties of this process, in the order in which the runtime turns to them."""
         return (self.coordinator, *self.participants.values())
 
     def run(
         self, until: Callable[[Consortium], bool], progress: Callable[[], None] | None = None
     ) -> bool:
         """Let frames flow until the coordinator's state satisfies `until`; say whether it did."""
-        return run(self.nodes(), until=lambda: until(self.coordinator.state), progress=progress)
+        return run(
+            self.nodes(),
+            until=lambda: until(self.coordinator.state),
+            progress=progress,
+            hosts=self.hosts,
+        )
+
+    def submit(
+        self, member: MemberId, statement: bytes, documents: Mapping[Digest, bytes] | None = None
+    ) -> None:
+        """Let `member` send what its officer signed, wherever it lives (`Participant.submit`)."""
+        if member in self.participants:
+            self.participants[member].submit(statement, documents)
+            return
+        for host in self.hosts:
+            if member in host.members:
+                host.submit(member, statement, documents)
+                return
+        raise UsageError(f"expected one of {', '.join(self.members)}, got {member}")
 
     def establish(self) -> None:
         """Bring the founding charter into the log, signed by every key that it lists."""
@@ -211,6 +247,8 @@ class Federation:
             self.coordinator.submit(seal_statement(body, *signers), {sha256(data): data})
         for node in self.participants.values():
             node.start()
+        for host in self.hosts:
+            host.start()
         if not self.run(lambda state: state.membership is not None):
             raise ResourceError("the consortium could not be founded: see the journals")
 
@@ -249,7 +287,7 @@ class Federation:
         identity = known[0] if known else sha256(statement)
         if not known:
             attached = {} if document is None else {sha256(document): document}
-            self.participants[proposer].submit(statement, attached)
+            self.submit(proposer, statement, attached)
             self._until(lambda state: identity in state.proposals, "the proposal was not opened")
         for voter in voters or self.members:
             proposal = self.coordinator.state.proposals[identity].proposal
@@ -261,7 +299,7 @@ class Federation:
                 proposal=identity,
                 choice="approve",
             )
-            self.participants[voter].submit(seal_statement(ballot, self.officer(voter)))
+            self.submit(voter, seal_statement(ballot, self.officer(voter)))
             self._until(
                 lambda state, voter=voter: voter in state.proposals[identity].proposal.ballots,  # type: ignore[misc]  # the default binds the loop's voter
                 f"the ballot of {voter} was not counted",
@@ -336,7 +374,7 @@ class Federation:
         stewards = self.charter.holders(Role.STEWARD)
         needed = self.charter.decisions[Action.RELEASE_APPROVE].threshold
         signed = [seal_statement(body, self.officer(name)) for name in stewards[:needed]]
-        self.participants[stewards[0]].submit(envelope.merge(signed))
+        self.submit(stewards[0], envelope.merge(signed))
         model = study.final_model
         self._until(lambda state: model in state.releases, "the release was not accepted")
         self.settle()
@@ -363,15 +401,37 @@ class Federation:
         self.run(all_signed)
 
     def close(self) -> None:
-        """Close the parties' stores."""
-        for storage in self._storages:
-            storage.store.close()
+        """Close the parties' stores, and end the other processes."""
+        with ExitStack() as everything:
+            for host in self.hosts:
+                everything.callback(host.close)
+            for storage in self._storages:
+                everything.callback(storage.store.close)
+
+    def local_study(self, member: MemberId, study: Study) -> LocalStudy:
+        """Return the own side of `study` of a member of this process. For simulations alone."""
+        if member not in self.participants:
+            raise UsageError(
+                f"{member} lives in another process, which keeps its rows: open the simulation "
+                "with one worker"
+            )
+        return self.participants[member].local_study(study)
 
     # --- parts --------------------------------------------------------------------------------
 
     def _until(self, condition: Callable[[Consortium], bool], otherwise: str) -> None:
         if not self.run(condition):
             raise ResourceError(f"{otherwise}: see the parties' journals")
+
+    def _host(self, names: Sequence[MemberId]) -> MemberHost:
+        return MemberHost(
+            self.directory,
+            self.network,
+            names,
+            everyone=self.members,
+            coordinator=COORDINATOR,
+            anchor=self.anchor,
+        )
 
     def _storage(self, place: Path) -> Storage:
         storage = Storage.in_memory() if self._in_memory else Storage.on_disk(place)
@@ -409,63 +469,3 @@ class Federation:
             entries = [] if registered is None else registered.entries()
             self._ledgers[name] = MemoryLedger(entries)
         return self._ledgers[name]
-
-
-def _register(
-    place: Path, name: MemberId, charter: Digest, officer: SigningKey, entropy: Entropy
-) -> None:
-    """Register a site's rows as a data set, as its officer would; go on where it was cut off."""
-    identity = f"{name}-data"
-    home = DatasetHome(place / "ledger")
-    if identity in home.identities():
-        # Cut off right before the last step, which is repeatable.
-        home.point(place, identity, "ledger", HOLDOUT_PERMILLE)
-        return
-    body = DatasetRegistered(
-        charter=charter,
-        author=name,
-        dataset=commit("dataset-identity", entropy.bytes(32), identity.encode()),
-        persons="in no other registered data set of this site",
-    )
-    register_dataset(
-        place,
-        identity,
-        seal_statement(body, officer),
-        entropy,
-        holdout_permille=HOLDOUT_PERMILLE,
-    )
-
-
-def _with_site_figures(charter: Charter) -> Charter:
-    """Return `charter` with the row that lets each site's own figures leave, by name."""
-    row = ExposureRule(
-        artefact=Artefact.SITE_METRIC,
-        recipients=(Role.COORDINATOR, Role.MEMBER, Role.AUDITOR),
-        form=Form.EXACT,
-        how_often=HowOften.PER_STUDY,
-        least_members=1,
-        risk_tolerance=RiskTolerance.HIGH,
-        remediation="halt the study, open an incident and amend this row",
-    )
-    kept = tuple(
-        rule
-        for rule in charter.exposure
-        if not (rule.artefact is Artefact.SITE_METRIC and rule.form is Form.EXACT)
-    )
-    return msgspec.structs.replace(charter, exposure=(*kept, row))
-
-
-def _policy_text(name: str, site_figures: bool) -> str:
-    return f"""format = "treaty.site-policy/v1"
-site = "{name}"
-studies = ["*"]
-purposes = ["*"]
-model_kinds = ["*"]
-max_rounds_per_study = 1000
-min_rows = 20
-site_metrics = {str(site_figures).lower()}
-
-[auto_approve]
-any_ratified = true
-max_rounds = 1000
-"""
