@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.pipeline import divide, make_plan
-from benchmarks.privacy.arms import ARMS, SPEC, areas, make_private_plan
+from benchmarks.privacy.arms import ARMS, ONE_ROUND, SPEC, areas, make_private_plan
 from benchmarks.privacy.protected import found_governed
 from benchmarks.privacy.report import EPSILONS, Table, as_json, as_markdown, gates
 from treaty.contracts.normalisation import with_public_bounds
@@ -63,11 +63,15 @@ def measure(dataset: Dataset, seeds: tuple[int, ...], epsilons: tuple[float, ...
             delta_inverse = noise_terms(plan).delta_inverse
             label = (dataset.name, seed, epsilon)
             # The controls answer questions that are asked at epsilon 1 alone.
-            arms = tuple(ARMS) if epsilon == 1.0 else ("ours", "curator")
+            arms = tuple(ARMS) if epsilon == 1.0 else ("ours", "curator", *ONE_ROUND)
             if dataset.name == "ist":
                 # With 25 sites the controls alone would take most of the time.
-                arms = ("ours", "curator", "no-noise")
-            for arm, found in areas(plan, dataset.contract, parts, cohort, label, arms).items():
+                arms = ("ours", "curator", "no-noise", *ONE_ROUND)
+            once = make_private_plan(
+                base, dataset.contract, epsilon, members=len(data), one_round=True
+            )
+            found_by_arm = areas(plan, dataset.contract, parts, cohort, label, arms, once)
+            for arm, found in found_by_arm.items():
                 splits.setdefault((epsilon, arm), []).append(found)
         print(f"{dataset.name}: split {seed} done", file=sys.stderr, flush=True)
     return Table(
@@ -80,11 +84,15 @@ def measure(dataset: Dataset, seeds: tuple[int, ...], epsilons: tuple[float, ...
         delta_inverse=delta_inverse,
         seeds=seeds,
         splits=splits,
-        governed=tuple(_governed(dataset, seeds[0], epsilon) for epsilon in epsilons),
+        governed=tuple(
+            _governed(dataset, seeds[0], epsilon, one_round=one_round)
+            for epsilon in epsilons
+            for one_round in (False, True)
+        ),
     )
 
 
-def _governed(dataset: Dataset, seed: int, epsilon: float) -> bool:
+def _governed(dataset: Dataset, seed: int, epsilon: float, *, one_round: bool) -> bool:
     """Run one study through the full protocol; say whether plain sums give its bytes."""
     with tempfile.TemporaryDirectory() as scratch:
         federation = found_governed(Path(scratch) / "consortium", dataset)
@@ -95,7 +103,9 @@ def _governed(dataset: Dataset, seed: int, epsilon: float) -> bool:
                 SPEC,
                 split=make_plan(dataset.contract, SPEC, seed).split,
             )
-            plan = make_private_plan(base, dataset.contract, epsilon, members=len(dataset.sites))
+            plan = make_private_plan(
+                base, dataset.contract, epsilon, members=len(dataset.sites), one_round=one_round
+            )
             return federation.repeats(federation.run_private(plan, dataset))
         finally:
             federation.close()

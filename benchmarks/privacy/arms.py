@@ -33,7 +33,7 @@ from treaty.studies.plan import Plan
 from treaty.studies.progress import Stage, StudyProgress, begin
 from treaty.trainers.numpy_trainer import NumpyTrainer
 
-__all__ = ["ARMS", "areas", "bytes_for", "make_private_plan", "run_plain_sums"]
+__all__ = ["ARMS", "ONE_ROUND", "areas", "bytes_for", "make_private_plan", "run_plain_sums"]
 
 ARMS = {
     "ours": "every site's share of noise, in secure sums",
@@ -42,7 +42,12 @@ ARMS = {
     "equal-noise": "integers, as much noise as ours, from one hand",
     "alone": "each site by itself, same epsilon",
     "no-noise": "no noise at all",
+    "one-round": "one noised sum of statistics, every site's share",
+    "one-curator": "the same sum, whole noise once",
 }
+
+ONE_ROUND = ("one-round", "one-curator")
+"""Arms that train from one noised sum of statistics."""
 
 Matrix = NDArray[np.float64]
 SPEC = private_model(LogisticRegression())
@@ -55,14 +60,20 @@ def bytes_for(*labels: object) -> bytes:
 
 
 def make_private_plan(
-    base: Plan, contract: Contract, epsilon: float, *, members: int, delta: float | None = None
+    base: Plan,
+    contract: Contract,
+    epsilon: float,
+    *,
+    members: int,
+    delta: float | None = None,
+    one_round: bool = False,
 ) -> Plan:
     """Return `base` under noise at `epsilon`, with the product's defaults."""
     public = with_public_bounds(contract)
     bound = min(base.aggregation.max_persons_per_site, public.max_persons_per_site)
     policy = PrivacyPolicy(mode=PrivacyMode.DIFFERENTIAL)
     terms = terms_for(
-        Privacy(epsilon=epsilon, delta=delta),
+        Privacy(epsilon=epsilon, delta=delta, one_round=one_round),
         SPEC,
         public,
         policy,
@@ -96,10 +107,12 @@ def areas(
     cohort: Cohort,
     label: object,
     arms: Sequence[str] = tuple(ARMS),
+    once: Plan | None = None,
 ) -> dict[str, float]:
     """Return the area under the curve of `arms` on everybody's holdout rows.
 
     ``alone`` is the mean over sites. `label` names the split: noise follows from it and the arm.
+    `once` is the plan of one noised sum, for the arms that train by it.
     """
     public = with_public_bounds(contract)
     normaliser = normaliser_from_bounds(public)
@@ -139,6 +152,13 @@ def areas(
         ),
         "no-noise": lambda: arm.auc(descend(plan, TRAINER, everybody, noise=None)),
     }
+    if once is not None:
+        makers["one-round"] = lambda: arm.auc(
+            run_plain_sums(once, public, parts, cohort, bytes_for(label, "one-round")).model
+        )
+        makers["one-curator"] = lambda: arm.auc(
+            descend(once, TRAINER, everybody, noise=bytes_for(label, "one-curator"))
+        )
     return {name: makers[name]() for name in arms}
 
 

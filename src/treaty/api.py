@@ -32,7 +32,7 @@ from treaty.errors import ResourceError, UsageError
 from treaty.governance.terms import PrivacyMode
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import LogisticRegression, ModelSpecification
-from treaty.privacy.terms import DistributedGaussian, ExactSums, PrivacyTerms
+from treaty.privacy.terms import ExactSums, NoisedTerms, PrivacyTerms
 from treaty.protocol.consortium import Consortium as State
 from treaty.protocol.messages import ComparisonPublished, Figures
 from treaty.protocol.study import Study as StudyState
@@ -277,7 +277,7 @@ class Consortium:
             return
         sites = {name: federation.local_study(name, study) for name in study.rounds[-1].members_in}
         charter = federation.coordinator.state.members.directory.charter
-        if isinstance(study.plan.privacy, DistributedGaussian):
+        if isinstance(study.plan.privacy, NoisedTerms):
             fresh = SystemEntropy().bytes(32)
             body = compare_without_noise(study, sites, COORDINATOR, charter, fresh)
         else:

@@ -83,6 +83,7 @@ FROM_TRAINING_ROWS: Mapping[QueryKind, bool] = MappingProxyType(
         QueryKind.AVERAGING: True,
         QueryKind.COUNT: True,
         QueryKind.DESCENT: True,
+        QueryKind.SUFFICIENT: True,
         QueryKind.EVALUATION: False,
     }
 )

@@ -236,7 +236,7 @@ def _terms(
     """Return the terms that a study takes by default for this epsilon and delta."""
     # The next float above: one over it is then rounded up to the whole number that was asked.
     delta = math.nextafter(1.0 / request.delta_inverse, 1.0)
-    return terms_for(
+    terms = terms_for(
         Privacy(epsilon=epsilon, delta=delta),
         specification,
         contract,
@@ -244,6 +244,9 @@ def _terms(
         members=request.members,
         max_persons_per_site=bound,
     )
+    if not isinstance(terms, DistributedGaussian):
+        raise UsageError("an assessment is of noised gradient descent")
+    return terms
 
 
 def _write(request: Request, found: Assessment, signer: SigningKey | None) -> Iterator[Path]:

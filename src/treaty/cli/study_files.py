@@ -35,7 +35,7 @@ from treaty.ids import MemberId
 from treaty.models.specification import parameter_count
 from treaty.privacy.certificate import shown_epsilon
 from treaty.privacy.events import SAMPLING_UNIT
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import DistributedGaussian, NoisedTerms
 from treaty.studies.calibrating import with_noise
 from treaty.studies.certificates import PrivacyStatement, partition_lines, privacy_statement
 from treaty.studies.lint import Finding as PlanFinding
@@ -240,7 +240,7 @@ class Disclosure:
 class NoiseExplanation:
     """What a plan's noise is, and what it promises to a person."""
 
-    terms: DistributedGaussian
+    terms: NoisedTerms
     statement: PrivacyStatement
 
     def record(self) -> Mapping[str, object]:
@@ -257,21 +257,23 @@ class NoiseExplanation:
         yield f"privacy: epsilon {terms.epsilon_milli / 1000:.3f} promised, person by person"
         for line in partition_lines(self.statement):
             yield f"  {line}"
-        rate = terms.rate / SAMPLING_UNIT
+        total = math.sqrt(int(terms.variance, 16)) / terms.clip.units
+        clip = f"clip {terms.clip.norm:g} = 2^{terms.grid_bits} grid units"
+        if isinstance(terms, DistributedGaussian):
+            count = math.sqrt(int(terms.count_variance, 16)) / terms.clip.units
+            sampled = f"sampled at {terms.rate / SAMPLING_UNIT:.6g}"
+            yield (
+                f"  {terms.rounds} rounds of gradient descent on clipped sums, {clip}, learning "
+                f"rate {terms.learning_rate_milli / 1000:g}, "
+                + ("everybody in every round" if terms.sampling is None else sampled)
+            )
+            noise = f"in a gradient sum, of {count:.1f} persons in the count"
+        else:
+            yield f"  one sum of clipped statistics over everybody, {clip}"
+            noise = "in that sum"
         yield (
-            f"  {terms.rounds} rounds of gradient descent on clipped sums, clip "
-            f"{terms.clip.norm:g} = 2^{terms.grid_bits} grid units, learning rate "
-            f"{terms.learning_rate_milli / 1000:g}, "
-            + ("everybody in every round" if terms.sampling is None else f"sampled at {rate:.6g}")
-        )
-        total, count = (
-            math.sqrt(int(variance, 16)) / terms.clip.units
-            for variance in (terms.variance, terms.count_variance)
-        )
-        yield (
-            f"  noise of {total:.2f} clips in a gradient sum, of {count:.1f} persons in the count, "
-            f"carried by {honest} honest shares of {training.members}; every site draws "
-            f"{total / math.sqrt(honest):.2f} clips"
+            f"  noise of {total:.2f} clips {noise}, carried by {honest} honest shares of "
+            f"{training.members}; every site draws {total / math.sqrt(honest):.2f} clips"
         )
         for point in training.curve:
             missing = training.members - point.honest_shares
@@ -351,7 +353,7 @@ def explain_plan(plan: Path, contract: Path, charter: Path) -> PlanExplanation:
 
 
 def _noise(plan: Plan, contract: Contract, charter: Charter) -> NoiseExplanation | None:
-    if not isinstance(plan.privacy, DistributedGaussian):
+    if not isinstance(plan.privacy, NoisedTerms):
         return None
     try:
         return NoiseExplanation(plan.privacy, privacy_statement(plan, contract, charter, ()))

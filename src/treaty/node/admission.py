@@ -19,7 +19,7 @@ from treaty.node.contribution import LocalStudy
 from treaty.node.dataset import RegisteredDataset
 from treaty.ports import Batch, DataSource, EventStore, Journal, Trainer
 from treaty.privacy.ledger_entries import HOLDOUT
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import NoisedStatistics, NoisedTerms
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.membership import Membership
 from treaty.protocol.study import Study
@@ -170,7 +170,13 @@ class Admission:
                 code="not-assessed",
             )
         plan = study.plan
-        terms = plan.privacy if isinstance(plan.privacy, DistributedGaussian) else None
+        if isinstance(plan.privacy, NoisedStatistics):
+            raise PolicyError(
+                "the policy asks for an assessment, and none is of noised statistics: expected a "
+                "plan of noised gradient descent, or a policy without require_assessment",
+                code="not-assessed",
+            )
+        terms = plan.privacy if isinstance(plan.privacy, NoisedTerms) else None
         need = AssessmentNeed(
             site=site,
             family=str(type(plan.model).__struct_config__.tag),
@@ -218,7 +224,7 @@ class Admission:
         plan expects another share.
         """
         dataset = self._dataset
-        if dataset is None or not isinstance(study.plan.privacy, DistributedGaussian):
+        if dataset is None or not isinstance(study.plan.privacy, NoisedTerms):
             return None
         asked = study.plan.split.holdout_permille
         if asked != dataset.holdout_permille:

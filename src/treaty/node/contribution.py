@@ -37,7 +37,7 @@ from treaty.node.noising import noised_contribution
 from treaty.ports import SiteData, Trainer
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import noise_commitment, noise_key
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import NoisedTerms
 from treaty.studies.plan import Plan
 from treaty.studies.progress import StudyProgress
 from treaty.studies.queries import CONTRIBUTORS, ROWS, Query, QueryKind
@@ -98,7 +98,7 @@ class LocalStudy:
                 code="rows-over-bound",
             )
         match query.kind:
-            case QueryKind.COUNT | QueryKind.DESCENT:
+            case QueryKind.COUNT | QueryKind.DESCENT | QueryKind.SUFFICIENT:
                 if cohort is None:
                     raise UsageError("a noised sum needs the group from which shares follow")
                 return self._noised(query, progress, entropy, cohort)
@@ -203,7 +203,7 @@ class LocalStudy:
 
     def _evaluated(self, progress: StudyProgress, entropy: bytes) -> dict[str, object]:
         federated = self._sums("federated", self.federated_scores(progress, entropy))
-        if isinstance(self.plan.privacy, DistributedGaussian):
+        if isinstance(self.plan.privacy, NoisedTerms):
             # The model alone would be an exact function of training rows.
             return federated
         alone = self.alone_scores(progress, self.data.holdout, entropy)
@@ -214,7 +214,7 @@ class LocalStudy:
     ) -> Answer:
         training = self.data.training
         tensors = None
-        if query.kind is QueryKind.DESCENT:
+        if query.kind is not QueryKind.COUNT:
 
             def parts(rows: NDArray[np.int64]) -> Sequence[GradientPart]:
                 features = self._features(progress, training)[rows]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from treaty.aggregation.tensors import Manifest, element_count
 from treaty.errors import PolicyError
+from treaty.models.quadratic import row_statistics, statistics_width
 from treaty.models.task import GradientPart
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import (
@@ -30,11 +31,12 @@ from treaty.privacy.distributed import (
     persons_in_order,
     sampled_persons,
 )
-from treaty.privacy.terms import share_of
-from treaty.studies.noise import noise_terms, uses_ghost_norms
+from treaty.privacy.mechanisms import clipped_sum
+from treaty.privacy.terms import DistributedGaussian, share_of
+from treaty.studies.noise import descent_terms, noise_terms, uses_ghost_norms
 from treaty.studies.plan import Plan
 
-__all__ = ["clipped_gradient", "noised_contribution"]
+__all__ = ["clipped_gradient", "clipped_statistics", "noised_contribution"]
 
 Integers = NDArray[np.int64]
 Parts = Callable[[NDArray[np.int64]], Sequence[GradientPart]]
@@ -52,7 +54,7 @@ def noised_contribution(
     key: bytes,
     sampling_key: bytes,
 ) -> Integers:
-    """Return a site's noised words, int64: the gradient of `manifest`, or the count of persons.
+    """Return a site's noised words, int64: what the plan trains `manifest` from, or a count.
 
     Without `parts` persons are counted. `key` is the noise key (32 bytes, for this vector only);
     `sampling_key` decides who takes part where the plan samples. Raises `PolicyError` as
@@ -60,13 +62,15 @@ def noised_contribution(
     """
     terms = noise_terms(plan)
     order, person = persons_in_order(persons)
+    variance = terms.variance
     if parts is None:
-        total, variance = count_units(person, terms.clip), terms.count_variance
-    else:
+        total, variance = count_units(person, terms.clip), descent_terms(plan).count_variance
+    elif isinstance(terms, DistributedGaussian):
         chosen = sampled_persons(person, terms.rate, sampling_key)
         rows, person = order[chosen], person[chosen]
         total = clipped_gradient(plan, manifest, parts, rows, person)
-        variance = terms.variance
+    else:
+        total = clipped_statistics(plan, manifest, parts, order, person)
     share = share_of(terms, variance, cohort)
     return noised(total, share_variance=share, ring_bits=ring_bits, key=key)
 
@@ -90,6 +94,43 @@ def clipped_gradient(
     _check_names(found, manifest)
     adds = ghost_person_sum if uses_ghost_norms(plan.model) else person_sum
     return _in_manifest_order(adds(layers, person, terms.clip), found, manifest)
+
+
+def clipped_statistics(
+    plan: Plan,
+    manifest: Manifest,
+    parts: Parts,
+    rows: NDArray[np.int64],
+    person: NDArray[np.int64],
+) -> Integers:
+    """Return the sum of clipped statistics over persons, as `models.quadratic.row_statistics`.
+
+    `parts` are those at zero coefficients; `rows` are row numbers sorted by `person`. No noise is
+    in it: it stays at the site. Guarantee: one person's rows added or removed move it by at most
+    the clip in grid units, exactly, whatever the trainer returned, if a row's activations and
+    errors depend on that row alone.
+    """
+    clip, size = noise_terms(plan).clip, sum(element_count(spec) for spec in manifest)
+    if not len(rows):
+        return np.zeros(statistics_width(size), dtype=np.int64)
+    found = parts(rows)
+    _check_names(found, manifest)
+    layers = {part.weight: part.layer for part in found}
+    if any(layer.has_bias or layer.errors.shape[1] != 1 for layer in layers.values()):
+        raise PolicyError(
+            "expected one error for every row from the trainer", code="contribution-shape"
+        )
+    design = np.concatenate([layers[one.name].inputs for one in manifest], axis=1)
+    errors = layers[manifest[0].name].errors[:, 0]
+    if any(not np.array_equal(layer.errors[:, 0], errors) for layer in layers.values()):
+        raise PolicyError("expected one error for every row", code="contribution-shape")
+
+    def statistics(start: int, stop: int) -> NDArray[np.float64]:
+        # Numbers out of range become infinite, and are refused by the clipping.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return row_statistics(design[start:stop], errors[start:stop])
+
+    return clipped_sum(statistics, person, statistics_width(size), clip)
 
 
 def _check_names(parts: Sequence[GradientPart], manifest: Manifest) -> None:

@@ -24,13 +24,13 @@ from treaty.node.budget import BudgetKeeper, Claim
 from treaty.node.dataset import caps_of
 from treaty.ports import EventStore
 from treaty.privacy.ledger_entries import GENESIS, HOLDOUT, TRAINING, LedgerHead, PrivateEvent
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import NoisedTerms
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.ledger_trail import LedgerTrail
 from treaty.protocol.secure_round import RoundRecord
 from treaty.protocol.study import Study
 from treaty.studies.noise import cohort_of, planned_events
-from treaty.studies.queries import Query, QueryKind
+from treaty.studies.queries import Query, QueryKind, noised_kinds
 
 __all__ = ["LEDGER_KEY", "PARTITIONS_OF", "Spending", "require_ledger", "shown_head"]
 
@@ -49,7 +49,11 @@ PARTITIONS_OF: Mapping[QueryKind, tuple[str, ...]] = MappingProxyType(
 """The partitions whose rows an exact sum of each kind discloses, where training is exact."""
 
 ENVELOPE_OF: Mapping[QueryKind, str] = MappingProxyType(
-    {QueryKind.COUNT: "statistics", QueryKind.DESCENT: "training"}
+    {
+        QueryKind.COUNT: "statistics",
+        QueryKind.DESCENT: "training",
+        QueryKind.SUFFICIENT: "training",
+    }
 )
 """The envelope from which a noised sum over training rows is paid."""
 
@@ -92,7 +96,7 @@ class Spending:
 
         Raises `PolicyError` when the ledger does not hold it; the cause is for the journal.
         """
-        private = isinstance(study.plan.privacy, DistributedGaussian)
+        private = isinstance(study.plan.privacy, NoisedTerms)
         keeper = require_ledger(self._keeper) if private else self._keeper
         if keeper is None:
             return
@@ -101,14 +105,10 @@ class Spending:
         if not private:
             _ = keeper.head
             return
-        count, sums = _events(study)
-        keeper.reserve(
-            study.identity,
-            [
-                Claim(TRAINING, ENVELOPE_OF[QueryKind.COUNT], (count,)),
-                Claim(TRAINING, ENVELOPE_OF[QueryKind.DESCENT], (sums,)),
-            ],
-        )
+        claims = [
+            Claim(TRAINING, ENVELOPE_OF[kind], (event,)) for kind, event in _events(study).items()
+        ]
+        keeper.reserve(study.identity, claims)
 
     def pay(
         self,
@@ -129,8 +129,7 @@ class Spending:
         if envelope is None:
             name = query.kind.artefact.value
             return keeper.disclose(study.identity, _disclosed_by(study, query.kind), name)
-        count, sums = _events(study)
-        event = count if query.kind is QueryKind.COUNT else sums
+        event = _events(study)[query.kind]
         return keeper.charge(
             plan=study.identity,
             partition=TRAINING,
@@ -172,11 +171,11 @@ class Spending:
         return ((LEDGER_KEY, encode(shown)),)
 
 
-def _events(study: Study) -> tuple[PrivateEvent, PrivateEvent]:
-    """Return the most that a study may charge: its count of persons, its gradient sums."""
-    return planned_events(
-        study.plan, study.contract, cohort_of(study.history.effective().parameters())
-    )
+def _events(study: Study) -> dict[QueryKind, PrivateEvent]:
+    """Return the most that a study may charge, by kind of noised sum."""
+    cohort = cohort_of(study.history.effective().parameters())
+    events = planned_events(study.plan, study.contract, cohort)
+    return dict(zip(noised_kinds(study.plan), events, strict=True))
 
 
 def _disclosed_by(study: Study, kind: QueryKind) -> tuple[str, ...]:
@@ -184,7 +183,7 @@ def _disclosed_by(study: Study, kind: QueryKind) -> tuple[str, ...]:
 
     Where training is noised, an evaluation holds the federated model alone, which is paid for.
     """
-    if kind is QueryKind.EVALUATION and isinstance(study.plan.privacy, DistributedGaussian):
+    if kind is QueryKind.EVALUATION and isinstance(study.plan.privacy, NoisedTerms):
         return (HOLDOUT,)
     return PARTITIONS_OF[kind]
 

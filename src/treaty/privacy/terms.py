@@ -3,7 +3,8 @@
 Guarantees (docs/spec/privacy.md, section 9):
   * Terms hold integers only: the clip is 2^`grid_bits` grid units, the noise a variance in grid
     units squared, the rate a multiple of 2^-53, delta one over a whole number.
-  * `releases` gives the events that a plan may ever charge, a function of terms and cohort.
+  * `releases` gives the events that a plan may ever charge over training rows, a function of terms
+    and cohort.
     `claimed_epsilon_micro` recomputes epsilon from them; `check_claim` refuses terms that
     promise less than it. Unsampled terms need no numerical library.
   * `calibrated` finds the least noise for a target and leaves every other number as given.
@@ -14,7 +15,7 @@ the model and is passed in.
 
 import functools
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -33,6 +34,8 @@ __all__ = [
     "DistributedGaussian",
     "ExactHoldout",
     "ExactSums",
+    "NoisedStatistics",
+    "NoisedTerms",
     "PrivacyTerms",
     "calibrated",
     "check_claim",
@@ -50,6 +53,9 @@ NOT_CALIBRATED = "1"
 COUNT_SHARE = Fraction(1, 20)
 """Share of the budget, in mu squared, that counting the persons once takes."""
 
+STATISTICS_CLIP_MICRO = 1_414_214
+"""The square root of two, rounded up."""
+
 EpsilonMilli = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Micro = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 Milli = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
@@ -57,6 +63,7 @@ Rounds = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 GridBits = Annotated[int, msgspec.Meta(ge=24, le=32)]
 Rate = Annotated[int, msgspec.Meta(ge=1, le=SAMPLING_UNIT - 1)]
 Sites = Annotated[int, msgspec.Meta(ge=1, le=128)]
+Noised = TypeVar("Noised", bound="NoisedTerms")
 
 
 class ExactSums(Record, frozen=True, tag="exact", tag_field="kind"):
@@ -67,16 +74,14 @@ class ExactHoldout(Record, frozen=True, tag="exact", tag_field="kind"):
     """The holdout's histogram is exact: not differentially private, accepted in the charter."""
 
 
-class DistributedGaussian(Record, frozen=True, tag="distributed-gaussian", tag_field="kind"):
+class NoisedTerms(Record, frozen=True):
     """Every site clips each person's contribution and adds its share of discrete Gaussian noise.
 
-    Training is gradient descent on noised sums: `rounds` of them after one noised count of the
-    persons. A person's clipped contribution has norm at most `clip_micro` / 10^6, which is
-    2^`grid_bits` grid units. `variance` (of each gradient sum) and `count_variance` (of the
-    count) are what the honest shares of an opened sum add up to, in grid units squared,
-    hexadecimal. With `share` ``local`` every site adds the whole variance by itself.
+    What all noised trainings have in common. A person's clipped contribution has norm at most
+    `clip_micro` / 10^6, which is 2^`grid_bits` grid units. `variance`, of each training sum, is
+    what the honest shares of an opened sum add up to, in grid units squared, hexadecimal. With
+    `share` ``local`` every site adds the whole variance by itself.
 
-    `sampling` is the Poisson rate times 2^53; null: everybody takes part in every round.
     `epsilon_milli` is what the plan promises at delta = 1 / `delta_inverse` to a person at one
     site, added or removed. `max_sites_per_person` and `unit` repeat the charter's.
     """
@@ -84,13 +89,9 @@ class DistributedGaussian(Record, frozen=True, tag="distributed-gaussian", tag_f
     epsilon_milli: EpsilonMilli
     delta_inverse: InverseDelta
     variance: VarianceField = NOT_CALIBRATED
-    count_variance: VarianceField = NOT_CALIBRATED
-    rounds: Rounds = 20
     clip_micro: Micro = 500_000
     grid_bits: GridBits = 24
-    sampling: Rate | None = None
     share: Literal["distributed", "local"] = "distributed"
-    learning_rate_milli: Milli = 16_000
     unit: Literal["person-in-institution", "record-in-institution"] = "person-in-institution"
     adjacency: Literal["add-remove"] = "add-remove"
     max_sites_per_person: Sites = 2
@@ -100,6 +101,24 @@ class DistributedGaussian(Record, frozen=True, tag="distributed-gaussian", tag_f
     def clip(self) -> Clip:
         """The clip as the mechanism takes it."""
         return Clip(self.clip_micro / 10**6, self.grid_bits)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the noise is stated."""
+        return self.variance != NOT_CALIBRATED
+
+
+class DistributedGaussian(NoisedTerms, frozen=True, tag="distributed-gaussian", tag_field="kind"):
+    """Gradient descent on noised sums: `rounds` of them after one noised count of the persons.
+
+    `count_variance` is the noise of the count, as `variance` that of each gradient sum. `sampling`
+    is the Poisson rate times 2^53; null: everybody takes part in every round.
+    """
+
+    count_variance: VarianceField = NOT_CALIBRATED
+    rounds: Rounds = 20
+    sampling: Rate | None = None
+    learning_rate_milli: Milli = 16_000
 
     @property
     def rate(self) -> int:
@@ -112,17 +131,28 @@ class DistributedGaussian(Record, frozen=True, tag="distributed-gaussian", tag_f
         return NOT_CALIBRATED not in (self.variance, self.count_variance)
 
 
-PrivacyTerms = ExactSums | DistributedGaussian
+class NoisedStatistics(NoisedTerms, frozen=True, tag="noised-statistics", tag_field="kind"):
+    """One noised sum of sufficient statistics, from which members derive the model.
+
+    There is no count, no sampling and no learning rate: one Gaussian release over everybody. The
+    clip is the length of what one row of length one contributes, the square root of two rounded
+    up: it cuts persons of several rows only.
+    """
+
+    clip_micro: Micro = STATISTICS_CLIP_MICRO
 
 
-def effective_cohort(terms: DistributedGaussian, cohort: Cohort) -> Cohort:
+PrivacyTerms = ExactSums | DistributedGaussian | NoisedStatistics
+
+
+def effective_cohort(terms: NoisedTerms, cohort: Cohort) -> Cohort:
     """Return the cohort whose honest shares carry the variance: one share where noise is local."""
     if terms.share == "distributed":
         return cohort
     return Cohort(cohort.members, cohort.min_survivors, cohort.min_survivors - 1)
 
 
-def share_of(terms: DistributedGaussian, variance: str, cohort: Cohort) -> int:
+def share_of(terms: NoisedTerms, variance: str, cohort: Cohort) -> int:
     """Return the variance of one site's share (grid units squared), rounded up.
 
     Raises `UsageError` outside the sampler's range.
@@ -140,36 +170,33 @@ def count_sum(terms: DistributedGaussian, cohort: Cohort) -> NoisedSum:
     )
 
 
-def training_sum(terms: DistributedGaussian, cohort: Cohort, sensitivity: int) -> NoisedSum:
-    """Return the noised gradient sums; `sensitivity` in grid units, at least the clip's."""
+def training_sum(terms: NoisedTerms, cohort: Cohort, sensitivity: int) -> NoisedSum:
+    """Return the noised training sums; `sensitivity` in grid units, at least the clip's."""
     if sensitivity < terms.clip.units:
         raise UsageError(f"expected a sensitivity of at least the clip, got {sensitivity}")
     return NoisedSum(
         share_variance=share_of(terms, terms.variance, cohort),
         sensitivity=sensitivity,
-        sampling=terms.rate,
-        rounds=terms.rounds,
+        sampling=terms.rate if isinstance(terms, DistributedGaussian) else SAMPLING_UNIT,
+        rounds=terms.rounds if isinstance(terms, DistributedGaussian) else 1,
     )
 
 
-def releases(
-    terms: DistributedGaussian, cohort: Cohort, sensitivity: int
-) -> tuple[PrivateEvent, PrivateEvent]:
-    """Return the most that a study under these terms ever charges, count first.
+def releases(terms: NoisedTerms, cohort: Cohort, sensitivity: int) -> tuple[PrivateEvent, ...]:
+    """Return the most that a study under these terms ever charges, in the order of its sums.
 
-    Guarantee: the noise counted is that of `min_honest` shares less the lemma's four units.
+    Gradient descent: the count, then all gradient sums; statistics: the one sum. Guarantee: the
+    noise counted is that of `min_honest` shares less the lemma's four units.
     """
     honest = effective_cohort(terms, cohort).min_honest
-    return (
-        count_sum(terms, cohort).event(honest),
-        training_sum(terms, cohort, sensitivity).event(honest),
-    )
+    training = training_sum(terms, cohort, sensitivity).event(honest)
+    if not isinstance(terms, DistributedGaussian):
+        return (training,)
+    return (count_sum(terms, cohort).event(honest), training)
 
 
 @functools.lru_cache(maxsize=64)
-def claimed_epsilon_micro(
-    terms: DistributedGaussian, cohort: Cohort, sensitivity: int
-) -> int | None:
+def claimed_epsilon_micro(terms: NoisedTerms, cohort: Cohort, sensitivity: int) -> int | None:
     """Return epsilon of the whole schedule in millionths, rounded up; None when infinite.
 
     Guarantee: one person at one site, added or removed; as `accountant.composed_epsilon`.
@@ -179,7 +206,7 @@ def claimed_epsilon_micro(
     return epsilon_micro(composed_epsilon(events, delta, adjacency=Adjacency.ADD_REMOVE))
 
 
-def check_claim(terms: DistributedGaussian, cohort: Cohort, sensitivity: int) -> int:
+def check_claim(terms: NoisedTerms, cohort: Cohort, sensitivity: int) -> int:
     """Return epsilon in millionths, or raise `PolicyError` (code ``epsilon-claim``).
 
     Refuses terms whose integers give more than they promise, and noise outside the sampler's
@@ -201,14 +228,18 @@ def check_claim(terms: DistributedGaussian, cohort: Cohort, sensitivity: int) ->
     return found
 
 
-def calibrated(terms: DistributedGaussian, sensitivity: int) -> DistributedGaussian:
+def calibrated(terms: Noised, sensitivity: int) -> Noised:
     """Return `terms` with the least noise that meets `epsilon_milli` at the given delta.
 
-    One twentieth of mu squared goes to the count, the rest to the rounds; nothing else changes.
-    Guarantee: rounds towards more noise. Raises `UsageError` when no noise meets the target.
+    Of gradient descent one twentieth of mu squared goes to the count, the rest to the rounds; the
+    one sum of statistics takes all of it. Nothing else changes. Guarantee: rounds towards more
+    noise. Raises `UsageError` when no noise meets the target.
     """
     epsilon, delta = terms.epsilon_milli / 1000, delta_of(terms.delta_inverse)
     mu = Fraction(gaussian_mu(epsilon, delta))
+    if not isinstance(terms, DistributedGaussian):
+        only = _at_least(sensitivity * sensitivity / (mu * mu)) + LEMMA_LOSS
+        return msgspec.structs.replace(terms, variance=variance_field(only))
     units = terms.clip.units
     count = _at_least(units * units / (mu * mu * COUNT_SHARE)) + LEMMA_LOSS
     if terms.sampling is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from treaty.privacy.accountant import composed_epsilon, delta_of
 from treaty.privacy.certificate import Cohort, epsilon_micro
 from treaty.privacy.events import Event
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import NoisedTerms
 from treaty.protocol.closed_round import ClosedRound, close
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.study import Study
@@ -20,7 +20,7 @@ from treaty.studies.certificates import (
     answered_events,
     privacy_statement,
 )
-from treaty.studies.queries import QueryKind
+from treaty.studies.queries import noised_kind
 
 __all__ = ["LogPrivacy", "log_privacy", "study_privacy"]
 
@@ -42,7 +42,7 @@ class LogPrivacy:
 
 def study_privacy(study: Study) -> PrivacyStatement | None:
     """Return the statement of a study under noise, None for one with exact sums."""
-    if not isinstance(study.plan.privacy, DistributedGaussian):
+    if not isinstance(study.plan.privacy, NoisedTerms):
         return None
     group = study.group
     cohort = Cohort(len(group.members), group.min_survivors, group.max_colluders)
@@ -60,7 +60,7 @@ def log_privacy(state: Consortium) -> LogPrivacy:
     private, exact, events, delta_inverse = 0, 0, list[Event](), 2
     for study in state.studies.values():
         terms = study.plan.privacy
-        if not isinstance(terms, DistributedGaussian):
+        if not isinstance(terms, NoisedTerms):
             # The first two sums are over training rows, whatever came of the study.
             exact += any(record.reveals for record in study.rounds)
             continue
@@ -77,19 +77,16 @@ def _answered(study: Study) -> Iterator[Answered]:
     A sum counts from the first answer on: whoever holds answers of enough members can open it,
     published or not. A question asked again of the same members gets the same vectors.
     """
-    terms = study.plan.privacy
-    rounds = terms.rounds if isinstance(terms, DistributedGaussian) else 0
     records = study.rounds if study.round is None else (*study.rounds, close(study.round))
     seen: set[tuple[str, tuple[str, ...]]] = set()
     for record in records:
-        number = record.round
-        if not record.reveals or number > rounds:
+        kind = noised_kind(study.plan, record.round)
+        if not record.reveals or kind is None:
             continue
         key = (record.question, record.members_in)
         if key in seen:
             continue
         seen.add(key)
-        kind = QueryKind.COUNT if number == 0 else QueryKind.DESCENT
         yield Answered(kind, len(record.members_in), _cohort(record))
 
 

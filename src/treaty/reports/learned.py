@@ -22,7 +22,7 @@ from treaty.governance.exposure import (
     describe_artefact,
 )
 from treaty.governance.roles import Action, Role, describe_role
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import NoisedTerms
 from treaty.protocol.gate import LOG_READERS
 from treaty.protocol.messages import ProposalOpened
 from treaty.protocol.statements import Body, registered
@@ -115,7 +115,7 @@ def times_in_log(
     for study in studies:
         for opened in opened_sums(study):
             times[opened.kind.artefact, opened.kind.form] += 1
-        noised = isinstance(study.plan.privacy, DistributedGaussian)
+        noised = isinstance(study.plan.privacy, NoisedTerms)
         form = Form.NOISED if noised else Form.EXACT
         times[Artefact.MODEL, form] += len(study.progress.trace)
         if study.progress.evaluation is not None:

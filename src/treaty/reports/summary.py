@@ -23,7 +23,7 @@ from treaty.governance.amendment import CharterHistory
 from treaty.governance.charter import time_to_text
 from treaty.governance.terms import PrivacyMode
 from treaty.ids import MemberId, Timestamp
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import NoisedTerms
 from treaty.protocol.membership import log_verifier, witness_verifiers
 from treaty.protocol.messages import ComparisonPublished, Figures, SiteReported
 from treaty.protocol.study import Phase, Study
@@ -83,6 +83,7 @@ _KIND_WORDS = {
     QueryKind.EVALUATION: "evaluation histograms",
     QueryKind.COUNT: "number of persons, noised",
     QueryKind.DESCENT: "clipped gradients, noised",
+    QueryKind.SUFFICIENT: "clipped statistics, noised",
 }
 _EDITIONS = {
     "full": "full: sums recomputed from the masked contributions",
@@ -153,7 +154,7 @@ def report_data(verdict: BundleVerdict, files: Mapping[str, bytes]) -> ReportDat
         noised=(
             charter.privacy.mode is PrivacyMode.DIFFERENTIAL
             if study is None
-            else isinstance(study.plan.privacy, DistributedGaussian)
+            else isinstance(study.plan.privacy, NoisedTerms)
         ),
         verification=_verification(verdict),
         guarantees=_guarantees(verdict),

@@ -15,7 +15,7 @@ from treaty.models.specification import (
     PoissonRegression,
     TorchModule,
 )
-from treaty.privacy.terms import DistributedGaussian, PrivacyTerms
+from treaty.privacy.terms import DistributedGaussian, NoisedStatistics, PrivacyTerms
 from treaty.reports.document import ColumnLine, Term
 from treaty.studies.plan import Plan
 
@@ -52,6 +52,12 @@ def model_in_words(
     over = f"over {counted(columns, 'design column')}"
     if isinstance(privacy, DistributedGaussian):
         return f"{_name(spec)} {over}, {_descent(privacy)}"
+    if isinstance(privacy, NoisedStatistics):
+        return (
+            f"{_name(spec)} {over}, ridge {decimal_of(_ridge_milli(spec), 3)}, from one noised sum "
+            "of statistics over everybody, each person's contribution cut to norm "
+            f"{decimal_of(privacy.clip_micro, 6)}"
+        )
     match spec:
         case LogisticRegression() | LinearRegression() | PoissonRegression():
             names: dict[type[ModelSpecification], str] = {
@@ -88,6 +94,10 @@ def _name(spec: ModelSpecification) -> str:
         hidden = " and ".join(str(width) for width in spec.hidden) or "no"
         return f"{what} with {hidden} hidden units"
     return "Logistic regression on rows of length one, with one common intercept,"
+
+
+def _ridge_milli(spec: ModelSpecification) -> int:
+    return spec.ridge_milli if isinstance(spec, LogisticRegression) else 0
 
 
 def _descent(terms: DistributedGaussian) -> str:

@@ -19,14 +19,17 @@ from treaty.models.descent import (
     mean_iterate,
     next_iterate,
 )
+from treaty.models.quadratic import statistics_manifest, statistics_width
 from treaty.models.specification import initial_model
 from treaty.models.task import GradientPart, TrainingTask
-from treaty.node.noising import clipped_gradient
+from treaty.node.noising import clipped_gradient, clipped_statistics
 from treaty.ports import Trainer
 from treaty.privacy.distributed import count_units, noised, persons_in_order, sampled_persons
 from treaty.privacy.events import SAMPLING_UNIT
-from treaty.studies.noise import noise_terms
+from treaty.privacy.terms import NoisedStatistics
+from treaty.studies.noise import descent_terms, noise_terms
 from treaty.studies.plan import Plan
+from treaty.studies.progress import sufficient_model
 
 __all__ = ["PlainRows", "descend"]
 
@@ -47,12 +50,14 @@ class PlainRows:
 def descend(
     plan: Plan, trainer: Trainer, sites: Sequence[PlainRows], *, noise: bytes | None
 ) -> NamedTensors:
-    """Return the model that the plan's descent reaches on all rows of `sites`.
+    """Return the model that the plan's training reaches on all rows of `sites`.
 
     With `noise` (32 bytes) each sum gets noise of exactly the plan's variance, as a trusted
     curator would add it; None adds nothing. Persons of different sites are different persons.
     """
-    terms = noise_terms(plan)
+    if isinstance(plan.privacy, NoisedStatistics):
+        return _from_statistics(plan, trainer, sites, noise)
+    terms = descent_terms(plan)
     model = initial_model(plan.model, sites[0].features.shape[1])
     ordered = [(site, *persons_in_order(site.persons)) for site in sites]
     counted = sum(count_units(person, terms.clip) for _, _, person in ordered)
@@ -82,6 +87,26 @@ def descend(
         if number >= terms.rounds // 2:
             iterates.append(model)
     return mean_iterate(tuple(iterates))
+
+
+def _from_statistics(
+    plan: Plan, trainer: Trainer, sites: Sequence[PlainRows], noise: bytes | None
+) -> NamedTensors:
+    """Return the model of one sum of statistics."""
+    model = initial_model(plan.model, sites[0].features.shape[1])
+    total = np.zeros(statistics_width(len(model.flat())), dtype=np.int64)
+    for site in sites:
+        order, person = persons_in_order(site.persons)
+        parts = _Parts(plan, trainer, site, model)
+        total = total + clipped_statistics(plan, model.manifest, parts, order, person)
+    terms = noise_terms(plan)
+    total = _with_noise(total, terms.variance, noise, "statistics")
+    found: dict[str, NDArray[np.int64]] = {}
+    start = 0
+    for spec in statistics_manifest(model.manifest):
+        found[spec.name] = total[start : start + element_count(spec)]
+        start += element_count(spec)
+    return sufficient_model(plan, model, found, len(sites))
 
 
 @dataclass(frozen=True, slots=True)

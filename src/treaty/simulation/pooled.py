@@ -20,7 +20,7 @@ from treaty.evaluation.metrics import ModelFigures, exact_figures
 from treaty.ids import MemberId
 from treaty.models.specification import LogisticRegression
 from treaty.node.contribution import LocalStudy
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import NoisedTerms
 from treaty.protocol.messages import ComparisonPublished, Figures
 from treaty.protocol.study import Study
 from treaty.simulation.descent import PlainRows, descend
@@ -91,7 +91,7 @@ def compare_with_pooled(
 
     `sites` are the simulated sites' own sides. Raises `UsageError` for other model kinds.
     """
-    if isinstance(study.plan.privacy, DistributedGaussian):
+    if isinstance(study.plan.privacy, NoisedTerms):
         raise UsageError("a study under noise is compared by `compare_without_noise`")
     spec = study.plan.model
     if not isinstance(spec, LogisticRegression) or study.final_model is None:

@@ -6,6 +6,7 @@ a smaller rate. Nothing here sees data: the least noise follows from epsilon, de
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -23,7 +24,12 @@ from treaty.models.specification import (
     TorchModule,
 )
 from treaty.privacy.events import SAMPLING_UNIT
-from treaty.privacy.terms import DistributedGaussian, calibrated
+from treaty.privacy.terms import (
+    DistributedGaussian,
+    NoisedStatistics,
+    NoisedTerms,
+    calibrated,
+)
 from treaty.studies.noise import training_sensitivity
 from treaty.studies.plan import Plan
 
@@ -42,7 +48,9 @@ class Privacy:
     persons. `rounds`, `clip` (Euclidean norm of a person's contribution) and `learning_rate`
     None take the defaults. `sampling` is the chance with which a person takes part in a round;
     1 is everybody, always. `local` makes every site add the whole noise by itself, whatever the
-    others do.
+    others do. With `one_round` members derive a logistic regression from one noised sum of
+    sufficient statistics instead of gradient descent: `rounds`, `learning_rate` and `sampling`
+    have no place in it.
     """
 
     epsilon: float = 1.0
@@ -52,6 +60,7 @@ class Privacy:
     learning_rate: float | None = None
     sampling: float = 1.0
     local: bool = False
+    one_round: bool = False
 
     def __post_init__(self) -> None:
         _positive("epsilon", self.epsilon)
@@ -62,6 +71,12 @@ class Privacy:
         for name, value in (("clip", self.clip), ("learning_rate", self.learning_rate)):
             if value is not None:
                 _positive(name, value)
+        descends = self.rounds is not None or self.learning_rate is not None
+        if self.one_round and (descends or self.sampling != 1.0):
+            raise UsageError(
+                "one noised sum of statistics has no rounds, learning rate or sampling: leave "
+                "them out"
+            )
         if not 0.0 < self.sampling <= 1.0:
             raise UsageError(f"expected a sampling rate above 0 and at most 1, got {self.sampling}")
 
@@ -89,13 +104,16 @@ def terms_for(
     *,
     members: int,
     max_persons_per_site: int,
-) -> DistributedGaussian:
+) -> DistributedGaussian | NoisedStatistics:
     """Return terms with the least noise that keeps what was `asked`.
 
     `max_persons_per_site` is the plan's bound on a site's rows. Rounds epsilon and delta down.
-    Raises `UsageError` for values that no terms can have.
+    Raises `UsageError` for values that no terms can have, and for one noised sum of statistics of
+    another model than a logistic regression.
     """
-    kind = "layers" if isinstance(spec, MultilayerPerceptron | TorchModule) else "rows"
+    kind: Literal["rows", "layers"] = (
+        "layers" if isinstance(spec, MultilayerPerceptron | TorchModule) else "rows"
+    )
     persons = members * min(max_persons_per_site, contract.max_persons_per_site)
     inverse = (
         default_delta_inverse(persons)
@@ -105,26 +123,42 @@ def terms_for(
     unit: Literal["person-in-institution", "record-in-institution"] = (
         "person-in-institution" if policy.unit == "person" else "record-in-institution"
     )
+    common = {
+        "epsilon_milli": _scaled("epsilon", asked.epsilon, 1000),
+        "delta_inverse": inverse,
+        "share": "local" if asked.local else "distributed",
+        "unit": unit,
+        "max_sites_per_person": policy.max_sites_per_person,
+    }
+    if asked.clip is not None:
+        common["clip_micro"] = _scaled("clip", asked.clip, 10**6)
+    terms: DistributedGaussian | NoisedStatistics
+    if asked.one_round:
+        if not isinstance(spec, LogisticRegression):
+            raise UsageError("one noised sum of statistics gives a logistic regression only")
+        terms = NoisedStatistics(**common)  # type: ignore[arg-type]  # the keywords above
+    else:
+        terms = _descent(asked, kind, common)
+    sensitivity = training_sensitivity(
+        spec, terms, columns=len(design_columns(contract)), max_rows=max_persons_per_site
+    )
+    return calibrated(terms, sensitivity)
+
+
+def _descent(
+    asked: Privacy, kind: Literal["rows", "layers"], common: Mapping[str, object]
+) -> DistributedGaussian:
     rate = math.floor(Fraction(str(asked.sampling)) * SAMPLING_UNIT)
-    terms = DistributedGaussian(
-        epsilon_milli=_scaled("epsilon", asked.epsilon, 1000),
-        delta_inverse=inverse,
+    return DistributedGaussian(
         rounds=_ROUNDS[kind] if asked.rounds is None else asked.rounds,
-        clip_micro=_CLIP_MICRO[kind] if asked.clip is None else _scaled("clip", asked.clip, 10**6),
         sampling=None if rate == SAMPLING_UNIT else rate,
-        share="local" if asked.local else "distributed",
         learning_rate_milli=(
             _RATE_MILLI[kind]
             if asked.learning_rate is None
             else _scaled("learning_rate", asked.learning_rate, 1000)
         ),
-        unit=unit,
-        max_sites_per_person=policy.max_sites_per_person,
+        **{"clip_micro": _CLIP_MICRO[kind], **common},  # type: ignore[arg-type]  # terms' fields
     )
-    sensitivity = training_sensitivity(
-        spec, terms, columns=len(design_columns(contract)), max_rows=max_persons_per_site
-    )
-    return calibrated(terms, sensitivity)
 
 
 def with_noise(plan: Plan, contract: Contract) -> Plan:
@@ -133,7 +167,7 @@ def with_noise(plan: Plan, contract: Contract) -> Plan:
     A plan with exact sums, or with noise of its own, comes back as it is.
     """
     terms = plan.privacy
-    if not isinstance(terms, DistributedGaussian) or terms.is_calibrated:
+    if not isinstance(terms, NoisedTerms) or terms.is_calibrated:
         return plan
     sensitivity = training_sensitivity(
         plan.model,

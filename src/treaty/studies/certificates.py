@@ -33,9 +33,15 @@ from treaty.privacy.certificate import (
 )
 from treaty.privacy.events import Event
 from treaty.privacy.terms import count_sum, effective_cohort, training_sum
-from treaty.studies.noise import cohort_of, noise_terms, training_sensitivity
+from treaty.studies.noise import (
+    cohort_of,
+    descent_terms,
+    noise_terms,
+    noised_sums,
+    training_sensitivity,
+)
 from treaty.studies.plan import Plan, plan_digest
-from treaty.studies.queries import QueryKind
+from treaty.studies.queries import QueryKind, noised_kinds
 
 __all__ = [
     "HOLDOUT",
@@ -72,6 +78,7 @@ class Happened(Record, frozen=True):
     """
 
     counts: Count
+    planned_counts: Count
     gradients: Count
     planned_gradients: Count
     fewest_shares: Count
@@ -147,10 +154,10 @@ def _sums(plan: Plan, contract: Contract, cohort: Cohort) -> dict[QueryKind, Noi
         columns=len(design_columns(contract)),
         max_rows=plan.aggregation.max_persons_per_site,
     )
-    return {
-        QueryKind.COUNT: count_sum(terms, cohort),
-        QueryKind.DESCENT: training_sum(terms, cohort, sensitivity),
-    }
+    found = {kind: training_sum(terms, cohort, sensitivity) for kind in noised_kinds(plan)}
+    if QueryKind.COUNT in found:
+        found[QueryKind.COUNT] = count_sum(descent_terms(plan), cohort)
+    return found
 
 
 def answered_events(plan: Plan, contract: Contract, answered: Sequence[Answered]) -> list[Event]:
@@ -171,11 +178,13 @@ def answered_events(plan: Plan, contract: Contract, answered: Sequence[Answered]
 def _happened(plan: Plan, contract: Contract, answered: Sequence[Answered]) -> Happened:
     terms = noise_terms(plan)
     events = answered_events(plan, contract, answered)
-    gradients = sum(one.kind is QueryKind.DESCENT for one in answered)
+    counts = sum(one.kind is QueryKind.COUNT for one in answered)
+    planned = sum(kind is QueryKind.COUNT for kind in noised_kinds(plan))
     return Happened(
-        counts=len(answered) - gradients,
-        gradients=gradients,
-        planned_gradients=terms.rounds,
+        counts=counts,
+        planned_counts=planned,
+        gradients=len(answered) - counts,
+        planned_gradients=noised_sums(terms) - planned,
         fewest_shares=min((one.shares for one in answered), default=0),
         epsilon_micro=epsilon_micro(composed_epsilon(events, delta_of(terms.delta_inverse))),
     )
@@ -206,9 +215,11 @@ def happened_line(statement: PrivacyStatement) -> str:
     """Return in one sentence what the log shows of the noised sums."""
     happened = statement.happened
     training = statement.certificates[0]
+    counted = "1 noised count" if happened.counts == 1 else f"{happened.counts} noised counts"
+    what = "gradient sums" if happened.planned_counts else "sums of statistics"
     return (
-        f"in the log: {happened.counts} noised count, {happened.gradients} of "
-        f"{happened.planned_gradients} noised gradient sums, each with noise of at least "
+        f"in the log: {counted + ', ' if happened.planned_counts else ''}{happened.gradients} of "
+        f"{happened.planned_gradients} noised {what}, each with noise of at least "
         f"{happened.fewest_shares} of {training.members} members: epsilon "
         f"{shown_epsilon(happened.epsilon_micro)} if at most {training.max_colluders} of them "
         "collude"

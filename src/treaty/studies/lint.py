@@ -31,10 +31,10 @@ from treaty.models.specification import (
     family,
     has_unit_rows,
 )
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import NoisedTerms
 from treaty.studies.plan import Plan
 from treaty.studies.private_lint import private_findings
-from treaty.studies.queries import NO_DIGEST, QueryKind, make_query
+from treaty.studies.queries import NO_DIGEST, QueryKind, make_query, noised_kinds
 
 __all__ = ["Finding", "kinds_of", "lint_plan", "require_clean"]
 
@@ -49,8 +49,8 @@ class Finding:
 
 def kinds_of(plan: Plan) -> tuple[QueryKind, ...]:
     """Return the kinds of secure sums that `plan` leads to, in order."""
-    if isinstance(plan.privacy, DistributedGaussian):
-        return (QueryKind.COUNT, QueryKind.DESCENT, QueryKind.EVALUATION)
+    if isinstance(plan.privacy, NoisedTerms):
+        return (*noised_kinds(plan), QueryKind.EVALUATION)
     newton = family(plan.model) == "newton"
     return (
         QueryKind.SUPPORT,
@@ -89,7 +89,7 @@ def _findings(plan: Plan, contract: Contract, charter: Charter) -> Iterator[Find
             "the registered evaluation counts predicted probabilities, which a "
             f"{type(plan.model).__name__} does not give: take a classifier",
         )
-    if isinstance(plan.privacy, DistributedGaussian):
+    if isinstance(plan.privacy, NoisedTerms):
         yield from (Finding(*one) for one in private_findings(plan, contract, charter))  # 8
     elif has_unit_rows(plan.model):
         yield Finding(

@@ -22,23 +22,37 @@ from treaty.models.specification import (
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.ledger_entries import PrivateEvent
 from treaty.privacy.mechanisms import ghost_sensitivity
-from treaty.privacy.terms import DistributedGaussian, releases
+from treaty.privacy.terms import DistributedGaussian, NoisedTerms, releases
 from treaty.studies.plan import Plan
 
 __all__ = [
     "cohort_of",
+    "descent_terms",
     "noise_terms",
+    "noised_sums",
     "planned_events",
     "training_sensitivity",
     "uses_ghost_norms",
 ]
 
 
-def noise_terms(plan: Plan) -> DistributedGaussian:
+def noise_terms(plan: Plan) -> NoisedTerms:
     """Return the terms of a plan with noised sums; `UsageError` for one with exact sums."""
-    if not isinstance(plan.privacy, DistributedGaussian):
+    if not isinstance(plan.privacy, NoisedTerms):
         raise UsageError("the plan's sums are exact: it has no noise")
     return plan.privacy
+
+
+def descent_terms(plan: Plan) -> DistributedGaussian:
+    """Return the terms of a plan of noised gradient descent; `UsageError` for any other."""
+    if not isinstance(plan.privacy, DistributedGaussian):
+        raise UsageError("the plan is not one of noised gradient descent")
+    return plan.privacy
+
+
+def noised_sums(terms: NoisedTerms) -> int:
+    """Return how many noised sums over training rows a study asks for, at most."""
+    return terms.rounds + 1 if isinstance(terms, DistributedGaussian) else 1
 
 
 def cohort_of(parameters: DerivedParameters) -> Cohort:
@@ -52,7 +66,7 @@ def uses_ghost_norms(spec: ModelSpecification) -> bool:
 
 
 def training_sensitivity(
-    spec: ModelSpecification, terms: DistributedGaussian, *, columns: int, max_rows: int
+    spec: ModelSpecification, terms: NoisedTerms, *, columns: int, max_rows: int
 ) -> int:
     """Return what one person at one site moves a gradient sum by at most, in grid units.
 
@@ -70,10 +84,8 @@ def training_sensitivity(
     )
 
 
-def planned_events(
-    plan: Plan, contract: Contract, cohort: Cohort
-) -> tuple[PrivateEvent, PrivateEvent]:
-    """Return what a study may charge over training rows at most: the count, the gradient sums.
+def planned_events(plan: Plan, contract: Contract, cohort: Cohort) -> tuple[PrivateEvent, ...]:
+    """Return what a study may charge over training rows at most, as `terms.releases`.
 
     One answer to a query charges its event with a count of one. Guarantee: noise of
     `cohort.min_honest` shares, as in the certificate.

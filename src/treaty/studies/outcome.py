@@ -16,7 +16,7 @@ from treaty.errors import VerificationError
 from treaty.evaluation.comparison import compare
 from treaty.evaluation.metrics import ModelFigures, ScoreSums, calibration_table, figures_from_sums
 from treaty.ids import Digest
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import NoisedTerms
 from treaty.studies.plan import Plan
 
 __all__ = ["CalibrationPoint", "EvaluationOutcome", "FigureRecord", "outcome_from_sums"]
@@ -95,7 +95,7 @@ def outcome_from_sums(
         )
     figures = figures_from_sums(federated, threshold_permille=threshold)
     comparison = None
-    if not isinstance(plan.privacy, DistributedGaussian):
+    if not isinstance(plan.privacy, NoisedTerms):
         others = figures_from_sums(_scores(sums, "alone"), threshold_permille=threshold)
         comparison = compare(figures, others)
     return EvaluationOutcome(

@@ -130,8 +130,9 @@ def plan_from_toml(text: str, *, charter: Digest, contract: Digest, code: Digest
             raise UsageError(f"leave {bound} out of the plan's text: it is filled in on proposing")
     if "privacy" not in table:
         raise UsageError(
-            'expected a [privacy] section: kind = "distributed-gaussian" with epsilon_milli and '
-            'delta_inverse, or kind = "exact" where the charter accepts exact sums by name'
+            'expected a [privacy] section: kind = "distributed-gaussian" or "noised-statistics" '
+            'with epsilon_milli and delta_inverse, or kind = "exact" where the charter accepts '
+            "exact sums by name"
         )
     table.setdefault("format", PLAN_FORMAT)
     table |= {"charter": charter, "contract": contract, "code": code}

@@ -12,10 +12,10 @@ from treaty.contracts.schema import Contract
 from treaty.errors import PolicyError, UsageError
 from treaty.governance.charter import Charter
 from treaty.governance.terms import PrivacyMode
-from treaty.models.specification import has_site_intercepts
+from treaty.models.specification import has_site_intercepts, has_unit_rows
 from treaty.privacy.accountant import Adjacency, composed_epsilon, delta_of
 from treaty.privacy.certificate import Unit, epsilon_micro
-from treaty.privacy.terms import DistributedGaussian, check_claim, releases
+from treaty.privacy.terms import NoisedStatistics, NoisedTerms, check_claim, releases
 from treaty.studies.noise import cohort_of, noise_terms, training_sensitivity
 from treaty.studies.plan import Plan
 
@@ -26,9 +26,9 @@ def private_findings(plan: Plan, contract: Contract, charter: Charter) -> Iterat
     """Yield (code, sentence) for everything wrong with the terms of a plan with noised sums.
 
     1 nothing is fitted to training rows outside the noised sums: public bounds, no intercept of
-    a site, no figures of a site; 2 the protected unit is one that the contract can tell apart;
-    3 the terms repeat the charter's policy and stay within its budget; 4 the noise can be drawn
-    and gives what the plan promises.
+    a site, no figures of a site; the model is one that the noised sums give; 2 the protected unit
+    is one that the contract can tell apart; 3 the terms repeat the charter's policy and stay
+    within its budget; 4 the noise can be drawn and gives what the plan promises.
     """
     terms = noise_terms(plan)
     if contract.normalise != "public_bounds":  # 1
@@ -46,6 +46,14 @@ def private_findings(plan: Plan, contract: Contract, charter: Charter) -> Iterat
             (
                 "an intercept that a site fits to its training rows would show in the evaluation: "
                 "set site_intercepts = false"
+            ),
+        )
+    if isinstance(terms, NoisedStatistics) and not has_unit_rows(plan.model):
+        yield (
+            "model",
+            (
+                "one noised sum of statistics gives a logistic regression on rows of length one: "
+                "take one with unit_rows = true, or train by gradient descent"
             ),
         )
     if plan.evaluation.site_figures:
@@ -88,7 +96,7 @@ def private_findings(plan: Plan, contract: Contract, charter: Charter) -> Iterat
             )
 
 
-def _unit(terms: DistributedGaussian, contract: Contract) -> Iterator[tuple[str, str]]:
+def _unit(terms: NoisedTerms, contract: Contract) -> Iterator[tuple[str, str]]:
     entity = contract.entity
     if Unit(terms.unit) is Unit.RECORD and entity.person_id:
         yield (
@@ -108,7 +116,7 @@ def _unit(terms: DistributedGaussian, contract: Contract) -> Iterator[tuple[str,
         )
 
 
-def _policy(terms: DistributedGaussian, charter: Charter) -> Iterator[tuple[str, str]]:
+def _policy(terms: NoisedTerms, charter: Charter) -> Iterator[tuple[str, str]]:
     policy = charter.privacy
     if policy.mode is PrivacyMode.EXACT:
         yield (

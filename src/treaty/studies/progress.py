@@ -9,10 +9,12 @@ Invariants:
   * A sum whose count of contributors differs from its survivors is refused.
   * A design column with fewer supporting sites than `least_support` halts the study before
     anything else is summed.
-  * A study under noise asks for a noised count, noised gradient sums and the evaluation of the
-    one model: no sum over training rows is exact, and nothing is normalised by the rows.
+  * A study under noise asks for a noised count and noised gradient sums, or for one noised sum of
+    statistics, and for the evaluation of the one model: no sum over training rows is exact, and
+    nothing is normalised by the rows.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
@@ -35,7 +37,9 @@ from treaty.ids import Digest
 from treaty.models.averaging import next_tensors
 from treaty.models.descent import least_persons, mean_iterate, next_iterate
 from treaty.models.newton import next_coefficients
+from treaty.models.quadratic import model_from_statistics
 from treaty.models.specification import (
+    LogisticRegression,
     MultilayerPerceptron,
     TorchModule,
     family,
@@ -43,7 +47,8 @@ from treaty.models.specification import (
     max_rounds,
 )
 from treaty.privacy.events import SAMPLING_UNIT
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import DistributedGaussian, NoisedTerms
+from treaty.studies.noise import descent_terms, noise_terms
 from treaty.studies.outcome import EvaluationOutcome, outcome_from_sums
 from treaty.studies.plan import Plan
 from treaty.studies.queries import (
@@ -57,7 +62,7 @@ from treaty.studies.queries import (
     make_query,
 )
 
-__all__ = ["RoundTrace", "Stage", "StudyProgress", "begin"]
+__all__ = ["RoundTrace", "Stage", "StudyProgress", "begin", "sufficient_model"]
 
 
 class Stage(Enum):
@@ -146,12 +151,18 @@ class StudyProgress:
         """Return the query that the next round must ask; `UsageError` when there is none."""
         if self._known:
             return self._known[0]
-        private = isinstance(self.plan.privacy, DistributedGaussian)
-        exact = QueryKind.NEWTON if family(self.plan.model) == "newton" else QueryKind.AVERAGING
+        privacy = self.plan.privacy
+        private = isinstance(privacy, DistributedGaussian)
+        if isinstance(privacy, NoisedTerms):
+            training = QueryKind.DESCENT if private else QueryKind.SUFFICIENT
+        else:
+            training = (
+                QueryKind.NEWTON if family(self.plan.model) == "newton" else QueryKind.AVERAGING
+            )
         kinds = {
             Stage.SUPPORT: QueryKind.SUPPORT,
             Stage.STATISTICS: QueryKind.COUNT if private else QueryKind.STATISTICS,
-            Stage.TRAINING: QueryKind.DESCENT if private else exact,
+            Stage.TRAINING: training,
             Stage.EVALUATION: QueryKind.EVALUATION,
         }
         kind = kinds.get(self.stage)
@@ -201,6 +212,8 @@ class StudyProgress:
                 return following._after_count(sums, survivors)
             case QueryKind.DESCENT:
                 return following._after_descent(sums, survivors)
+            case QueryKind.SUFFICIENT:
+                return following._after_sufficient(sums, survivors)
             case QueryKind.EVALUATION:
                 outcome = outcome_from_sums(self.plan, sums, rows=rows, sites=survivors)
                 return replace(following, stage=Stage.COMPLETED, evaluation=outcome)
@@ -274,10 +287,16 @@ class StudyProgress:
             self, model=mean_iterate(kept), iterates=(), trace=trace, stage=Stage.EVALUATION
         )
 
+    def _after_sufficient(
+        self, sums: Mapping[str, NDArray[np.int64]], survivors: int
+    ) -> "StudyProgress":
+        model = sufficient_model(self.plan, self.model, sums, survivors)
+        step = float(np.max(np.abs(model.flat() - self.model.flat())))
+        trace = (RoundTrace(0, survivors, step, None),)
+        return replace(self, model=model, trace=trace, stage=Stage.EVALUATION)
+
     def _terms(self) -> DistributedGaussian:
-        if not isinstance(self.plan.privacy, DistributedGaussian):
-            raise UsageError("the plan's sums are exact")
-        return self.plan.privacy
+        return descent_terms(self.plan)
 
     def _after_training(
         self, query: Query, sums: Mapping[str, NDArray[np.int64]], survivors: int
@@ -304,17 +323,41 @@ class StudyProgress:
         )
 
 
+def sufficient_model(
+    plan: Plan, model: NamedTensors, sums: Mapping[str, NDArray[np.int64]], survivors: int
+) -> NamedTensors:
+    """Return the model that one noised sum of statistics over `survivors` sites gives.
+
+    `model` has its manifest. Raises as `quadratic.model_from_statistics`; `UsageError` for another
+    model than a logistic regression.
+    """
+    terms, spec = noise_terms(plan), plan.model
+    if not isinstance(spec, LogisticRegression):
+        raise UsageError("sufficient statistics are those of a logistic regression")
+    # Where one colluder is covered, all shares together carry at most twice the variance that the
+    # honest ones counted on do. With more, the ridge is doubled where it is too little.
+    shares = 2 if terms.share == "distributed" else survivors
+    return model_from_statistics(
+        spec,
+        model.manifest,
+        sums,
+        unit=terms.clip.step,
+        deviation=math.sqrt(float(int(terms.variance, 16) * shares)),
+    )
+
+
 def begin(plan: Plan, contract: Contract, *, members: int, least_support: int) -> StudyProgress:
     """Return the state before the first sum; `UsageError` when `contract` is not the plan's."""
     if canonical.digest_of(contract) != plan.contract:
         raise UsageError("the contract is not the one that the plan binds")
-    private = isinstance(plan.privacy, DistributedGaussian)
+    private = isinstance(plan.privacy, NoisedTerms)
+    stage = Stage.STATISTICS if isinstance(plan.privacy, DistributedGaussian) else Stage.TRAINING
     return StudyProgress(
         plan=plan,
         contract=contract,
         members=members,
         least_support=least_support,
-        stage=Stage.STATISTICS if private else Stage.SUPPORT,
+        stage=stage if private else Stage.SUPPORT,
         index=0,
         model=initial_model(plan.model, len(design_columns(contract))),
         normaliser=normaliser_from_bounds(contract) if private else None,

@@ -26,6 +26,7 @@ from treaty.evaluation.metrics import RESIDUAL_SCALE_BITS
 from treaty.governance.exposure import Artefact, Form
 from treaty.ids import Digest
 from treaty.models.descent import gradient_manifest
+from treaty.models.quadratic import statistics_manifest
 from treaty.models.specification import (
     contribution_bounds,
     contribution_manifest,
@@ -33,8 +34,13 @@ from treaty.models.specification import (
     max_rounds,
     model_manifest,
 )
-from treaty.privacy.terms import DistributedGaussian
-from treaty.studies.noise import noise_terms, training_sensitivity
+from treaty.privacy.terms import DistributedGaussian, NoisedTerms
+from treaty.studies.noise import (
+    descent_terms,
+    noise_terms,
+    noised_sums,
+    training_sensitivity,
+)
 from treaty.studies.plan import Plan, plan_digest
 
 __all__ = [
@@ -48,6 +54,8 @@ __all__ = [
     "QueryKind",
     "evaluation_segments",
     "make_query",
+    "noised_kind",
+    "noised_kinds",
     "sums_at_most",
 ]
 
@@ -69,6 +77,7 @@ class QueryKind(Enum):
     EVALUATION = "evaluation-histogram"
     COUNT = "noised-count"
     DESCENT = "noised-gradient-sum"
+    SUFFICIENT = "noised-sufficient-statistics"
 
     @property
     def artefact(self) -> Artefact:
@@ -76,7 +85,7 @@ class QueryKind(Enum):
         match self:
             case QueryKind.COUNT:
                 return Artefact.STATISTICS_SUM
-            case QueryKind.DESCENT:
+            case QueryKind.DESCENT | QueryKind.SUFFICIENT:
                 return Artefact.GRADIENT_HESSIAN_SUM
             case _:
                 return Artefact(self.value)
@@ -92,8 +101,24 @@ class QueryKind(Enum):
         return self is not QueryKind.EVALUATION
 
 
-NOISED: Final = frozenset({QueryKind.COUNT, QueryKind.DESCENT})
+NOISED: Final = frozenset({QueryKind.COUNT, QueryKind.DESCENT, QueryKind.SUFFICIENT})
 """Kinds whose contributions carry every site's share of noise."""
+
+
+def noised_kinds(plan: Plan) -> tuple[QueryKind, ...]:
+    """Return the kinds of noised sums over training rows, in order, as `noise.planned_events`."""
+    if isinstance(plan.privacy, DistributedGaussian):
+        return (QueryKind.COUNT, QueryKind.DESCENT)
+    return (QueryKind.SUFFICIENT,) if isinstance(plan.privacy, NoisedTerms) else ()
+
+
+def noised_kind(plan: Plan, number: int) -> QueryKind | None:
+    """Return the kind of query `number` of a study if it is a noised one over training rows."""
+    kinds = noised_kinds(plan)
+    if not kinds or number >= noised_sums(noise_terms(plan)):
+        return None
+    return kinds[min(number, len(kinds) - 1)]
+
 
 COUNTED: Final = frozenset({QueryKind.STATISTICS, QueryKind.EVALUATION})
 """Kinds whose sums say over how many rows they are; each is asked once."""
@@ -203,7 +228,7 @@ def make_query(
                 ring_bits = narrowest_ring(content, members, (16, 32))
         case QueryKind.EVALUATION:
             content = evaluation_segments(plan)
-        case QueryKind.COUNT | QueryKind.DESCENT:
+        case QueryKind.COUNT | QueryKind.DESCENT | QueryKind.SUFFICIENT:
             content = _noised_segments(plan, columns, kind)
     layout = Layout(
         segments=(*content, Segment(ROWS, 1, 0, counted), Segment(CONTRIBUTORS, 1, 0, 1)),
@@ -216,8 +241,8 @@ def make_query(
 
 def sums_at_most(plan: Plan) -> int:
     """Return the most secure sums that a site is asked for by `plan`."""
-    if isinstance(plan.privacy, DistributedGaussian):
-        return plan.privacy.rounds + 2
+    if isinstance(plan.privacy, NoisedTerms):
+        return noised_sums(plan.privacy) + 1
     return max_rounds(plan.model) + 3
 
 
@@ -230,7 +255,7 @@ def evaluation_segments(plan: Plan) -> tuple[Segment, ...]:
     """
     persons = plan.aggregation.max_persons_per_site
     bins = plan.evaluation.bins
-    private = isinstance(plan.privacy, DistributedGaussian)
+    private = isinstance(plan.privacy, NoisedTerms)
     return tuple(
         segment
         for model in (("federated",) if private else ("federated", "alone"))
@@ -251,16 +276,16 @@ def _noised_segments(plan: Plan, columns: int, kind: QueryKind) -> tuple[Segment
     The share is taken for one honest member, which bounds it for every cohort.
     """
     terms, persons = noise_terms(plan), plan.aggregation.max_persons_per_site
-    variance = int(terms.count_variance if kind is QueryKind.COUNT else terms.variance, 16)
+    counts = kind is QueryKind.COUNT
+    variance = int(descent_terms(plan).count_variance if counts else terms.variance, 16)
     tail = 16 * (math.isqrt(variance) + 1)
     if kind is QueryKind.COUNT:
         return (Segment(PERSONS, 1, 0, persons * terms.clip.units + tail),)
     each = training_sensitivity(plan.model, terms, columns=columns, max_rows=persons)
     reach = persons * each + tail
-    return tuple(
-        Segment(spec.name, _length(spec.shape), 0, reach)
-        for spec in gradient_manifest(model_manifest(plan.model, columns))
-    )
+    manifest = model_manifest(plan.model, columns)
+    asked = gradient_manifest if kind is QueryKind.DESCENT else statistics_manifest
+    return tuple(Segment(one.name, _length(one.shape), 0, reach) for one in asked(manifest))
 
 
 def _length(shape: Sequence[int]) -> int:

@@ -272,6 +272,31 @@ def _private_desk(desk: Path) -> None:
     _swap(desk / "plan.toml", 'kind = "exact"', noise)
 
 
+def test_a_plan_of_one_noised_sum_is_written_checked_and_explained(
+    treaty: Command, desk: Path
+) -> None:
+    """Two lines of text: its kind and what it promises. Rounds have no place in it."""
+    _private_desk(desk)
+    plan = desk / "plan.toml"
+    _swap(plan, '"distributed-gaussian"', '"noised-statistics"')
+    checked = treaty("plan", "check", *_plan_words(desk))
+    assert (checked.code, checked.err) == (0, ""), checked.out
+    shown = treaty("plan", "explain", *_plan_words(desk)).out
+    for line in (
+        "privacy: epsilon 1.000 promised, person by person\n",
+        "  training: epsilon 1.000 at delta 1/200000, ",
+        "  one sum of clipped statistics over everybody, clip 1.41421 = 2^24 grid units\n",
+        " clips in that sum, carried by 2 honest shares of 4; every site draws ",
+        "noised-sufficient-statistics: once\n",
+        "    hessian: ",
+        "  discloses sums of the quantities that fit a model, with noise\n",
+    ):
+        assert line in shown, line
+    _swap(plan, '"noised-statistics"', '"noised-statistics", rounds = 3')
+    refused = treaty("plan", "check", *_plan_words(desk))
+    assert refused.code == 2 and "rounds" in refused.err
+
+
 def test_an_explanation_says_what_the_noise_is_and_promises(treaty: Command, desk: Path) -> None:
     """Epsilon, noise, honest shares and what collusion costs; the noise was found on reading."""
     _private_desk(desk)

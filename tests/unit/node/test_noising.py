@@ -1,19 +1,26 @@
 """A site's noised words: real gradients, whole persons, the plan's order of tensors, its noise.
 
+Planted and caught in statistics: a person's rows not added before clipping; the clip of another
+plan; errors of one tensor taken for the other's; noise of the count's variance.
+
 Planted and caught: the mean loss's gradient in place of each row's; tensors in the order of the
 layers; a predictor by matrix product; a layer's bias left out; names of tensors not checked.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.worlds import refused, small_charter, small_contract, small_plan
 from treaty.aggregation.tensors import NamedTensors
 from treaty.errors import PolicyError
+from treaty.models.quadratic import row_statistics
 from treaty.models.specification import (
     LogisticRegression,
     ModelSpecification,
@@ -23,7 +30,7 @@ from treaty.models.specification import (
 )
 from treaty.models.task import GradientPart, TrainingTask
 from treaty.node.guarding import GuardedTrainer
-from treaty.node.noising import clipped_gradient, noised_contribution
+from treaty.node.noising import clipped_gradient, clipped_statistics, noised_contribution
 from treaty.ports import Trainer
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import persons_in_order
@@ -31,6 +38,7 @@ from treaty.privacy.mechanisms import Layer
 from treaty.studies.calibrating import Privacy, private_model, terms_for
 from treaty.studies.noise import noise_terms, uses_ghost_norms
 from treaty.studies.plan import Plan
+from treaty.trainers.linear_family import with_constant
 from treaty.trainers.numpy_trainer import NumpyTrainer
 
 CHARTER, DATA = small_charter(), small_contract()
@@ -198,6 +206,96 @@ def test_the_count_is_of_persons_and_noised() -> None:
     assert (found[1] - found[0]).tolist() == [units]
     assert (found[2] - found[0]).tolist() == [-units]
     assert found[2].tolist() != [0]
+
+
+ONCE = Privacy(one_round=True)
+
+
+@functools.cache
+def statistics_plan() -> Plan:
+    terms = terms_for(ONCE, LOGISTIC, DATA, CHARTER.privacy, members=4, max_persons_per_site=256)
+    return msgspec.structs.replace(small_plan(CHARTER, DATA, model=LOGISTIC), privacy=terms)
+
+
+def statistics_of(
+    x: np.ndarray, y: np.ndarray, persons: Sequence[str], trainer: Trainer | None = None
+) -> np.ndarray:
+    start = initial_model(LOGISTIC, 2)
+    order, person = persons_in_order(list(persons))
+    parts = parts_of(trainer or NumpyTrainer(), LOGISTIC, start, x, y)
+    return clipped_statistics(statistics_plan(), start.manifest, parts, order, person)
+
+
+tables = st.integers(1, 12).flatmap(
+    lambda rows: st.tuples(
+        st.lists(
+            st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.sampled_from((0.0, 1.0))),
+            min_size=rows,
+            max_size=rows,
+        ),
+        st.lists(st.sampled_from("abcde"), min_size=rows, max_size=rows),
+    )
+)
+
+
+@given(tables, st.sampled_from("abcde"))
+def test_a_person_of_any_rows_moves_the_statistics_by_the_clip_at_most(
+    table: tuple[list[tuple[float, float, float]], list[str]], gone: str
+) -> None:
+    """Neighbouring tables, in exact integers: with all rows of one person and without them."""
+    rows, persons = table
+    values = np.array(rows)
+    x, y = values[:, :2], values[:, 2]
+    kept = np.array([one != gone for one in persons])
+    whole = statistics_of(x, y, persons)
+    rest = statistics_of(x[kept], y[kept], [one for one in persons if one != gone])
+    units = noise_terms(statistics_plan()).clip.units
+    moved = sum(int(word) ** 2 for word in (whole - rest).tolist())
+    assert moved <= units**2
+    assert (moved > 0) is (gone in persons)
+
+
+def test_one_row_is_hardly_cut_and_more_rows_of_one_person_are() -> None:
+    x, y = rows_of(3)
+    units = noise_terms(statistics_plan()).clip.units
+    alone = statistics_of(x[:1], y[:1], "a").astype(float)
+    assert 0.9999 * units < np.linalg.norm(alone) <= units
+    words = row_statistics(with_constant(LOGISTIC, x[:1]), 0.5 - y[:1])[0]
+    assert np.abs(alone - words / noise_terms(statistics_plan()).clip.step).max() <= 1
+    assert np.linalg.norm(statistics_of(x, y, "aaa").astype(float)) <= units
+    assert np.linalg.norm(statistics_of(x, y, "abc").astype(float)) > 1.5 * units
+
+
+def test_the_noise_of_statistics_is_one_share_and_from_its_key() -> None:
+    """Nine words of each of 40 keys: chi-squared of 360 degrees within six deviations."""
+    x, y = rows_of(20)
+    persons = [f"p{number}" for number in range(20)]
+    plan, start = statistics_plan(), initial_model(LOGISTIC, 2)
+    exact = statistics_of(x, y, persons)
+    share = -(-int(noise_terms(plan).variance, 16) // COHORT.min_honest)
+    drawn = np.array(
+        [
+            noised_contribution(
+                plan,
+                start.manifest,
+                persons,
+                parts_of(NumpyTrainer(), LOGISTIC, start, x, y),
+                COHORT,
+                ring_bits=64,
+                key=bytes([number]) * 32,
+                sampling_key=OTHER,
+            )
+            for number in range(40)
+        ]
+    )
+    gaps = (drawn - exact).astype(float)
+    assert gaps.shape == (40, 9) and (gaps != 0).all()
+    assert abs(float((gaps**2).sum()) / share - 360) < 6 * math.sqrt(2 * 360)
+    assert abs(float(gaps.sum()) / math.sqrt(share * 360)) < 6
+
+
+def test_no_rows_give_noise_alone() -> None:
+    assert statistics_of(np.zeros((0, 2)), np.zeros(0), "").tolist() == [0] * 9
 
 
 class _Scripted:

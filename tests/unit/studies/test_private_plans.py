@@ -22,9 +22,11 @@ from treaty.models.specification import (
     has_unit_rows,
 )
 from treaty.privacy.events import SAMPLING_UNIT
-from treaty.privacy.terms import ExactSums
+from treaty.privacy.terms import ExactSums, claimed_epsilon_micro
 from treaty.studies.calibrating import Privacy, private_model, terms_for, with_noise
+from treaty.studies.certificates import privacy_statement
 from treaty.studies.lint import kinds_of, lint_plan
+from treaty.studies.noise import cohort_of, noise_terms, planned_events
 from treaty.studies.plan import EvaluationSettings, Plan
 from treaty.studies.queries import NO_DIGEST, QueryKind, make_query, sums_at_most
 
@@ -64,6 +66,48 @@ def test_a_sound_private_plan_has_no_findings(spec: object, asked: Privacy) -> N
     assert codes(plan) == []
     assert kinds_of(plan) == (QueryKind.COUNT, QueryKind.DESCENT, QueryKind.EVALUATION)
     assert sums_at_most(plan) == plan.privacy.rounds + 2  # type: ignore[union-attr]  # noised
+
+
+ONCE = Privacy(one_round=True)
+
+
+@pytest.mark.parametrize("asked", [ONCE, Privacy(epsilon=3.0, one_round=True, local=True)], ids=str)
+def test_a_plan_of_one_noised_sum_is_sound_and_spends_all_of_epsilon_on_it(asked: Privacy) -> None:
+    plan = private(asked=asked)
+    assert codes(plan) == []
+    assert kinds_of(plan) == (QueryKind.SUFFICIENT, QueryKind.EVALUATION)
+    assert sums_at_most(plan) == 2
+    cohort = cohort_of(CHARTER.parameters())
+    [event] = planned_events(plan, DATA, cohort)
+    assert event.count == 1 and event.sensitivity == noise_terms(plan).clip.units == 1 << 24
+    spent = claimed_epsilon_micro(noise_terms(plan), cohort, 1 << 24)
+    assert spent is not None and 0.999e6 * asked.epsilon < spent <= 1e6 * asked.epsilon
+    [training, holdout] = privacy_statement(plan, DATA, CHARTER, ()).certificates
+    assert [one.count for one in training.events] == [1]
+    assert training.lines[0].add_remove_micro == spent
+    assert holdout.lines[0].add_remove_micro is None
+
+
+def test_less_noise_than_one_sum_promises_is_found() -> None:
+    plan = private(asked=ONCE)
+    less = f"{int(noise_terms(plan).variance, 16) * 99 // 100:x}"
+    assert codes(private(asked=ONCE, variance=less)) == ["epsilon-claim"]
+
+
+@pytest.mark.parametrize(
+    "model", [MultilayerPerceptron(hidden=(4,)), LogisticRegression(site_intercepts=False)]
+)
+def test_one_noised_sum_is_of_a_logistic_regression_on_rows_of_length_one(model: object) -> None:
+    plan = msgspec.structs.replace(private(asked=ONCE), model=model)
+    assert "model" in codes(plan)
+
+
+def test_one_noised_sum_has_no_rounds_rate_or_sampling() -> None:
+    for wrong in ({"rounds": 1}, {"learning_rate": 1.0}, {"sampling": 0.5}):
+        with pytest.raises(UsageError, match="leave them out"):
+            Privacy(one_round=True, **wrong)  # type: ignore[arg-type]  # that is the test
+    with pytest.raises(UsageError, match="logistic"):
+        private(asked=ONCE, spec=MultilayerPerceptron(hidden=(4,)))
 
 
 def charter_with(**policy: object) -> Charter:
