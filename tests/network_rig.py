@@ -100,6 +100,8 @@ class Rig:
     children: dict[str, Child] = field(default_factory=dict)
     anchor: str = ""
     port: int = field(default_factory=free_port)
+    program: str = "treaty"
+    """The module that serves; it takes the words of the commands."""
     watch: Callable[[], None] = field(default=lambda: None)
     """Called whenever the rig waits: for what happens meanwhile."""
     _folded: dict[str, tuple[int, Consortium]] = field(default_factory=dict)
@@ -167,11 +169,16 @@ class Rig:
         kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
         with output.open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "treaty", *words, "--dir", str(self.place(name))],
+                [sys.executable, "-m", self.program, *words, "--dir", str(self.place(name))],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**kept, "PYTHONPATH": str(SOURCE), "TREATY_TRACEBACK": "1", **variables},
+                env={
+                    **kept,
+                    "PYTHONPATH": f"{SOURCE}{os.pathsep}{SOURCE.parent}",
+                    "TREATY_TRACEBACK": "1",
+                    **variables,
+                },
             )
         self.children[name] = Child(process, output)
         return self.children[name]

@@ -40,6 +40,7 @@ from treaty.ids import Digest, MemberId
 from treaty.node.founding import founding_post, sign_founding
 from treaty.node.participant import Participant
 from treaty.node.serving import serve
+from treaty.ports import Journal
 from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
 from treaty.wiring import (
     Storage,
@@ -117,7 +118,10 @@ def withdraw(directory: Path) -> bool:
 
 
 class SiteProcess:
-    """The site in `directory`, as it runs. `say` gets what people should know."""
+    """The site in `directory`, as it runs. `say` gets what people should know.
+
+    `engine` makes its end of the engine: tests put one there that loses and repeats.
+    """
 
     def __init__(
         self,
@@ -125,8 +129,10 @@ class SiteProcess:
         anchor: str,
         say: Callable[[str], None],
         monitor: Monitor | None = None,
+        engine: Callable[[NatsParty, Journal], JetStreamEngine] = JetStreamEngine,
     ) -> None:
         self._directory = directory
+        self._make_engine = engine
         self._say = say
         self._monitor = monitor or Monitor()
         self._invite = load_site(directory).invite
@@ -197,7 +203,7 @@ class SiteProcess:
             consortium=invite.terms.consortium,
             coordinator=MemberId(invite.terms.coordinator.name),
         )
-        engine = JetStreamEngine(party, self._journal)
+        engine = self._make_engine(party, self._journal)
         try:
             engine.connect(30)
         except BaseException:

@@ -46,6 +46,7 @@ from treaty.node.coordinator import Coordinator
 from treaty.node.founding import FoundingDesk
 from treaty.node.runtime import deliver
 from treaty.node.serving import serve
+from treaty.ports import Journal
 from treaty.protocol.consortium import Consortium
 from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
 from treaty.wiring import (
@@ -152,12 +153,20 @@ def standings(directory: Path) -> Standings:
 
 
 class HubProcess:
-    """The coordinator in `directory`, as it runs. `say` gets what people should know."""
+    """The coordinator in `directory`, as it runs. `say` gets what people should know.
+
+    `engine` makes its end of the engine: tests put one there that loses and repeats.
+    """
 
     def __init__(
-        self, directory: Path, say: Callable[[str], None], monitor: Monitor | None = None
+        self,
+        directory: Path,
+        say: Callable[[str], None],
+        monitor: Monitor | None = None,
+        engine: Callable[[NatsParty, Journal], JetStreamEngine] = JetStreamEngine,
     ) -> None:
         self._directory = directory
+        self._make_engine = engine
         self._say = say
         self._monitor = monitor or Monitor()
         self._settings = load_hub(directory)
@@ -260,7 +269,7 @@ class HubProcess:
             coordinator=self._name,
             members=tuple(MemberId(name) for name in sorted(charter.members)),
         )
-        engine = JetStreamEngine(party, self._journal)
+        engine = self._make_engine(party, self._journal)
         try:
             engine.connect(30)
         except BaseException:
