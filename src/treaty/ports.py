@@ -296,10 +296,15 @@ class Entropy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SiteData:
-    """A site's rows in the contract's terms, divided into training and holdout. Never leaves."""
+    """A site's rows in the contract's terms, divided into training and holdout. Never leaves.
+
+    `naming` says how the site's file names persons: equal where and only where an identifier means
+    the same person as before.
+    """
 
     training: ConformedData = field(repr=False)
     holdout: ConformedData = field(repr=False)
+    naming: str = ""
 
 
 class DataSource(Protocol):

@@ -15,7 +15,7 @@ from treaty.crypto.canonical import sha256
 from treaty.errors import PolicyError, UsageError
 from treaty.ids import Digest, MemberId
 from treaty.node.budget import BudgetKeeper
-from treaty.node.dataset import RegisteredDataset, fingerprint_of, new_ledger
+from treaty.node.dataset import RegisteredDataset, content_digest, fingerprint_of, new_ledger
 from treaty.node.mirror import LOG_STREAM
 from treaty.node.spending import LEDGER_KEY, shown_head
 from treaty.ports import Entropy, Ledger
@@ -71,7 +71,7 @@ def register_dataset(
     statement = place.begin(identity, statement)
     site_key = place.site_key(entropy.bytes(32))
     data = directory / "data.csv"
-    content = bytes.fromhex(sha256(read_file(data))) if data.exists() else None
+    content = read_file(data) if data.exists() else None
     if content is not None:
         _refuse_known(place, identity, site_key, content)
     dataset = RegisteredDataset(
@@ -109,7 +109,7 @@ def open_budget(
     dataset = _dataset(place, named)
 
     def content() -> bytes:
-        found = bytes.fromhex(sha256(read_file(directory / "data.csv")))
+        found = read_file(directory / "data.csv")
         _refuse_known(place, named.identity, dataset.fingerprint_key, found)
         return found
 
@@ -130,6 +130,7 @@ def _dataset(place: DatasetHome, named: DatasetFile) -> RegisteredDataset:
 
 def _refuse_known(place: DatasetHome, identity: str, site_key: bytes, content: bytes) -> None:
     """Refuse content that another registered data set of the home holds or held."""
+    digest = content_digest(content)
     for other in place.identities():
         if other == identity or not place.ledger_path(other).exists():
             continue
@@ -138,7 +139,7 @@ def _refuse_known(place: DatasetHome, identity: str, site_key: bytes, content: b
             known = replay(ledger.read()).fingerprints
         finally:
             ledger.close()
-        if fingerprint_of(site_key, content) in known:
+        if fingerprint_of(site_key, digest) in known:
             raise PolicyError(
                 f"this content belongs to the registered data set {other}: expected content of "
                 f"{identity}; a second identity for the same persons would spend twice",

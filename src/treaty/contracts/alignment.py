@@ -60,6 +60,7 @@ __all__ = [
     "align",
     "check_adapter",
     "parse_adapter",
+    "person_naming",
 ]
 
 ADAPTER_FORMAT = "treaty.adapter/v1"
@@ -163,6 +164,44 @@ def check_adapter(adapter: Adapter, contract: Contract, columns: Sequence[str]) 
             raise UsageError(f"contract does not accept unit {unit!r} for {name!r}")
     for number, example in enumerate(adapter.examples, start=1):
         _check_example(adapter, example, number)
+
+
+def person_naming(adapter: Adapter, contract: Contract) -> Digest:
+    """Return the digest of how the site's file names the persons of `contract`.
+
+    Equal where the same column of the file goes through the same operations, whatever it is called
+    in between; without an identifier persons are named by their place in the file. Runs on names.
+    """
+    source = adapter.source
+    if not contract.entity.person_id:
+        return canonical.digest_of(["place", str(source.header)])
+    made: dict[str, list[object]] = {}
+
+    def origin(name: str) -> list[object]:
+        if name in made:
+            return made[name]
+        if source.header:
+            return ["column", name]
+        # Without a header a column is known by its place alone.
+        return ["place", str(source.columns.index(name)) if name in source.columns else name]
+
+    for operation in adapter.operations:
+        reads, removes, makes = effect(operation)
+        origins = [origin(name) for name in reads]
+        if isinstance(operation, Rename):
+            made[operation.to] = origins[0]
+            continue
+        named = ("column", "columns", "to", "born", "at")
+        fields: dict[str, str | tuple[str, ...]] = {
+            one: "" if isinstance(getattr(operation, one), str) else ()
+            for one in named
+            if hasattr(operation, one)
+        }
+        bare = canonical.encode(msgspec.structs.replace(operation, **fields)).decode()
+        # An operation that makes no other column changes the one it reads.
+        for name in makes or (reads if not removes else ()):
+            made[name] = [bare, *origins]
+    return canonical.digest_of(origin(contract.entity.person_id))
 
 
 def align(adapter: Adapter, table: RawTable) -> RawTable:

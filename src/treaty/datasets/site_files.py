@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from treaty.contracts.alignment import parse_adapter
+from treaty.contracts.alignment import parse_adapter, person_naming
 from treaty.contracts.conformance import ConformedData, conform
 from treaty.contracts.schema import Contract
 from treaty.contracts.splitting import split_persons, split_rows
@@ -43,8 +43,9 @@ class SiteFiles:
             text = read_bytes(self._adapter).decode()
         except UnicodeDecodeError as error:
             raise UsageError(f"expected the adapter {self._adapter.name} in UTF-8") from error
-        table = read_site(self._data, parse_adapter(text), contract)
-        return divided(
+        adapter = parse_adapter(text)
+        table = read_site(self._data, adapter, contract)
+        found = divided(
             conform(contract, table, site=self._site),
             site=self._site,
             holdout_permille=holdout_permille,
@@ -52,6 +53,7 @@ class SiteFiles:
             each_by_itself=contract.normalise == "public_bounds",
             held_out=held_out,
         )
+        return replace(found, naming=person_naming(adapter, contract))
 
 
 def divided(

@@ -15,8 +15,8 @@ from treaty.governance.consents import Standing, standing
 from treaty.governance.exposure import ExposureMatrix
 from treaty.governance.site_policy import SitePolicy, StudyRequest, effective_matrix, permit_study
 from treaty.ids import Digest
+from treaty.node.budget import BudgetKeeper
 from treaty.node.contribution import LocalStudy
-from treaty.node.dataset import RegisteredDataset
 from treaty.ports import Batch, DataSource, EventStore, Journal, Trainer
 from treaty.privacy.ledger_entries import HOLDOUT
 from treaty.privacy.terms import NoisedStatistics, NoisedTerms
@@ -29,7 +29,7 @@ __all__ = ["Admission"]
 
 APPROVED_KEY = "approved/"
 
-MENDABLE = frozenset({"data", "consent-unreadable"})
+MENDABLE = frozenset({"data", "consent-unreadable", "known-content", "person-naming", "rows-moved"})
 """Refusals that the site's people can mend while the study runs."""
 
 
@@ -48,7 +48,7 @@ class Admission:
         assessments: Sequence[bytes] = (),
         assessor: PublicKey | None = None,
         consents: Callable[[], Sequence[bytes]] = tuple,
-        dataset: RegisteredDataset | None = None,
+        budget: BudgetKeeper | None = None,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -59,7 +59,7 @@ class Admission:
         self._assessments = tuple(assessments)
         self._assessor = assessor
         self._consents = consents
-        self._dataset = dataset
+        self._budget = budget
         self._waiting: set[Digest] = set()
         self._local: LocalStudy | None = None
         self._refused: set[Digest] = set()
@@ -199,22 +199,36 @@ class Admission:
     def prepared(self, study: Study) -> LocalStudy:
         """Return this site's side of `study`, its rows read and divided as the plan says.
 
-        Raises `PolicyError` (code ``data``) when the rows cannot be read or do not conform.
+        What is read is under the registered data set's ledger before anything is computed from it,
+        also in the middle of a study. Raises `PolicyError` (code ``data``) when the rows cannot be
+        read or do not conform, or as `BudgetKeeper.register_content` and `name_persons`.
         """
-        if self._local is None or self._local.plan != study.plan:
-            split, held_out = study.plan.split, self._held_out(study)
-            try:
-                data = self._source.load(
-                    study.contract,
-                    holdout_permille=split.holdout_permille,
-                    seed=split.seed,
-                    held_out=held_out,
-                )
-            except (ResourceError, UsageError) as error:
-                # Rows that cannot be read keep this site out of a study; they do not stop it.
-                raise PolicyError(str(error), code="data") from error
-            self._local = LocalStudy(study.plan, data, self._trainer)
-        return self._local
+        if self._local is not None and self._local.plan == study.plan:
+            return self._local
+        # A ledger that is locked or lost takes no entry, and lets nothing be charged either.
+        budget = None if self._budget is None or self._budget.lock else self._budget
+        split, held_out = study.plan.split, self._held_out(study)
+        try:
+            registered = None if budget is None else budget.register_content()
+            data = self._source.load(
+                study.contract,
+                holdout_permille=split.holdout_permille,
+                seed=split.seed,
+                held_out=held_out,
+            )
+            if budget is not None:
+                if isinstance(study.plan.privacy, NoisedTerms):
+                    by_place = not study.contract.entity.person_id
+                    budget.name_persons(data.naming, by_place=by_place)
+                if budget.register_content() != registered:
+                    raise UsageError("expected a file that stays as it is while it is read")
+        except (ResourceError, UsageError) as error:
+            # Rows that cannot be read keep this site out of a study; they do not stop it.
+            raise PolicyError(str(error), code="data") from error
+        local = LocalStudy(study.plan, data, self._trainer)
+        if budget is self._budget:
+            self._local = local
+        return local
 
     def _held_out(self, study: Study) -> Callable[[str], bool] | None:
         """Return who is in the holdout under noise: the registered data set's partition.
@@ -223,7 +237,7 @@ class Admission:
         other (docs/spec/privacy.md, 7.8). Raises `PolicyError` (``partition-share``) when the
         plan expects another share.
         """
-        dataset = self._dataset
+        dataset = None if self._budget is None else self._budget.dataset
         if dataset is None or not isinstance(study.plan.privacy, NoisedTerms):
             return None
         asked = study.plan.split.holdout_permille

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from treaty.errors import FormatError, PolicyError, ResourceError, UsageError, VerificationError
 from treaty.ids import Digest
-from treaty.node.dataset import RegisteredDataset
+from treaty.node.dataset import RegisteredDataset, content_digest
 from treaty.ports import Ledger
 from treaty.privacy.events import Event
 from treaty.privacy.ledger import LedgerState, Lock, counts_of, replay
@@ -64,6 +64,7 @@ class BudgetKeeper:
         *,
         content: Callable[[], bytes] | None = None,
     ) -> None:
+        """`content` returns the bytes of the data set's file as they are now."""
         self._ledger = ledger
         self._dataset = dataset
         self._content = content
@@ -144,17 +145,49 @@ class BudgetKeeper:
 
     # --- a plan's life ------------------------------------------------------------------------
 
-    def register_content(self) -> None:
-        """Record the fingerprint of what the data set holds now: it inherits all spend."""
+    def register_content(self) -> Digest | None:
+        """Record the fingerprint of what the data set holds now, and return it.
+
+        Content inherits all spend. Call before rows are read, and compare after.
+        """
         if self._content is None:
-            return
-        found = self._dataset.fingerprint(self._content())
+            return None
+        found = self._dataset.fingerprint(content_digest(self._content()))
         self._decide(
             lambda state: (
                 () if found in state.fingerprints else (Fingerprinted(fingerprint=found),)
             ),
             "ledger-content",
         )
+        return found
+
+    def name_persons(self, naming: str, *, by_place: bool) -> None:
+        """Record how persons are known, before any of them is put into a noised sum.
+
+        `naming` is `SiteData.naming`; `by_place` says that persons have no identifier: then the
+        file may only grow at its end. Raises `PolicyError` ``person-naming`` for another naming
+        than before, ``rows-moved`` for a file that does not begin with what it held before: either
+        would move persons from one partition to the other.
+        """
+        data = self._content() if by_place and self._content is not None else b""
+        wanted = self._dataset.named(naming, data.rstrip())
+
+        def new(state: LedgerState) -> Sequence[Action]:
+            known = state.named
+            if known is None or known.naming != wanted.naming:
+                return (wanted,)
+            before = self._dataset.named(naming, data[: known.size_bytes])
+            ends = data[known.size_bytes : known.size_bytes + 1]
+            if by_place and (before.start != known.start or ends not in (b"", b"\r", b"\n")):
+                raise PolicyError(
+                    "the file does not begin with the rows that it held in earlier studies: "
+                    "without identifiers persons are known by their place; append rows only, or "
+                    "keep an identifier and name it in the contract",
+                    code="rows-moved",
+                )
+            return () if wanted == known else (wanted,)
+
+        self._decide(new, "ledger-naming")
 
     def reserve(self, plan: Digest, claims: Iterable[Claim]) -> None:
         """Reserve the most that `plan` may ever charge: all claims, or none.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from treaty.contracts.person_ids import person_form
+from treaty.crypto.canonical import sha256
 from treaty.crypto.derivation import labelled_hash
 from treaty.errors import PolicyError, UsageError
 from treaty.governance.charter import Charter
@@ -27,6 +28,7 @@ from treaty.privacy.ledger_entries import (
     Capped,
     Envelope,
     LedgerHead,
+    Named,
     Opened,
 )
 
@@ -35,6 +37,7 @@ __all__ = [
     "UNIT",
     "RegisteredDataset",
     "caps_of",
+    "content_digest",
     "fingerprint_of",
     "new_ledger",
 ]
@@ -84,6 +87,15 @@ class RegisteredDataset:
         """Return the keyed digest of content: nobody without the key can test a guess."""
         return fingerprint_of(self.fingerprint_key, content)
 
+    def named(self, naming: str, start: bytes) -> Named:
+        """Return the entry that says how persons are known: by `naming`, and by their place in a
+        file that begins with `start` where that is not empty."""
+        return Named(
+            naming=self.fingerprint(b"naming\0" + naming.encode()),
+            size_bytes=len(start),
+            start=self.fingerprint(b"start\0" + bytes.fromhex(sha256(start))),
+        )
+
     def opening(self, salt: bytes, *, recovers: bool = False) -> Opened:
         """Return the genesis entry of this data set's ledger; `salt` is 32 fresh bytes."""
         if len(salt) != _KEY_BYTES:
@@ -97,6 +109,15 @@ class RegisteredDataset:
             holdout_permille=self.holdout_permille,
             recovers=recovers,
         )
+
+
+def content_digest(data: bytes) -> bytes:
+    """Return the digest of a file's lines in whatever order, encoding mark and line ends, 32 bytes.
+
+    So a copy that was sorted, or saved by another program, is known to be the same content.
+    """
+    lines = (line.strip() for line in data.removeprefix(b"\xef\xbb\xbf").splitlines())
+    return bytes.fromhex(sha256(b"\n".join(sorted(filter(None, lines)))))
 
 
 def fingerprint_of(site_key: bytes, content: bytes) -> Digest:

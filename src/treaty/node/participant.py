@@ -130,7 +130,7 @@ class Participant:
             assessments=assessments,
             assessor=keys.runner.public,
             consents=consents,
-            dataset=None if budget is None else budget.dataset,
+            budget=budget,
         )
         self._spending = Spending(name, budget, store)
         self._rebase = rebase

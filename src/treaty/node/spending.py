@@ -92,7 +92,7 @@ class Spending:
         keeper.confirm(trail, shown_head(self._store.get(LEDGER_KEY), trail))
 
     def admit(self, state: Consortium, study: Study) -> None:
-        """Take up a study: record the content that it will read, reserve what it may charge.
+        """Take up a study: reserve what it may charge. Its content is recorded where it is read.
 
         Raises `PolicyError` when the ledger does not hold it; the cause is for the journal.
         """
@@ -101,7 +101,6 @@ class Spending:
         if keeper is None:
             return
         self.follow(state)
-        keeper.register_content()
         if not private:
             _ = keeper.head
             return

@@ -6,6 +6,7 @@ Guarantees (docs/spec/privacy.md, section 3.4):
   * Its standard deviation is within 0.5 % of the least that this accountant accepts.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,8 +99,11 @@ def calibrated_variance(
     return max(variance + LEMMA_LOSS, MIN_SHARE_VARIANCE)
 
 
+@functools.lru_cache(maxsize=1024)
 def gaussian_mu(epsilon: float, delta: float) -> float:
     """Return the largest mu (rounded down) whose closed-form epsilon stays within the target.
+
+    Remembered: every decision of a ledger asks for the envelopes of the same few caps.
 
     Raises `UsageError` unless epsilon > 0 and 0 < delta < 1.
     """

@@ -40,6 +40,7 @@ from treaty.privacy.ledger_entries import (
     Charged,
     Entry,
     LedgerHead,
+    Named,
     Opened,
     Rebased,
 )
@@ -85,6 +86,7 @@ class LedgerState:
     opening: Opened
     heads: tuple[Digest, ...]
     fingerprints: frozenset[str] = frozenset()
+    named: Named | None = None
     caps: Mapping[str, Capped] = field(default_factory=dict)
     plans: Mapping[PlanKey, PlanAccount] = field(default_factory=dict)
     slots: Mapping[Slot, str] = field(default_factory=dict)
@@ -125,7 +127,8 @@ class LedgerState:
 
         Guarantee: refuses what the rules above refuse, with `PolicyError` codes ``budget``,
         ``not-reserved``, ``slot-taken``, ``already-paid``, ``plan-known``, ``plan-closed``,
-        ``no-cap``, ``not-charged``, ``rebase-too-low``, or the lock's own; the state is untouched
+        ``no-cap``, ``not-charged``, ``rebase-too-low``, ``person-naming``, ``rows-moved``, or the
+        lock's own; the state is untouched
         then. Budgets are compared with epsilon rounded up and the cap rounded down. An action that
         no reader would take (`UsageError`) is never stored: it would bar what follows it.
         """

@@ -32,6 +32,7 @@ __all__ = [
     "Envelope",
     "Fingerprinted",
     "LedgerHead",
+    "Named",
     "Opened",
     "PrivateEvent",
     "Rebased",
@@ -114,6 +115,17 @@ class Fingerprinted(Record, frozen=True, tag="fingerprinted", tag_field="kind"):
     fingerprint: DigestField
 
 
+class Named(Record, frozen=True, tag="named", tag_field="kind"):
+    """How persons are known: `naming` is a keyed digest, and stays for ever. Where a person is
+    known by its place in the file, the first `size_bytes` of it, of the keyed digest `start`, stay
+    as they are; 0 and the digest of nothing where persons have identifiers.
+    """
+
+    naming: DigestField
+    size_bytes: Count
+    start: DigestField
+
+
 class Capped(Record, frozen=True, tag="capped", tag_field="kind"):
     """A charter version sets the cap of one person-disjoint partition."""
 
@@ -187,7 +199,18 @@ class Rebased(Record, frozen=True, tag="rebased", tag_field="kind"):
     assumed: tuple[AssumedSpend, ...]
 
 
-Action = Opened | Fingerprinted | Capped | Reserved | Charged | Sent | Closed | Disclosed | Rebased
+Action = (
+    Opened
+    | Fingerprinted
+    | Named
+    | Capped
+    | Reserved
+    | Charged
+    | Sent
+    | Closed
+    | Disclosed
+    | Rebased
+)
 
 
 class Entry(Record, frozen=True):

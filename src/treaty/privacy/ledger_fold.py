@@ -25,6 +25,7 @@ from treaty.privacy.ledger_entries import (
     Disclosed,
     Entry,
     Fingerprinted,
+    Named,
     Opened,
     PrivateEvent,
     Rebased,
@@ -77,6 +78,7 @@ class Fold:
         self._state = state
         self.heads = list(state.heads)
         self._fingerprints = set(state.fingerprints)
+        self._named = state.named
         self._caps = dict(state.caps)
         self._plans = dict(state.plans)
         self._slots = dict(state.slots)
@@ -93,6 +95,7 @@ class Fold:
             self._state,
             heads=tuple(self.heads),
             fingerprints=frozenset(self._fingerprints),
+            named=self._named,
             caps=MappingProxyType(self._caps),
             plans=MappingProxyType(self._plans),
             slots=MappingProxyType(self._slots),
@@ -122,6 +125,8 @@ class Fold:
                 raise PolicyError("a ledger is opened once", code="already-open")
             case Fingerprinted():
                 self._fingerprints.add(action.fingerprint)
+            case Named():
+                self._on_named(action)
             case Capped():
                 self._on_capped(action)
             case Reserved():
@@ -139,6 +144,19 @@ class Fold:
             case _:
                 assert_never(action)
         self.heads.append(digest_of(entry))
+
+    def _on_named(self, action: Named) -> None:
+        known = self._named
+        if known is not None and action.naming != known.naming:
+            raise PolicyError(
+                "persons were named otherwise in earlier studies on this data set: another naming "
+                "would move them between training and holdout; keep the contract's person_id and "
+                "the adapter's way to it",
+                code="person-naming",
+            )
+        if known is not None and action.size_bytes < known.size_bytes:
+            raise PolicyError("the file is shorter than it was", code="rows-moved")
+        self._named = action
 
     def _on_capped(self, action: Capped) -> None:
         names = [envelope.name for envelope in action.envelopes]

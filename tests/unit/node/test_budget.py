@@ -22,7 +22,7 @@ from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.governance.terms import PrivacyMode, PrivacyPolicy
 from treaty.ids import Digest, MemberId
 from treaty.node.budget import BudgetKeeper, Claim
-from treaty.node.dataset import RegisteredDataset, caps_of, new_ledger
+from treaty.node.dataset import RegisteredDataset, caps_of, content_digest, new_ledger
 from treaty.privacy.accountant import total_signal_to_noise
 from treaty.privacy.events import GaussianEvent, gaussian_event
 from treaty.privacy.ledger import replay
@@ -428,8 +428,8 @@ def test_new_content_is_an_entry_under_the_same_spend() -> None:
     held[0] = b"second"
     keeper.register_content()
     assert keeper.state.fingerprints == {
-        DATASET.fingerprint(b"first"),
-        DATASET.fingerprint(held[0]),
+        DATASET.fingerprint(content_digest(b"first")),
+        DATASET.fingerprint(content_digest(held[0])),
     }
     assert len(ledger.records) == 3
     assert hashlib.sha256(b"first").hexdigest().encode() not in b"".join(ledger.records)
@@ -512,3 +512,30 @@ def test_no_entry_is_stored_that_cannot_be_read_again() -> None:
             keeper.cap(named("charter"), [wanted])
     assert ledger.read() == before
     assert BudgetKeeper(ledger, DATASET).state.caps[TRAINING] == caps()[0]
+
+
+def test_persons_keep_the_naming_of_the_first_private_study() -> None:
+    held = [b"a\nb\n"]
+    ledger = Ledger()
+    new_ledger(ledger, DATASET, bytes(32))
+    keeper = BudgetKeeper(ledger, DATASET, content=lambda: held[0])
+    keeper.name_persons("rows", by_place=True)
+    keeper.name_persons("rows", by_place=True)
+    assert len(ledger.records) == 2, "recorded once"
+    held[0] = b"a\nb\r\nc"
+    keeper.name_persons("rows", by_place=True)
+    before = keeper.state
+    assert before.named == DATASET.named("rows", held[0])
+    for data, naming, code in (
+        (b"a\nb\n", "rows", "rows-moved"),
+        (b"a\nb\r\ncd", "rows", "rows-moved"),
+        (b"b\na\r\nc\n", "rows", "rows-moved"),
+        (b"", "rows", "rows-moved"),
+        (held[0], "column", "person-naming"),
+    ):
+        held[0] = data
+        with pytest.raises(PolicyError) as caught:
+            keeper.name_persons(naming, by_place=naming == "rows")
+        assert caught.value.code == code
+    assert keeper.state == before
+    assert replay(ledger.read()).named == before.named
