@@ -38,6 +38,7 @@ __all__ = [
     "noticed_by",
     "report",
     "sample",
+    "today",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -295,6 +296,11 @@ def campaign(
     return tuple(outcomes)
 
 
+def today() -> str:
+    """Return the day, as in 2026-01-31 (UTC)."""
+    return time.strftime("%Y-%m-%d", time.gmtime())
+
+
 def noticed_by(stored: Path) -> dict[str, str]:
     """Return the test that noticed each mutant of a stored report; of none where there is none."""
     if not stored.exists():
@@ -303,8 +309,8 @@ def noticed_by(stored: Path) -> dict[str, str]:
     return {row["mutant"]: row["by"] for row in rows if row["by"] and "::" in row["by"]}
 
 
-def report(outcomes: Iterable[Outcome]) -> str:
-    """Return the outcomes as JSON, without times, so that the same outcome is the same text."""
+def report(outcomes: Iterable[Outcome], made: str) -> str:
+    """Return the outcomes as JSON, with the day they were `made` and no other times."""
     rows = []
     for outcome in sorted(outcomes, key=lambda one: one.mutant):
         row = asdict(outcome)
@@ -313,7 +319,7 @@ def report(outcomes: Iterable[Outcome]) -> str:
             row["redundant"] = REDUNDANT[outcome.mutant]
         rows.append(row)
     killed = sum(1 for row in rows if row["killed"])
-    summary = {"mutants": len(rows), "killed": killed, "survived": len(rows) - killed}
+    summary = {"made": made, "mutants": len(rows), "killed": killed, "survived": len(rows) - killed}
     return json.dumps({**summary, "outcomes": rows}, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -344,7 +350,7 @@ def main() -> int:
     outcomes = campaign(chosen, tell=tell, before=noticed_by(STORED))
     if options.out is not None:
         options.out.parent.mkdir(exist_ok=True)
-        options.out.write_text(report(outcomes), encoding="utf-8")
+        options.out.write_text(report(outcomes, today()), encoding="utf-8")
     return int(any(not one.killed and one.mutant not in REDUNDANT for one in outcomes))
 
 

@@ -18,6 +18,7 @@ from tools.mutate_checks import (
     noticed_by,
     report,
     sample,
+    today,
 )
 
 FULL = os.environ.get("TREATY_CAMPAIGN") == "full"
@@ -50,6 +51,6 @@ def test_a_disabled_check_is_noticed() -> None:
     outcomes = campaign(chosen, before=noticed_by(RESULTS) if FULL else None)
     if FULL:
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(report(outcomes), encoding="utf-8")
+        RESULTS.write_text(report(outcomes, today()), encoding="utf-8")
     survived = {one.mutant for one in outcomes if not one.killed}
     assert survived == (set(REDUNDANT) if FULL else set())

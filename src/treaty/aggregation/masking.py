@@ -241,18 +241,24 @@ def _shared_out(
 
     def work(span: range) -> _Done:
         block = (first_chunk + span.start) * blocks
-        streams = [
-            (Keystream(key, block), np.add if sign > 0 else np.subtract) for key, sign in plan
-        ]
         buffer = np.empty(min(len(values), CHUNK_WORDS), values.dtype) if plan else values[:0]
+        streams = [
+            (stream, stream.filling(buffer.data), np.add if sign > 0 else np.subtract)
+            for stream, sign in ((Keystream(key, block), sign) for key, sign in plan)
+        ]
         hashes: list[bytes] = []
         for number in span:
             chunk = values[number * CHUNK_WORDS : (number + 1) * CHUNK_WORDS]
             mask = buffer[: len(chunk)]
-            view = mask.data
-            for stream, combine in streams:
-                stream.fill(view)
-                combine(chunk, mask, out=chunk)
+            if len(chunk) == len(buffer):
+                for _, fill, combine in streams:
+                    fill()
+                    combine(chunk, mask, out=chunk)
+            else:
+                # The last chunk, and the last use of each stream.
+                for stream, _, combine in streams:
+                    stream.fill(mask.data)
+                    combine(chunk, mask, out=chunk)
             if hashed:
                 hashes.append(hashlib.sha256(chunk.data).digest())
         return span, hashes

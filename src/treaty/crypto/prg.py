@@ -6,6 +6,8 @@ the chunks before it. The stream is indistinguishable from uniform while the key
 uniform and used for one mask.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
@@ -59,6 +61,19 @@ class Keystream:
             for start in range(0, size, _STEP):
                 piece = view[start : start + _STEP]
                 self._context.update_into(_ZEROS[: len(piece)], piece)
+
+    def filling(self, buffer: bytearray | memoryview) -> Callable[[], object]:
+        """Return a call that does `fill` of `buffer`, each time with the next bytes.
+
+        For one buffer that is filled very often: what `fill` looks at is looked at once. `seek`
+        makes earlier calls stale: they go on where they were.
+        """
+        view = memoryview(buffer)
+        if view.readonly or not view.c_contiguous:
+            raise UsageError("the buffer of a keystream must be writable and contiguous")
+        if 0 < view.nbytes <= _STEP:
+            return partial(self._context.update_into, _ZEROS[: view.nbytes], view.cast("B"))
+        return partial(self.fill, view)
 
     def take(self, size_bytes: int) -> bytes:
         """Return the next `size_bytes` bytes of the stream."""
