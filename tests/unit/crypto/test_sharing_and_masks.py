@@ -220,6 +220,21 @@ def test_a_stream_fills_an_array_in_place() -> None:
     assert words.tobytes() == Keystream(bytes(32)).take(64)
 
 
+@pytest.mark.parametrize("size", [0, 1, 40, 1 << 18, (1 << 18) + 1, 1 << 19])
+def test_a_buffer_that_is_filled_often_gets_the_stream_piece_by_piece(size: int) -> None:
+    """The same bytes as `fill` gives, and `fill` goes on behind them."""
+    key, buffer = bytes(range(32)), bytearray(size)
+    stream = Keystream(key, 5)
+    fill = stream.filling(buffer)
+    found = b""
+    for _ in range(3):
+        fill()
+        found += bytes(buffer)
+    assert found + stream.take(7) == Keystream(key, 5).take(3 * size + 7)
+    with pytest.raises(UsageError, match="writable and contiguous"):
+        stream.filling(memoryview(bytes(8)))
+
+
 @pytest.mark.parametrize("buffer", [memoryview(bytes(8)), memoryview(bytearray(8))[::2]])
 def test_a_buffer_is_writable_and_contiguous(buffer: memoryview) -> None:
     """Otherwise the caller's mistake is named."""
