@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.small_federation import SITES, contract, found, small_plan
-from treaty.contracts.schema import contract_bytes
+from tests.small_federation import SITES, SmallFederation, contract, found, small_plan
+from treaty.contracts.schema import Contract, contract_bytes
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
 from treaty.errors import PeerError, PolicyError
@@ -47,7 +47,7 @@ from treaty.protocol.secagg_messages import (
 from treaty.protocol.statements import Predicate, peek, seal_statement
 from treaty.simulation.federation import COORDINATOR
 from treaty.stores.memory import MemorySecrets, MemoryStore
-from treaty.studies.plan import plan_bytes, plan_digest
+from treaty.studies.plan import Plan, plan_bytes, plan_digest
 from treaty.wiring import load_key
 
 VICTIM, OTHER, THIRD, COLLUDER = SITES
@@ -57,13 +57,18 @@ class Traitor:
     """A coordinator that has turned, in the middle of the first round."""
 
     def __init__(self, directory: Path) -> None:
-        self.federation = found(directory, in_memory=True)
+        federation = found(directory, in_memory=True)
+        self.turn(directory, federation, small_plan(federation), contract())
+
+    def turn(
+        self, directory: Path, federation: SmallFederation, plan: Plan, made: Contract
+    ) -> None:
+        """Run `plan` until all have sent their inputs of its first round."""
+        self.federation = federation
         parties = directory / "parties"
         self.runner = load_key(parties / COORDINATOR, "coordinator")
         self.log_key = load_key(parties / COORDINATOR, "log")
         self.colluder = load_key(parties / COLLUDER, "runner")
-        plan = small_plan(self.federation)
-        made = contract()
         self.federation.decide(Action.CONTRACT_ADOPT, Digest(plan.contract), contract_bytes(made))
         self.federation.decide(Action.STUDY_APPROVE, plan_digest(plan), plan_bytes(plan))
         assert self.federation.run(
