@@ -7,10 +7,11 @@ again is the very bytes that were paid for.
 
 Planted and caught: a vector that is noised anew for an attempt; a question asked of another set
 after the site confirmed one; a plan opened without lint or without a vote; a query that is not
-compared with the study's next; a number of attempts that is not compared.
+compared with the study's next; a number of attempts that is not compared; a stored share that is
+too small for the group of now; a charge made after the vector was stored.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,10 +22,13 @@ from tests.adversarial.test_secagg_nodes import COLLUDER, OTHER, THIRD, VICTIM, 
 from tests.private_federation import found_private, private_contract, private_plan
 from tests.small_federation import SITES
 from treaty.crypto.canonical import sha256
-from treaty.errors import PeerError, PolicyError
+from treaty.errors import PeerError, PolicyError, ResourceError
 from treaty.governance.roles import Action
+from treaty.node.performing import NOISE_KEY, PREMASK_KEY
+from treaty.ports import Batch
 from treaty.privacy.events import SAMPLING_UNIT
 from treaty.privacy.ledger import LedgerState
+from treaty.protocol.frames import decode_post
 from treaty.protocol.messages import (
     BallotCast,
     HaltCode,
@@ -33,6 +37,7 @@ from treaty.protocol.messages import (
     StudyOpened,
 )
 from treaty.protocol.secagg_messages import (
+    DeclineCode,
     InputDeclined,
     MaskedInput,
     Reveal,
@@ -42,6 +47,8 @@ from treaty.protocol.secagg_messages import (
     SurvivorsConfirmed,
 )
 from treaty.protocol.statements import peek, seal_statement
+from treaty.simulation.federation import COORDINATOR
+from treaty.stores.memory import MemoryLedger
 from treaty.studies.calibrating import Privacy
 from treaty.studies.noise import noise_terms
 from treaty.studies.plan import Plan, plan_bytes, plan_digest
@@ -153,6 +160,54 @@ def test_a_changed_cohort_is_refused_once_a_set_was_confirmed(tmp_path: Path) ->
     assert not any(isinstance(peek(one)[1], Reveal) for one in answers)
     assert traitor.ledger().slots == before.slots
     assert "refused.locked-set" in traitor.federation.journal_of(VICTIM)
+
+
+def test_a_vector_with_the_noise_of_a_larger_group_is_not_sent_again(tmp_path: Path) -> None:
+    """After a suspension fewer honest shares must carry the noise: the stored one is too small."""
+    traitor = PrivateTraitor(tmp_path / "federation")
+    store = traitor.node(VICTIM)._store
+    kept = store.get(NOISE_KEY)
+    assert kept is not None
+    commitment, honest = kept.decode().split(" ")
+    assert int(honest) == 2
+    store.commit(Batch(puts=((NOISE_KEY, f"{commitment} 3".encode()),), label="test"))
+    answers = traitor.show(VICTIM, traitor.again())
+    assert not masked(answers)
+    [declined] = [body for _, body in map(peek, answers) if isinstance(body, InputDeclined)]
+    assert declined.code is DeclineCode.SITE_DECLINED
+    assert '"declined.noise-share"' in traitor.federation.journal_of(VICTIM)
+
+
+class _FailingLedger(MemoryLedger):
+    """A ledger whose disk fails at the first charge."""
+
+    def append(self, count: int, records: Sequence[bytes], label: str = "ledger") -> None:
+        if label == "ledger-charge":
+            raise ResourceError("the disk failed")
+        super().append(count, records, label)
+
+
+def test_nothing_is_stored_for_sending_before_its_charge_is_durable(tmp_path: Path) -> None:
+    federation = found_private(tmp_path, in_memory=True, capture=False)
+    entries = federation._ledger(VICTIM).read()
+    federation._ledgers[VICTIM] = _FailingLedger(list(entries))
+    node = federation._open_participant(VICTIM)
+    federation.participants[VICTIM] = node
+    node.start()
+    with pytest.raises(ResourceError, match="the disk failed"):
+        federation.run_study(
+            private_plan(federation, Privacy(epsilon=1.0, rounds=1)), private_contract()
+        )
+    assert not node._store.get(PREMASK_KEY)
+    assert not node._outgoing
+    mailbox, posted = federation.network.endpoint(COORDINATOR), []
+    while (delivery := mailbox.receive()) is not None:
+        if delivery.sender == VICTIM:
+            posted += decode_post(delivery.frame).statements
+        delivery.ack()
+    assert not masked(posted)
+    logged = [peek(entry)[1] for entry in federation.coordinator.entries]
+    assert not [one for one in logged if isinstance(one, MaskedInput) and one.author == VICTIM]
 
 
 # --- other noise, rate and number of rounds ---------------------------------------------------

@@ -1,13 +1,23 @@
 """One suite for `treaty.ports.Ledger`, run on every implementation; then what a file must do alone.
 
 A write is cut off at every byte: nothing that was confirmed is lost, and what was not is cut away.
-Any other change of the file is refused and leaves it as it is.
+Any other change of the file is refused and leaves it as it is. A model of the disk keeps only what
+was confirmed: what a call returned for must be in it.
+
+Planted and caught in the file: a record appended without fdatasync, or confirmed before its bytes
+are written; a new file without fsync, or without that of its directory; a line of another process
+taken up unconfirmed; a digest that is not compared; damage in the middle taken for a torn end; a
+torn end left in place; a name that is not compared; a count that is not; a lock not taken. (Swapped
+and repeated records keep their digests: the chain refuses them, tests/unit/privacy/test_ledger.py;
+an older file is whole: the log's head refuses it, tests/unit/node/test_budget.py.)
 """
 
+import fcntl
 import multiprocessing
 import os
 import resource
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +25,7 @@ import pytest
 
 from treaty.errors import ResourceError, UsageError
 from treaty.ports import Ledger
-from treaty.stores.ledger_file import LEDGER_HEADER, LedgerFile
+from treaty.stores.ledger_file import LEDGER_HEADER, LedgerFile, parse_ledger
 from treaty.stores.memory import MemoryLedger
 
 RECORDS = [f'{{"entry":{number}}}'.encode() for number in range(4)]
@@ -96,6 +106,76 @@ def written(tmp_path: Path, count: int = 3) -> Path:
     return path
 
 
+class Disk:
+    """What a loss of power would leave: bytes of files and names in directories, once confirmed.
+
+    A directory may be on the disk before its names are, and a name before the bytes behind it.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.content: dict[int, bytes] = {}
+        self.names: dict[int, dict[str, int]] = {}
+        real = {name: getattr(os, name) for name in ("fsync", "fdatasync")}
+
+        def confirm(name: str) -> Callable[[int], None]:
+            def call(handle: int) -> None:
+                real[name](handle)
+                self._confirmed(handle)
+
+            return call
+
+        for name in real:
+            monkeypatch.setattr(os, name, confirm(name))
+
+    def _confirmed(self, handle: int) -> None:
+        status = os.fstat(handle)
+        place = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        if place.is_dir():
+            self.names[status.st_ino] = {one.name: one.stat().st_ino for one in place.iterdir()}
+        else:
+            self.content[status.st_ino] = place.read_bytes()
+
+    def after_power_loss(self, path: Path) -> bytes | None:
+        """Return what `path` would hold, None where its name, or a directory's, is not there."""
+        directory = path.parent
+        if self.names.get(directory.parent.stat().st_ino, {}).get(directory.name) is None:
+            return None
+        inode = self.names.get(directory.stat().st_ino, {}).get(path.name)
+        return None if inode is None else self.content.get(inode)
+
+
+def test_what_an_append_returned_for_survives_a_loss_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    path = tmp_path / "home" / "a.ledger"
+    ledger = LedgerFile(path)
+    for number in range(4):
+        ledger.append(number, RECORDS[number : number + 1])
+        found = disk.after_power_loss(path)
+        assert found is not None, f"the file has no name on the disk after record {number}"
+        assert parse_ledger(found, first=True, name="disk")[0] == RECORDS[: number + 1]
+    assert disk.after_power_loss(path) == path.read_bytes()
+
+
+def test_what_another_process_left_unconfirmed_counts_once_it_is_confirmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path)
+    opened = LedgerFile(path)
+    other = LedgerFile(path)
+    other.append(3, RECORDS[3:])
+    other.close()
+    disk = Disk(monkeypatch)
+    assert opened.read() == RECORDS
+    inode = path.stat().st_ino
+    assert disk.content[inode] == path.read_bytes()
+    disk.content.clear()
+    assert LedgerFile(path).read() == RECORDS
+    assert disk.content[inode] == path.read_bytes()
+    assert path.name in disk.names[path.parent.stat().st_ino]
+
+
 def test_the_file_is_private_and_its_directory_too(tmp_path: Path) -> None:
     path = written(tmp_path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -118,6 +198,7 @@ def test_a_write_cut_off_at_any_byte_loses_nothing_that_was_confirmed(tmp_path: 
             path.write_bytes(torn)
             opened = LedgerFile(path)
             whole = RECORDS if end == len(after) else RECORDS[:3]
+            assert path.read_bytes() == (after if end == len(after) else before)
             assert opened.read() == whole
             opened.append(len(whole), (b"next",))
             opened.close()
@@ -236,6 +317,20 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
     assert path.read_bytes() == good
     ledger.append(3, RECORDS[3:])
     assert ledger.read() == RECORDS
+
+
+def test_a_record_waits_while_another_process_holds_the_file(tmp_path: Path) -> None:
+    """Whoever wrote between reading the end and writing there would be overwritten."""
+    path = written(tmp_path)
+    ledger = LedgerFile(path)
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=lambda: ledger.append(3, RECORDS[3:]))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive() and len(LedgerFile(path, read_only=True).read()) == 3
+    waiting.join(4.0)
+    assert not waiting.is_alive() and ledger.read() == RECORDS
 
 
 def _writer(path: str, mine: int, rounds: int) -> None:
