@@ -12,7 +12,7 @@ Invariants (docs/spec/protocol.md, section 3):
   * Large masked inputs wait in the store, so memory does not grow with the number of members.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from treaty.aggregation.masking import Spread
@@ -372,8 +372,9 @@ class Coordinator:
             del self._bodies[index]
         self._cosignatures.clear()
         self._asked = False
+        made: dict[Hashable, bytes] = {}
         for member in self._active():
-            self._feed(member)
+            self._feed(member, made)
         if self._on_change is not None:
             self._on_change(self._state)
         return True
@@ -384,8 +385,11 @@ class Coordinator:
         out = self._state.members.history.excluded() if self._state.membership else frozenset()
         return tuple(member for member in self._members if member not in out)
 
-    def _feed(self, member: MemberId) -> None:
-        """Send `member` the entries it lacks, with the blobs that they bring it."""
+    def _feed(self, member: MemberId, made: dict[Hashable, bytes] | None = None) -> None:
+        """Send `member` the entries it lacks, with the blobs that they bring it.
+
+        `made` are frames under the present checkpoint: most members lack the same.
+        """
         first = self._sizes.get(member, 0)
         part = portion(
             self._entries, first, lambda index: self._brought(index, member), self._blobs.get
@@ -397,8 +401,11 @@ class Coordinator:
             # A long way to catch up: in pieces, each under a checkpoint of its own size.
             prefix = LogKeeper().extended(self._entries[: part.end])
             note = prefix.note(self._state.members, self._keys.log)
-        feed = Feed(first, tuple(self._entries[first : part.end]), note, part.blobs)
-        if self._send(member, encode_frame(feed), part.large):
+        made, key = {} if made is None else made, (first, part.end, *part.blobs)
+        if key not in made:
+            entries = tuple(self._entries[first : part.end])
+            made[key] = encode_frame(Feed(first, entries, note, part.blobs))
+        if self._send(member, made[key], part.large):
             self._reminders.fed(member, (first, self._log.size), self._clock.now())
         else:
             self._reminders.lost(member)

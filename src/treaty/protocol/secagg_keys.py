@@ -19,7 +19,7 @@ from typing import Final
 
 from treaty.aggregation.masking import MaskPlan
 from treaty.crypto import shamir
-from treaty.crypto.canonical import Count, Record
+from treaty.crypto.canonical import Count, MemberName, Record
 from treaty.crypto.derivation import enc, extract, kdf, labelled_hash
 from treaty.crypto.key_agreement import AgreementKey, EncapsulationKey
 from treaty.crypto.prg import Keystream
@@ -171,10 +171,10 @@ class SlotSecrets(Record):
     slot: Count
     self_seed: Hex32
     agreement: Hex32
-    self_shares: dict[str, Hex32]
-    round_shares: dict[str, Hex32]
-    peers: dict[str, Hex32]
-    pair_seeds: dict[str, Hex32]
+    self_shares: dict[MemberName, Hex32]
+    round_shares: dict[MemberName, Hex32]
+    peers: dict[MemberName, Hex32]
+    pair_seeds: dict[MemberName, Hex32]
 
     def __repr__(self) -> str:
         """Show nothing but the type."""

@@ -114,6 +114,9 @@ class StudyProgress:
     halt_reason: str | None = None
     persons: float = 0.0
     iterates: tuple[NamedTensors, ...] = ()
+    _asked: dict[QueryKind, tuple[Query, "StudyProgress"]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _known: list[Query] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __eq__(self, other: object) -> bool:
@@ -168,15 +171,28 @@ class StudyProgress:
         kind = kinds.get(self.stage)
         if kind is None:
             raise UsageError(f"a {self.stage.value} study asks nothing more")
-        query = make_query(
-            self.plan,
-            self.contract,
-            kind,
-            self.index,
-            members=self.members,
-            model=self.model_digest,
-            normaliser=self.normaliser_digest,
-        )
+        known, state = self._asked.get(kind, (None, self))
+        if known is not None and (
+            state.plan is self.plan
+            and state.contract is self.contract
+            and state.members == self.members
+            and state.normaliser is self.normaliser
+        ):
+            # From an earlier state of this study: only model and number are new.
+            query = Query(
+                known.plan, kind, self.index, self.model_digest, known.normaliser, known.layout
+            )
+        else:
+            query = make_query(
+                self.plan,
+                self.contract,
+                kind,
+                self.index,
+                members=self.members,
+                model=self.model_digest,
+                normaliser=self.normaliser_digest,
+            )
+            self._asked[kind] = (query, self)
         # A pure function of this frozen state, asked for many times: remembered, never changed.
         self._known.append(query)
         return query

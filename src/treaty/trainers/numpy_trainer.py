@@ -55,7 +55,7 @@ class NumpyTrainer:
                 with np.errstate(all="ignore"):
                     result = derivatives(spec, task.model, task.features, task.label)
             case MultilayerPerceptron():
-                if not np.all(np.isin(task.label, (0.0, 1.0))):
+                if not np.all((task.label == 0.0) | (task.label == 1.0)):
                     raise TrainerFailure(FailureCode.LABEL_OUT_OF_RANGE)
                 with np.errstate(all="ignore"):
                     trained = _descend(spec, task)
@@ -139,7 +139,7 @@ class NumpyTrainer:
         spec = task.specification
         with np.errstate(all="ignore"):
             if isinstance(spec, MultilayerPerceptron):
-                if not np.all(np.isin(task.label, (0.0, 1.0))):
+                if not np.all((task.label == 0.0) | (task.label == 1.0)):
                     raise TrainerFailure(FailureCode.LABEL_OUT_OF_RANGE)
                 return _row_layers(task)
             if isinstance(spec, TorchModule) or spec.site_intercepts:
@@ -194,9 +194,10 @@ def _descend(spec: MultilayerPerceptron, task: TrainingTask) -> NamedTensors:
     """Return the model after the local epochs of gradient descent on the mean log loss."""
     layers = _layers(task.model)
     rate = spec.learning_rate_micro / 10**6
+    logistic = LogisticRegression()
     for rows in batches(spec, len(task.label), task.entropy):
         values = _forward(layers, task.features[rows])
-        probability = expected_label(LogisticRegression(), values[-1][:, 0])
+        probability = expected_label(logistic, values[-1][:, 0])
         error = ((probability - task.label[rows]) / len(rows))[:, None]
         for index in range(len(layers) - 1, -1, -1):
             weight, bias = layers[index]

@@ -294,6 +294,28 @@ def test_a_state_made_from_another_asks_its_own_query() -> None:
     assert progress.expected_query().normaliser == progress.normaliser_digest
     assert replace(progress, members=3).expected_query().layout.contributors == 3
     assert progress.expected_query().layout.contributors == 4
+    assert replace(progress).expected_query().layout.contributors == 4
+
+
+@pytest.mark.parametrize("name", ["plan", "contract", "members", "normaliser"])
+def test_what_an_earlier_state_asked_serves_no_other_study(name: str) -> None:
+    """With another plan, contract, group or normaliser a query is made as if it were the first."""
+    progress = training()
+    progress.expected_query()
+    other: object = 3
+    if name == "plan":
+        settings = msgspec.structs.replace(progress.plan.aggregation, max_persons_per_site=77)
+        other = msgspec.structs.replace(progress.plan, aggregation=settings)
+    elif name == "contract":
+        features = progress.contract.features[:-1]
+        other = msgspec.structs.replace(progress.contract, features=features)
+    elif name == "normaliser":
+        other = None
+    changed = replace(progress, **{name: other})  # type: ignore[arg-type]  # one of its fields
+    fresh = replace(changed, _asked={})
+    assert changed.expected_query() == fresh.expected_query() != progress.expected_query()
+    later = replace(progress, index=progress.index + 1)
+    assert later.expected_query() == replace(later, _asked={}).expected_query()
 
 
 def test_the_query_follows_from_plan_and_sums_alone() -> None:
