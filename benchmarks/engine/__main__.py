@@ -1,4 +1,4 @@
-"""Measure the network engine: `python -m benchmarks.engine [--rounds N] [--megabytes M]`.
+"""Measure the network engine: `python -m benchmarks.engine [--rounds N] [--megabytes M] [--peers]`.
 
 Rounds: a coordinator and four sites as processes over TLS on loopback train a small perceptron; the
 time from one published sum to the next is read off the coordinator's store. It holds everything:
@@ -7,6 +7,8 @@ training, masks, signatures, durable commits, and the engine.
 Objects: each of ten sites offers an object of the size of 40 million 32-bit words; the coordinator,
 a process of its own, fetches one after another and adds them up. Its peak memory is that of the
 process, beside what it had before the first object.
+
+With `--peers` the deployments of other frameworks beside it (`benchmarks.engine.peers`).
 """
 
 import argparse
@@ -22,9 +24,11 @@ import time
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.engine.peers import DEPLOYED, measure_peer
 from tests.nats_network import NatsNetwork
 from tests.network_rig import HUB, Rig
 from tests.small_federation import SITES, contract, site_files
@@ -194,6 +198,49 @@ def read() -> None:
     engine.close()
 
 
+def table(found: dict[str, Any]) -> str:
+    """Return the figures of a run as a page."""
+    timed, bulk = found["rounds"], found.get("objects")
+    lines = [
+        "# Network engine",
+        "",
+        (
+            f"{found['at']}, {found['cores']} processors, load before {found['load_before']}, "
+            f"Python {found['python']}. Made by `python -m benchmarks.engine --peers --store`; see "
+            "`benchmarks/README.md`."
+        ),
+        "",
+        "| four sites as processes | rounds | median ms | best ms |",
+        "|---|---|---|---|",
+        (
+            f"| treaty, TLS, secure sums, durable | {timed['rounds']} | {timed['median_ms']} "
+            f"| {timed['best_ms']} |"
+        ),
+    ]
+    for one in found.get("peers", ()):
+        if "not_compared" in one:
+            lines.append(f"| {one['peer']} | not compared: {one['not_compared']} | | |")
+        else:
+            lines.append(
+                f"| {one['peer']} | {one['rounds']} | {one['median_ms']} | {one['best_ms']} |"
+            )
+    holds = "holds" if timed["median_ms"] < timed["bar_ms"] else "does not hold"
+    lines += ["", f"The bar of {timed['bar_ms']:.0f} ms for the median {holds}."]
+    if bulk is not None:
+        lines += [
+            "",
+            (
+                f"{bulk['sites']} objects of {bulk['object_megabytes']} MB, one from each site: "
+                f"offered in {bulk['offer_median_s']} s, fetched in {bulk['fetch_median_s']} s "
+                "(medians). "
+                f"The largest piece has {bulk['largest_message_bytes']} bytes; the reader's memory "
+                f"peaks {bulk['reader_peak_megabytes_beside_start']} MB above its start, "
+                f"{bulk['peak_in_objects']} objects."
+            ),
+        ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     """Measure, print, store, and fail when the bar for rounds is missed."""
     parser = argparse.ArgumentParser()
@@ -201,6 +248,8 @@ def main() -> int:
     parser.add_argument("--megabytes", type=int, default=160)
     parser.add_argument("--sites", type=int, default=10)
     parser.add_argument("--reader", action="store_true")
+    parser.add_argument("--peers", action="store_true", help="also run other frameworks")
+    parser.add_argument("--environments", type=Path, help="keep the peers' environments here")
     parser.add_argument("--store", action="store_true", help="keep the figures under results/")
     given = parser.parse_args()
     if given.reader:
@@ -217,9 +266,16 @@ def main() -> int:
     if given.megabytes:
         found["objects"] = objects(given.sites, given.megabytes)
         print(json.dumps(found["objects"]))
+    if given.peers:
+        with tempfile.TemporaryDirectory(prefix="treaty-engine-") as scratch:
+            work = Path(scratch)
+            folder = (given.environments or work / "peers").absolute()
+            found["peers"] = [measure_peer(peer, folder, work) for peer in DEPLOYED]
+        print(json.dumps(found["peers"]))
     if given.store:
-        path = Path(__file__).parents[1] / "results" / "engine.json"
-        path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        place = Path(__file__).parents[1] / "results"
+        (place / "engine.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        (place / "engine.md").write_text(table(found))
     return 0 if float(str(timed["median_ms"])) < BAR_MS else 1
 
 

@@ -8,8 +8,8 @@ mirrors must be one history in which nobody has said a thing twice; the bundle m
 ``ci`` takes one seed; ``full`` takes `FULL_SEEDS` and stores a dated table under
 ``tests/campaign/results``.
 
-Planted and caught: a member that never sends again what it was asked for, a coordinator that does
-not remind those that lag, a member that takes a feed that leaves a gap.
+Planted and caught: a coordinator that does not remind those that lag, one that ends when it is told
+that a send failed.
 """
 
 import json

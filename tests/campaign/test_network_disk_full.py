@@ -6,8 +6,7 @@ mount). In both the study waits, the status names the site, a start on the full 
 first, and with room again the study ends with the model of the undisturbed run: one history, one
 input of each member in a context.
 
-Planted and caught: a store that takes a failed write for done, a site that goes on without its
-store, a start on a full disk that ends otherwise than with the code of a resource.
+Planted and caught: a store that takes a failed write for done.
 """
 
 import os
