@@ -332,3 +332,66 @@ def test_a_private_plan_that_promises_too_much_is_found(treaty: Command, desk: P
     shown = treaty("plan", "check", *_plan_words(desk), "--format", "json")
     assert shown.code == 4
     assert [one["code"] for one in json.loads(shown.out)["findings"]] == ["privacy-budget"]
+
+
+BAD_PRIVACY: dict[str, tuple[str, str, str, int, str]] = {
+    "no public bounds": (
+        "contract.toml",
+        'normalise = "public_bounds"',
+        'normalise = "federated_zscore"',
+        4,
+        "no-public-bounds",
+    ),
+    "no delta": ("plan.toml", ", delta_inverse = 200000", "", 2, "delta_inverse"),
+    "a delta of one": ("plan.toml", "= 200000", "= 1", 2, "delta_inverse"),
+    "epsilon zero": ("plan.toml", "epsilon_milli = 1000", "epsilon_milli = 0", 2, "epsilon_milli"),
+    "epsilon below zero": ("plan.toml", "epsilon_milli = 1000", "epsilon_milli = -1", 2, "epsilon"),
+    "clip zero": ("plan.toml", "= 200000", "= 200000, clip_micro = 0", 2, "clip_micro"),
+    "a rate of nothing": ("plan.toml", "= 200000", "= 200000, sampling = 0", 2, "sampling"),
+    "noise below the sampler's range": (
+        "plan.toml",
+        "= 200000",
+        '= 200000, variance = "ff", count_variance = "ff"',
+        4,
+        "noise-range",
+    ),
+    "noise above the sampler's range": (
+        "plan.toml",
+        "= 200000",
+        f'= 200000, variance = "{1 << 84:x}", count_variance = "{1 << 84:x}"',
+        4,
+        "noise-range",
+    ),
+    "too many colluders for an honest member": (
+        "charter.toml",
+        "max_colluders = 1",
+        "max_colluders = 3",
+        4,
+        "max_colluders",
+    ),
+    "no unit": ("contract.toml", 'person_id = "person"\n', 'unit = "visit"\n', 4, "person-id"),
+    "a budget of nothing": (
+        "charter.toml",
+        "epsilon_budget_milli = 3000",
+        "epsilon_budget_milli = 0",
+        4,
+        "privacy",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_PRIVACY)
+def test_privacy_that_cannot_be_promised_is_refused_in_one_line(
+    what: str, treaty: Command, desk: Path
+) -> None:
+    """Before any vote, so nothing is charged; a spent budget is each site's own refusal."""
+    _private_desk(desk)
+    assert treaty("plan", "check", *_plan_words(desk)).code == 0
+    file, old, new, code, named = BAD_PRIVACY[what]
+    _swap(desk / file, old, new)
+    shown = treaty("plan", "check", *_plan_words(desk))
+    assert shown.code == code, shown
+    said = shown.err or shown.out
+    assert named in said, said
+    assert "Traceback" not in said
+    assert len([line for line in said.splitlines() if named in line]) == 1

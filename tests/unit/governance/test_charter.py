@@ -282,8 +282,15 @@ def test_sums_need_min_survivors_even_when_raised() -> None:
 
 
 def test_differential_privacy_never_stands_beside_exact_training_sums() -> None:
+    """Named one by one: a class that drops out of the set would be exact under an epsilon."""
     charter = founding(4, PRIVATE)
     check(charter)
+    assert {one.value for one in TRAINING_SUMS} == {
+        "statistics-sum",
+        "support-sum",
+        "gradient-hessian-sum",
+        "model-update-sum",
+    }
     for artefact in TRAINING_SUMS:
         codes = {one.code for one in problems(_rows(charter, artefact, form=Form.EXACT))}
         assert codes == {"privacy"}
