@@ -227,7 +227,7 @@ class Performer:
             return
         opened = record.opened
         query = study.progress.expected_query()
-        expected = study.expected_round()
+        expected = study.expected_round(record.question)
         secret = self._secret(self._epoch.slot_secret_name(opened.predicate.slot))
         if secret is None:
             # Without its masks this member sits the round out, and says so to keep nobody waiting.
@@ -248,7 +248,7 @@ class Performer:
                 opened,
                 expected,
                 secret=secret,
-                lock=self._store.get(lock_key(study.identity, query.question, query.model)),
+                lock=self._store.get(lock_key(study.identity, record.question, query.model)),
                 floor=self._last_slot_logged(study, opened.predicate.epoch_hash),
                 freed=sorted(study.freed),
             )

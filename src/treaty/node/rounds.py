@@ -1,8 +1,8 @@
 """Round driver: what the coordinator appends next, from the folded log and its own machines.
 
 It feeds every logged statement to the coordinator's machines of secure aggregation, performs what
-they order, and otherwise derives the next step of the study from the log. Nothing in it is durable:
-replaying the log gives the same state, and an order that was lost is derived again.
+they order, and derives the study's next step from the log. Nothing in it is durable: replaying the
+log gives the same state, and an order that was lost is derived again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +13,7 @@ from treaty.crypto.canonical import sha256
 from treaty.errors import PolicyError, ResourceError, UsageError, VerificationError
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
+from treaty.node.asking import next_round
 from treaty.node.auditing import AuditDriver
 from treaty.ports import BlobStore, Engine, Journal
 from treaty.protocol.consortium import Consortium
@@ -165,8 +166,9 @@ class RoundDriver:
                 self._in_epoch(RoundLogged(opened))
                 self._round = CoordinatorRound.begin(self._open_epoch(), opened.predicate)
                 running = state.running
-                self._bound = None if running is None else running.bound
-                self._freed = frozenset() if running is None else running.freed
+                if running is not None:
+                    self._bound = running.bound_among(body.participants, body.epoch_hash)
+                    self._freed = running.freed
             case MaskedInput():
                 self._in_round(InputArrived(of_kind(verified, MaskedInput)))
             case InputDeclined():
@@ -345,16 +347,13 @@ class RoundDriver:
         number = epoch.number
         if epoch.exhausted:
             return [(EpochClosed(**base, epoch=number, code=CloseCode.EXHAUSTED), ())]
-        expected = study.expected_round()
-        able, bound, freed = frozenset(epoch.able), study.bound, study.freed
-        # A question that members have answered is asked of the same members or not at all, but for
-        # those who approved of a difference.
-        asked = able if bound is None else able & (bound | freed)
-        barred = able if bound is not None and bound - able - freed else able - asked
         try:
-            opened = epoch.next_round(
-                expected, attempt=study.attempts, exclude=frozenset(map(str, barred))
-            )
+            opened = next_round(study, epoch)
+        except VerificationError as refusal:
+            self._journal.note(refusal.code, str(refusal))
+            closed = EpochClosed(**base, epoch=number, code=CloseCode.FINISHED)
+            code = HaltCode.TOO_FEW_MEMBERS
+            return [(closed, ()), (StudyHalted(**base, plan=study.identity, code=code), ())]
         except PolicyError as refusal:
             self._journal.note("epoch-failed", str(refusal))
             self._failed_epochs += 1

@@ -5,7 +5,8 @@ partitions and envelopes. A site without a registered data set keeps no ledger, 
 takes no part in a study that promises differential privacy.
 
 Invariants (docs/spec/privacy.md, section 7):
-  * Every vector is paid for, or recorded as not private, before it is masked.
+  * Every vector is paid for, or recorded as not private, before it is masked. One that the plan
+    did not reserve, fresh noise for another set of members, is paid from an account of its own.
   * A site whose ledger lacks what the log, or its own store, shows of it sits out.
   * An evaluation shows the site's own model and intercept too, which come from training rows: an
     exact one is a release over both partitions.
@@ -13,6 +14,7 @@ Invariants (docs/spec/privacy.md, section 7):
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Literal
 
 import msgspec
 
@@ -27,6 +29,7 @@ from treaty.privacy.ledger_entries import GENESIS, HOLDOUT, TRAINING, LedgerHead
 from treaty.privacy.terms import NoisedTerms
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.ledger_trail import LedgerTrail
+from treaty.protocol.releases import releases_of
 from treaty.protocol.secure_round import RoundRecord
 from treaty.protocol.study import Study
 from treaty.studies.noise import cohort_of, planned_events
@@ -65,6 +68,15 @@ class _Shown(Record, frozen=True):
     rebase: DigestField
 
 
+class _FreshRelease(Record, frozen=True):
+    """The account of one vector beyond what a plan reserved."""
+
+    format: Literal["treaty.fresh-release/v1"] = "treaty.fresh-release/v1"
+    plan: DigestField
+    release: DigestField
+    cohort: DigestField
+
+
 class Spending:
     """The account of one site; with `keeper` None there is nothing to pay from."""
 
@@ -72,6 +84,7 @@ class Spending:
         self._name = name
         self._keeper = keeper
         self._store = store
+        self._accounts: dict[Digest, Digest] = {}
 
     @property
     def keeper(self) -> BudgetKeeper | None:
@@ -128,17 +141,50 @@ class Spending:
         if envelope is None:
             name = query.kind.artefact.value
             return keeper.disclose(study.identity, _disclosed_by(study, query.kind), name)
-        event = _events(study)[query.kind]
-        return keeper.charge(
-            plan=study.identity,
+        event = msgspec.structs.replace(_events(study)[query.kind], count=1)
+        cohort = digest_of(list(record.participants))
+        account = self._account(keeper, study, record, query, cohort)
+        if account != study.identity:
+            keeper.reserve(account, [Claim(TRAINING, envelope, (event,))])
+        head = keeper.charge(
+            plan=account,
             partition=TRAINING,
             envelope=envelope,
-            query=query.question,
+            query=record.question,
             model=Digest(query.model),
-            cohort=digest_of(list(record.participants)),
+            cohort=cohort,
             payload=payload,
-            event=msgspec.structs.replace(event, count=1),
+            event=event,
         )
+        self._accounts[payload] = account
+        if account == study.identity:
+            return head
+        keeper.close(account)
+        return keeper.head
+
+    def _account(
+        self,
+        keeper: BudgetKeeper,
+        study: Study,
+        record: RoundRecord,
+        query: Query,
+        cohort: Digest,
+    ) -> Digest:
+        """Return the account that a vector is paid from: the plan's, or one of its own.
+
+        The plan reserved every query once. What is asked again with fresh noise, or of others, is
+        reserved anew, where envelope and cap have room for it.
+        """
+        releases = releases_of(query.question)
+        paid = {
+            (asked, others)
+            for plan, partition, asked, model, others in keeper.state.slots
+            if (plan, partition, model) == (study.identity, TRAINING, query.model)
+            and asked in releases
+        }
+        if not paid or (record.question, cohort) in paid:
+            return study.identity
+        return digest_of(_FreshRelease(plan=study.identity, release=record.question, cohort=cohort))
 
     def report(self, study: Study) -> None:
         """Record this site's own exact figures, before they are stored for sending."""
@@ -148,7 +194,7 @@ class Spending:
     def sent(self, plan: Digest, payload: Digest) -> None:
         """Note that a paid vector is on its way."""
         if self._keeper is not None:
-            self._keeper.sent(plan, payload)
+            self._keeper.sent(self._accounts.get(payload, plan), payload)
 
     def finish(self, study: Study) -> None:
         """Give up what a study that is over had reserved and did not charge."""

@@ -4,7 +4,8 @@ Invariants (docs/spec/studies.md, docs/spec/secagg.md):
   * A round asks exactly the query that the progress of the study expects, at the model that
     everyone derived, in a fresh slot of the open epoch.
   * One round at a time; a second attempt follows an abandoned round of the same query. Once a
-    member has answered for a set of survivors, the query is summed over that set or not at all.
+    member has answered for a set of survivors, the query is summed over that set or not at all;
+    under noise over another one as another release, with fresh noise that is paid for.
   * A published sum moves the progress; nothing else does.
   * The final model, normaliser and evaluation are those that the progress derives.
 
@@ -12,7 +13,7 @@ This module does no input or output and reads no clock; opened sums come by dige
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -29,6 +30,7 @@ from treaty.protocol.closed_round import ClosedRound, close
 from treaty.protocol.differencing import Exposure, bound_set, exposure_of, freed_members
 from treaty.protocol.machine import Transitions, advance
 from treaty.protocol.messages import HaltCode, SiteReported, StudyCompleted, StudyHalted
+from treaty.protocol.releases import MAX_FRESH, Shown, asked_as, with_noise_shown
 from treaty.protocol.secagg_audit import AuditCase, check_fraud, is_audited
 from treaty.protocol.secagg_keys import NO_RESULT, Group
 from treaty.protocol.secagg_lifecycle import Expected
@@ -45,8 +47,9 @@ from treaty.protocol.secagg_messages import (
 )
 from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
 from treaty.protocol.statements import Body, Verified, of_kind
+from treaty.protocol.study_checks import check_completed, check_halted, check_report
 from treaty.studies.plan import Plan, plan_digest
-from treaty.studies.progress import Stage, StudyProgress, begin
+from treaty.studies.progress import StudyProgress, begin
 from treaty.studies.queries import NOISED
 
 __all__ = ["Phase", "Study", "StudyEvent", "group_of", "open_study"]
@@ -92,6 +95,8 @@ class Study(msgspec.Struct, frozen=True):
     again, `audit` the call to do so, `auditors` who has, `audited` how many sums are done.
     `resumed` says who approved that a question be asked anew, by the context of the round that
     binds it, `exposures` what that showed; attempts before the round `forgiven` no longer count.
+    Of the present noised question `noise_shown` holds the members' commitments by release; `fresh`
+    counts the releases beyond the planned ones.
     """
 
     identity: Digest
@@ -118,6 +123,8 @@ class Study(msgspec.Struct, frozen=True):
     resumed: Mapping[Digest, frozenset[MemberId]] = msgspec.field(default_factory=dict)
     exposures: tuple[Exposure, ...] = ()
     forgiven: int = 0
+    noise_shown: Shown = msgspec.field(default_factory=dict)
+    fresh: int = 0
 
     @property
     def finished(self) -> bool:
@@ -136,13 +143,43 @@ class Study(msgspec.Struct, frozen=True):
             count += 1
         return count
 
-    def expected_round(self) -> Expected:
-        """Return what the next round must be; `UsageError` when the study asks nothing more."""
+    def asked_as(self, participants: Collection[str], epoch_hash: str) -> Digest:
+        """Return what locks are on when the present query is asked of `participants`.
+
+        The question; under noise one of its releases, of which a study has few
+        (`VerificationError`, code ``fresh-releases``).
+        """
+        query = self.progress.expected_query()
+        if query.kind not in NOISED:
+            return query.question
+        found = asked_as(query.question, self.rounds, self.answered, participants, epoch_hash)
+        if self._is_fresh(found) and self.fresh >= MAX_FRESH:
+            raise VerificationError(
+                f"the study has had {MAX_FRESH} releases beyond its plan: halt it",
+                code="fresh-releases",
+            )
+        return found
+
+    def _is_fresh(self, release: Digest) -> bool:
+        planned = self.progress.expected_query().question
+        return release != planned and all(past.question != release for past in self.rounds)
+
+    def bound_among(
+        self, participants: Collection[str], epoch_hash: str
+    ) -> frozenset[MemberId] | None:
+        """Return the set to which the present query is bound when asked of `participants`."""
+        return bound_set(self.answered.get(self.asked_as(participants, epoch_hash), ()))
+
+    def expected_round(self, question: Digest | None = None) -> Expected:
+        """Return what the next round must be; `UsageError` when the study asks nothing more.
+
+        `question` is what members lock on, by default the query's own.
+        """
         query = self.progress.expected_query()
         return Expected(
             plan=self.identity,
             query=query.digest,
-            question=query.question,
+            question=query.question if question is None else question,
             code=Digest(self.plan.code),
             model=query.model,
             length=query.layout.length,
@@ -287,7 +324,7 @@ class Study(msgspec.Struct, frozen=True):
             raise VerificationError("a round is open already", code="out-of-order")
         if self.progress.finished:
             raise VerificationError("the study asks nothing more", code="out-of-order")
-        awaited = self.expected_round()
+        awaited = self.expected_round(self.asked_as(body.participants, body.epoch_hash))
         expected = {
             "plan": awaited.plan,
             "query": awaited.query,
@@ -309,7 +346,8 @@ class Study(msgspec.Struct, frozen=True):
         if epoch.graph is None:
             raise VerificationError("the epoch's dealing is not over", code="out-of-order")
         record = RoundRecord.begin(self.group, verified, awaited.question, epoch.graph)
-        return replace(self, epoch=epoch, round=record)
+        fresh = self.fresh + self._is_fresh(awaited.question)
+        return replace(self, epoch=epoch, round=record, fresh=fresh)
 
     def _in_round(self, verified: Verified[Body]) -> "Study":
         record = self._open_round().step(verified)
@@ -317,11 +355,13 @@ class Study(msgspec.Struct, frozen=True):
             exposed = exposure_of(self.answered.get(record.question, ()), self._resumable, record)
             self._audited_set(record)
             return replace(self, round=record, exposures=(*self.exposures, *exposed))
+        shown = self.noise_shown
         if isinstance(verified.predicate, MaskedInput):
-            self._noise_committed(verified.predicate)
+            noised = self.progress.expected_query().kind in NOISED
+            shown = with_noise_shown(shown, verified.predicate, record.question, noised=noised)
         if record.is_over:
             return self._with_closed(close(record))
-        return replace(self, round=record)
+        return replace(self, round=record, noise_shown=shown)
 
     def _on_result(
         self,
@@ -344,6 +384,7 @@ class Study(msgspec.Struct, frozen=True):
             unaudited=(*self.unaudited, *cases),
             progress=progress,
             last_result=verified.digest,
+            noise_shown=MappingProxyType({}),
         )
 
     def _on_audit_called(self, body: AuditCalled, verified: Verified[AuditCalled]) -> "Study":
@@ -383,19 +424,8 @@ class Study(msgspec.Struct, frozen=True):
 
     def _on_report(self, body: SiteReported) -> "Study":
         advance(TRANSITIONS, self.phase, body, self.phase)
-        if not self.plan.evaluation.site_figures:
-            raise PolicyError("the plan asks for no site figures", code="exposure")
-        if self.progress.stage is not Stage.COMPLETED or body.model != self.progress.model_digest:
-            raise VerificationError("the report is on another model", code="wrong-model")
-        if body.author in self.reports:
-            raise VerificationError(f"{body.author} has reported already", code="replayed")
-        if body.author not in self.group.members:
-            raise VerificationError(f"{body.author} is not in the study", code="not-a-member")
-        if body.author not in self.rounds[-1].members_in:
-            # A site that sent no histogram took no part in the evaluation it reports on.
-            raise VerificationError(
-                f"{body.author} took no part in the evaluation", code="not-in-round"
-            )
+        last = self.rounds[-1] if self.rounds else None
+        check_report(body, self.progress, self.group.members, self.reports, last)
         reports = MappingProxyType({**self.reports, MemberId(body.author): body})
         return replace(self, reports=reports)
 
@@ -404,42 +434,13 @@ class Study(msgspec.Struct, frozen=True):
         if self.halt_decided:
             raise PolicyError("the members decided to halt the study", code="halted")
         self._no_audit_due("study is completed")
-        progress = self.progress
-        if progress.stage is not Stage.COMPLETED or progress.evaluation is None:
-            raise VerificationError("the study is not finished", code="out-of-order")
-        expected = (
-            progress.model_digest,
-            progress.normaliser_digest,
-            progress.evaluation.digest(),
-            len(progress.trace),
-        )
-        if (body.model, body.normaliser, body.evaluation, body.rounds) != expected:
-            raise VerificationError(
-                "the completed study names another model or evaluation", code="wrong-model"
-            )
+        check_completed(body, self.progress)
         return replace(self, phase=phase, final_model=Digest(body.model))
 
     def _on_halted(self, body: StudyHalted) -> "Study":
         phase = advance(TRANSITIONS, self.phase, body, Phase.HALTED)
-        code = body.code
-        if code is HaltCode.LEAST_SUPPORT and self.progress.stage is not Stage.HALTED:
-            raise VerificationError("the study has the support it needs", code="wrong-code")
-        if code is HaltCode.DECIDED and not self.halt_decided:
-            raise PolicyError("no ratified decision halts the study", code="sub-quorum")
-        if self.progress.stage is Stage.COMPLETED and code is not HaltCode.DECIDED:
-            # Prevents a coordinator from burying an evaluation that it does not like.
-            raise VerificationError("the study is finished: complete it", code="wrong-code")
-        return replace(self, phase=phase, halt_code=code, round=None)
-
-    def _noise_committed(self, header: MaskedInput) -> None:
-        """Refuse an input to a noised sum without a commitment to its noise, and the reverse."""
-        noised = self.progress.expected_query().kind in NOISED
-        if (header.noise is not None) != noised:
-            raise VerificationError(
-                f"the input of {header.author} {'has no' if noised else 'has a'} commitment to "
-                f"noise, the query is for {'a noised' if noised else 'an exact'} sum",
-                code="noise-commitment",
-            )
+        check_halted(body.code, self.progress.stage, decided=self.halt_decided)
+        return replace(self, phase=phase, halt_code=body.code, round=None)
 
     def _audited_set(self, record: RoundRecord) -> None:
         """Refuse other survivors than those of the sums that nobody has added up again.

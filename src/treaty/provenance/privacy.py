@@ -7,6 +7,7 @@ the noised sums that members answered. Verifier, report and interface use this o
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from treaty.ids import Digest
 from treaty.privacy.accountant import composed_epsilon, delta_of
 from treaty.privacy.certificate import Cohort, epsilon_micro
 from treaty.privacy.events import Event
@@ -20,7 +21,7 @@ from treaty.studies.certificates import (
     answered_events,
     privacy_statement,
 )
-from treaty.studies.queries import noised_kind
+from treaty.studies.queries import QueryKind, noised_kind
 
 __all__ = ["LogPrivacy", "log_privacy", "study_privacy"]
 
@@ -72,22 +73,26 @@ def log_privacy(state: Consortium) -> LogPrivacy:
 
 
 def _answered(study: Study) -> Iterator[Answered]:
-    """Yield the noised sums that any member answered, each question and set of members once.
+    """Yield the noised sums that can have been opened, each release of a question once.
 
-    A sum counts from the first answer on: whoever holds answers of enough members can open it,
-    published or not. A question asked again of the same members gets the same vectors.
+    A sum counts from the naming of its survivors on: whoever holds answers of enough members can
+    open it, published or not, and a coordinator may keep answers back. Of one release one set can
+    be opened: members are bound to it, and two sets need more members than there are. Where the
+    log does not show which, that with the fewest shares counts.
     """
     records = study.rounds if study.round is None else (*study.rounds, close(study.round))
-    seen: set[tuple[str, tuple[str, ...]]] = set()
+    named: dict[str, tuple[QueryKind, list[ClosedRound]]] = {}
+    planned: dict[int, Digest] = {}
     for record in records:
+        planned.setdefault(record.round, record.question)
         kind = noised_kind(study.plan, record.round)
-        if not record.reveals or kind is None:
-            continue
-        key = (record.question, record.members_in)
-        if key in seen:
-            continue
-        seen.add(key)
-        yield Answered(kind, len(record.members_in), _cohort(record))
+        if record.members_in and kind is not None:
+            named.setdefault(record.question, (kind, []))[1].append(record)
+    for kind, sealed in named.values():
+        shown = [one for one in sealed if one.reveals or one.confirmed] or sealed
+        fewest = min(shown, key=lambda one: len(one.members_in))
+        again = fewest.question != planned[fewest.round]
+        yield Answered(kind, len(fewest.members_in), _cohort(fewest), fresh=again)
 
 
 def _cohort(record: ClosedRound) -> Cohort:

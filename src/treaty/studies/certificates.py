@@ -62,25 +62,31 @@ HOLDOUT = "holdout"
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A noised sum that members answered: its kind, its shares of noise, and the group then."""
+    """A noised sum that members answered: its kind, its shares of noise, and the group then.
+
+    `fresh` where the question had been asked before and was released again with fresh noise.
+    """
 
     kind: QueryKind
     shares: int
     cohort: Cohort
+    fresh: bool = False
 
 
 class Happened(Record, frozen=True):
     """What the log shows of the noised sums.
 
-    `fewest_shares` is the least number of members in one of them; `epsilon_micro` what they cost
-    a person at one site, added or removed, when `max_colluders` shares are known (each at all
-    sums), null when infinite.
+    `counts` and `gradients` are of planned releases, `fresh` the releases beyond: questions asked
+    again with fresh noise. `fewest_shares` is the least number of members in one of them;
+    `epsilon_micro` what they cost a person at one site, added or removed, when `max_colluders`
+    shares are known (each at all sums), null when infinite.
     """
 
     counts: Count
     planned_counts: Count
     gradients: Count
     planned_gradients: Count
+    fresh: Count
     fewest_shares: Count
     epsilon_micro: EpsilonMicro
 
@@ -178,13 +184,15 @@ def answered_events(plan: Plan, contract: Contract, answered: Sequence[Answered]
 def _happened(plan: Plan, contract: Contract, answered: Sequence[Answered]) -> Happened:
     terms = noise_terms(plan)
     events = answered_events(plan, contract, answered)
-    counts = sum(one.kind is QueryKind.COUNT for one in answered)
+    fresh = sum(one.fresh for one in answered)
+    counts = sum(one.kind is QueryKind.COUNT and not one.fresh for one in answered)
     planned = sum(kind is QueryKind.COUNT for kind in noised_kinds(plan))
     return Happened(
         counts=counts,
         planned_counts=planned,
-        gradients=len(answered) - counts,
+        gradients=len(answered) - counts - fresh,
         planned_gradients=noised_sums(terms) - planned,
+        fresh=fresh,
         fewest_shares=min((one.shares for one in answered), default=0),
         epsilon_micro=epsilon_micro(composed_epsilon(events, delta_of(terms.delta_inverse))),
     )
@@ -216,10 +224,12 @@ def happened_line(statement: PrivacyStatement) -> str:
     happened = statement.happened
     training = statement.certificates[0]
     counted = "1 noised count" if happened.counts == 1 else f"{happened.counts} noised counts"
+    more = "1 more release" if happened.fresh == 1 else f"{happened.fresh} more releases"
+    again = f" and {more} with fresh noise, for other members" if happened.fresh else ""
     what = "gradient sums" if happened.planned_counts else "sums of statistics"
     return (
         f"in the log: {counted + ', ' if happened.planned_counts else ''}{happened.gradients} of "
-        f"{happened.planned_gradients} noised {what}, each with noise of at least "
+        f"{happened.planned_gradients} noised {what}{again}, each with noise of at least "
         f"{happened.fewest_shares} of {training.members} members: epsilon "
         f"{shown_epsilon(happened.epsilon_micro)} if at most {training.max_colluders} of them "
         "collude"

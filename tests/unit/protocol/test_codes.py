@@ -25,9 +25,11 @@ MODULES = [
             "machine",
             "membership",
             "proposal",
+            "releases",
             "secure_round",
             "statements",
             "study",
+            "study_checks",
         )
     ),
     *(STUDIES / f"{name}.py" for name in ("lint", "outcome", "plan", "progress", "queries")),

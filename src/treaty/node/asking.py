@@ -1,0 +1,45 @@
+"""Asking: whom a coordinator asks for the next sum, from the log.
+
+Under noise a question goes on without a member that sent nothing to its last attempt, as another
+release. An exact question waits for the members that it is bound to.
+"""
+
+from treaty.ids import MemberId
+from treaty.protocol.secagg_coordinator import CoordinatorEpoch
+from treaty.protocol.secagg_messages import RoundOpened
+from treaty.protocol.study import Study
+from treaty.studies.queries import NOISED
+
+__all__ = ["next_round"]
+
+
+def next_round(study: Study, epoch: CoordinatorEpoch) -> RoundOpened:
+    """Return the opening of the study's next round in a ready epoch.
+
+    Raises `PolicyError` where too few can be asked, `VerificationError` (``fresh-releases``).
+    """
+    barred = _left_out(study, epoch)
+    return epoch.next_round(study.expected_round(), attempt=study.attempts, exclude=barred)
+
+
+def _left_out(study: Study, epoch: CoordinatorEpoch) -> frozenset[str]:
+    """Return the members of the epoch that the next round leaves out; all, if none may be asked."""
+    present = frozenset(epoch.able)
+    able = _reachable(study, present)
+    bound, freed = study.bound_among(able, str(epoch.epoch_hash)), study.freed
+    # A question that members have answered is asked of the same members or not at all, but for
+    # those who approved of a difference.
+    if bound is None:
+        asked = able
+    else:
+        asked = frozenset[MemberId]() if bound - able - freed else able & (bound | freed)
+    return frozenset(map(str, present - asked))
+
+
+def _reachable(study: Study, present: frozenset[MemberId]) -> frozenset[MemberId]:
+    """Return `present`, under noise without who was silent, where enough others are left."""
+    last = study.rounds[-1] if study.attempts else None
+    if last is None or study.progress.expected_query().kind not in NOISED:
+        return present
+    heard = present - (frozenset(last.participants) - frozenset(last.inputs))
+    return heard if len(heard) >= study.group.min_survivors else present
