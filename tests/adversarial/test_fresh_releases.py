@@ -4,9 +4,9 @@ Real nodes: members lost between their input and their answer, the study goes on
 asks twice, to drain budgets or to take a difference.
 
 Planted and caught: the stored vector sent in another release; another release not reserved anew;
-the lost member asked again and again; the fold's comparisons of noise and of ledgers left out; releases
-without a most; a lock over all releases; sums without an answer in the log not counted; the second
-release counted as the first; an earlier release asked again.
+the lost member asked again and again; the fold's comparisons of noise and of ledgers left out;
+releases without a most; a lock over all releases; sums without an answer in the log not counted;
+the second release counted as the first; an earlier release asked again.
 """
 
 import dataclasses
