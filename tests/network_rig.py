@@ -163,7 +163,8 @@ class Rig:
 
     def start(self, name: str, **variables: str) -> Child:
         """Start a party's process."""
-        words = ["coordinator", "up"] if name == HUB else ["site", "up", "--anchor", self.anchor]
+        is_site = name in self.sites
+        words = ["site", "up", "--anchor", self.anchor] if is_site else ["coordinator", "up"]
         words += self.options.get(name, ())
         output = self.output(name)
         kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
@@ -345,16 +346,16 @@ class Rig:
         study = self.state(HUB).studies.get(plan)  # type: ignore[call-overload]  # a digest
         return study is not None and bool(study.finished)
 
-    def export(self, out: Path, seconds: float = 30) -> Path:
+    def export(self, out: Path, seconds: float = 30, hub: str = HUB) -> Path:
         """Write the bundle, once the whole log is cosigned, and verify it."""
 
         def whole() -> bool:
-            path = self.place(HUB) / "checkpoint"
+            path = self.place(hub) / "checkpoint"
             size = self.state(HUB).size
             return path.exists() and int(path.read_text().split("\n")[1]) == size
 
         self.until(whole, "the newest checkpoint is not cosigned", seconds)
-        treaty("bundle", "export", "--dir", self.place(HUB), "--out", out)
+        treaty("bundle", "export", "--dir", self.place(hub), "--out", out)
         answer = asked("verify", out, "--anchor", self.anchor)
         assert answer["verdict"] == "holds", answer
         return out

@@ -52,6 +52,7 @@ from treaty.stores.files import (
 )
 from treaty.stores.memory import MemorySecrets, MemoryStore
 from treaty.stores.secret_files import SecretDirectory
+from treaty.stores.shared import open_shared, parse_shared_store, shared_store
 from treaty.stores.sqlite import SqliteStore
 from treaty.stores.system import FileJournal, SystemClock, SystemEntropy, worker_threads
 from treaty.trainers.numpy_trainer import NumpyTrainer
@@ -73,11 +74,13 @@ __all__ = [
     "confined_trainer",
     "create_keys",
     "dataset_adapter",
+    "has_store",
     "load_dataset",
     "load_key",
     "make_directory",
     "open_coordinator",
     "open_participant",
+    "parse_shared_store",
     "read_assessments",
     "read_bundle",
     "read_consents",
@@ -167,6 +170,18 @@ class Storage:
         return Storage(store, store.blobs, SecretDirectory(directory / "secrets"))
 
     @staticmethod
+    def of_coordinator(directory: Path, epoch: int = 0) -> "Storage":
+        """Return the state of the coordinator in `directory`: in it, or where replicas share it.
+
+        `epoch` is that of the lease under which a replica writes.
+        """
+        shared = shared_store(directory)
+        if shared is None:
+            return Storage.on_disk(directory)
+        store = open_shared(directory, shared, epoch=epoch)
+        return Storage(store, store.blobs, SecretDirectory(directory / "secrets"))
+
+    @staticmethod
     def in_memory() -> "Storage":
         """Return state that ends with the process (tests and sweeps)."""
         store = MemoryStore()
@@ -193,10 +208,14 @@ def stored_log(directory: Path) -> Iterator[StoredLog]:
 
     Raises `UsageError` where no party keeps its state, `ResourceError` when it cannot be read.
     """
-    path = directory / "store.db"
-    if not path.is_file():
+    if not has_store(directory):
         raise UsageError(f"{directory} holds no party's state: name a consortium's directory")
-    store = SqliteStore(path, read_only=True)
+    shared = shared_store(directory)
+    store = (
+        SqliteStore(directory / "store.db", read_only=True)
+        if shared is None
+        else open_shared(directory, shared, read_only=True)
+    )
     try:
         yield StoredLog(
             tuple(store.read(LOG_STREAM)),
@@ -207,6 +226,11 @@ def stored_log(directory: Path) -> Iterator[StoredLog]:
         )
     finally:
         store.close()
+
+
+def has_store(directory: Path) -> bool:
+    """Say whether a party keeps its state in `directory`, or says there where it is kept."""
+    return (directory / "store.db").is_file() or shared_store(directory) is not None
 
 
 def create_keys(directory: Path, roles: Iterable[str], entropy: Entropy) -> dict[str, SigningKey]:

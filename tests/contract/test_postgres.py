@@ -54,14 +54,22 @@ def raising(code: str) -> str:
     )
 
 
-def test_durability_is_on_in_the_session_whatever_the_database_says(
+def test_the_session_is_durable_and_bounded_whatever_the_database_says(
     postgres: PostgresServer, database: str
 ) -> None:
     postgres.sql(f"ALTER DATABASE {database} SET synchronous_commit = off")
     store = PostgresStore(postgres.address(database))
     connection = store._link.connection
-    assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
-    assert connection.execute("SHOW search_path").fetchone() == ("pg_catalog",)
+    for setting, expected in (
+        ("synchronous_commit", "on"),
+        ("search_path", "pg_catalog"),
+        ("statement_timeout", "30s"),
+        ("lock_timeout", "10s"),
+        ("idle_in_transaction_session_timeout", "5s"),
+        ("default_transaction_isolation", "read committed"),
+    ):
+        found = connection.execute("SELECT current_setting(%s)", (setting,)).fetchone()
+        assert found == (expected,), setting
     store.close()
 
 

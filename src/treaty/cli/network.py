@@ -94,6 +94,12 @@ def coordinator_init(
             help="Start a NATS server, or only write the configuration of one.",
         ),
     ] = True,
+    store: Annotated[
+        str, typer.Option("--store", help="A database for two replicas: postgres:ADDRESS.")
+    ] = "",
+    lease: Annotated[
+        int, typer.Option("--lease", help="After how many seconds a standby takes over.")
+    ] = 10,
     directory: HubOption = HUB_DIR,
     form: FormatOption = Format.TABLE,
 ) -> None:
@@ -101,7 +107,17 @@ def coordinator_init(
     from treaty.cli.network_files import HubRequest, init_hub
 
     request = HubRequest(
-        consortium, tuple(member or ()), charter, name, host, port, websocket_port, url, managed
+        consortium,
+        tuple(member or ()),
+        charter,
+        name,
+        host,
+        port,
+        websocket_port,
+        url,
+        managed,
+        store,
+        lease,
     )
     terms = init_hub(directory, request)
     emit(
@@ -139,7 +155,10 @@ def coordinator_up(
     level: LevelOption = LevelName.INFO,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """Run the coordinator, and its message server, until it is told to stop."""
+    """Run the coordinator, and its message server, until it is told to stop.
+
+    Where replicas share a store it stands by until it holds the lease.
+    """
     from treaty.cli.network_files import until_stopped
     from treaty.deployment.hub import HubProcess
     from treaty.deployment.monitor import monitor_of

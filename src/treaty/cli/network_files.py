@@ -8,7 +8,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from treaty.deployment.hub import Standings, accept, prepare, standings
 from treaty.deployment.outbox import Outbox
 from treaty.deployment.places import HubSettings, is_running, load_party, load_site
 from treaty.deployment.preflight import Check, hub_checks, site_checks
+from treaty.deployment.replica import Replicated, replicated
 from treaty.errors import ResourceError, UsageError
 from treaty.governance.charter import Charter, charter_from_toml
 from treaty.governance.page import charter_page
@@ -90,6 +91,8 @@ class HubRequest:
     websocket_port: int
     url: str
     managed: bool
+    store: str = ""
+    lease_s: int = 10
 
 
 def init_hub(directory: Path, request: HubRequest) -> Digest:
@@ -105,7 +108,10 @@ def init_hub(directory: Path, request: HubRequest) -> Digest:
         managed=request.managed,
         made_at=wiring.SystemClock().now(),
     )
-    return prepare(directory, settings, terms)
+    store = None
+    if request.store:
+        store = wiring.parse_shared_store(request.store, request.lease_s * 1000)
+    return prepare(directory, settings, terms, store=store)
 
 
 def _terms(request: HubRequest) -> Charter:
@@ -168,6 +174,7 @@ class HubStatus:
     checks: tuple[Check, ...]
     running: bool
     standings: Standings
+    replica: Replicated | None = None
 
     @property
     def holds(self) -> bool:
@@ -182,6 +189,7 @@ class HubStatus:
             "anchor": found.anchor,
             "members": list(found.members),
             "problems": {one.name: one.problem for one in self.checks if not one.holds},
+            "replica": None if self.replica is None else asdict(self.replica),
             "running": self.running,
             "terms": found.terms,
         }
@@ -195,6 +203,8 @@ class HubStatus:
             ("terms", found.terms),
             ("anchor", found.anchor or "not yet"),
         ]
+        if self.replica is not None:
+            rows += self.replica.rows()
         if found.anchor is None:
             rows.append(("requests missing", ", ".join(missing)))
         return [*aligned(rows), *_table(self.checks)]
@@ -203,7 +213,10 @@ class HubStatus:
 def hub_status(directory: Path) -> HubStatus:
     """Return how the coordinator in `directory` stands."""
     found = standings(directory)
-    return HubStatus(tuple(hub_checks(directory)), is_running(directory), found)
+    running = is_running(directory)
+    return HubStatus(
+        tuple(hub_checks(directory)), running, found, replicated(directory, running=running)
+    )
 
 
 # --- members and sites ----------------------------------------------------------------------------
@@ -334,7 +347,7 @@ def site_status(directory: Path) -> SiteStatus:
     """Return how the site in `directory` stands. Nothing in it changes."""
     member = load_site(directory).invite.member
     size = 0
-    if (directory / "store.db").is_file():
+    if wiring.has_store(directory):
         with wiring.stored_log(directory) as log:
             size = len(log.entries)
     return SiteStatus(
@@ -424,7 +437,7 @@ def party_standing(directory: Path) -> Standing:
     """Return the log of the party in `directory`, folded; an empty one before the first entry."""
     party = load_party(directory)
     name, anchor = MemberId(party.name), party.anchor
-    if not (directory / "store.db").is_file():
+    if not wiring.has_store(directory):
         return fold_log(name, anchor, wiring.StoredLog((), "", _nothing, lambda _: False))
     with wiring.stored_log(directory) as log:
         return fold_log(name, anchor, log)

@@ -34,6 +34,7 @@ from treaty.deployment.places import (
     settled_files,
     write_anchor,
 )
+from treaty.deployment.replica import GatedEngine, Replica
 from treaty.deployment.server import NatsServer
 from treaty.engines.jetstream import JetStreamEngine, NatsParty
 from treaty.engines.server_config import ServerSettings, server_config
@@ -48,6 +49,7 @@ from treaty.node.runtime import deliver
 from treaty.node.serving import serve
 from treaty.ports import Journal
 from treaty.protocol.consortium import Consortium
+from treaty.stores.shared import SharedStore, write_shared_store
 from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
 from treaty.wiring import (
     Storage,
@@ -63,15 +65,29 @@ from treaty.wiring import (
 __all__ = ["HubProcess", "Standings", "accept", "invite", "prepare", "standings"]
 
 
-def prepare(directory: Path, settings: HubSettings, terms: Charter) -> Digest:
+def prepare(
+    directory: Path,
+    settings: HubSettings,
+    terms: Charter,
+    *,
+    store: SharedStore | None = None,
+) -> Digest:
     """Make the coordinator's directory; return the digest of the terms, for the officers' paper.
 
-    `terms` are completed with the coordinator's keys. Raises `UsageError` for a directory in use,
-    `PolicyError` when the terms do not hold.
+    `terms` are completed with the coordinator's keys. `store` names the database that replicas
+    share, where there is one. Raises `UsageError` for a directory in use or a server that would end
+    with one of the replicas, `PolicyError` when the terms do not hold.
     """
+    if store is not None and settings.managed:
+        raise UsageError(
+            "replicas share one message server, which must not end with either of them: say "
+            "--other-server, and where it listens with --host and --port"
+        )
     if (directory / "terms.json").exists():
         raise UsageError(f"{directory} holds a coordinator already: name another directory")
     make_directory(directory)
+    if store is not None:
+        write_shared_store(directory, store)
     keys = create_keys(directory, COORDINATOR_KEYS, SystemEntropy())
     coordinator = msgspec.structs.replace(
         terms.coordinator,
@@ -189,28 +205,38 @@ class HubProcess:
             exclusive(directory, self._name),
             self._monitor.running(self._name, is_hub=True),
         ):
-            self._start_server()
+            replica = Replica(directory)
+            engine: GatedEngine | None = None
             storage = None
-            engine = None
             try:
-                if not self._await_requests(stop):
+                if not replica.stand_by(stop, self._say, self._journal, self._monitor):
+                    return
+                self._install_server()
+                if not self._await_requests(stop, replica):
                     return
                 found = founded(directory)
                 if found is None:
                     raise ResourceError(f"{directory}: the charter has gone, restore it")
                 anchor, charter = found
-                self._admit(_transport_keys(charter))
-                engine = self._engine(charter)
-                storage = Storage.on_disk(directory)
+                members = tuple(MemberId(name) for name in sorted(charter.members))
+                engine = GatedEngine(replica, members)
+                storage = replica.storage()
                 node = open_coordinator(
                     directory,
                     name=self._name,
-                    members=[MemberId(name) for name in sorted(charter.members)],
+                    members=members,
                     anchor=anchor,
                     engine=engine,
                     storage=storage,
                     journal=self._journal,
                 )
+                # Whom the log has suspended is not let in again, not even while this begins.
+                if node.state.membership is None:
+                    self._admit(_transport_keys(charter))
+                else:
+                    self._admit_of(node.state)
+                self._start_server()
+                engine.open(self._engine(charter))
                 if node.state.membership is None and not self._found(
                     node, charter, engine, storage, stop
                 ):
@@ -222,8 +248,9 @@ class HubProcess:
                     wait=engine.wait,
                     stop=stop,
                     now_ms=lambda: time.monotonic_ns() // 1_000_000,
-                    tick=lambda: self._tick(node, engine, storage),
+                    tick=lambda: self._tick(node, replica, engine, storage),
                 )
+                replica.require()
                 self._keep_checkpoint(node)
             finally:
                 if engine is not None:
@@ -232,14 +259,19 @@ class HubProcess:
                     storage.store.close()
                 if self._settings.managed:
                     self._server.stop()
+                replica.release()
 
     # --- the server -----------------------------------------------------------------------------
 
-    def _start_server(self) -> None:
+    def _install_server(self) -> None:
+        """Put the server's certificate in place; before there is a charter also start it."""
         key = load_key(self._directory, "server")
         self._server.install_certificate(key, self._settings.name, SystemClock().now())
-        found = founded(self._directory)
-        self._admit({} if found is None else _transport_keys(found[1]))
+        if founded(self._directory) is None:
+            self._admit({})
+            self._start_server()
+
+    def _start_server(self) -> None:
         if self._settings.managed and self._server.ensure():
             self._say(f"message server listens at {self._settings.host}:{self._settings.port}")
 
@@ -279,10 +311,11 @@ class HubProcess:
 
     # --- founding -------------------------------------------------------------------------------
 
-    def _await_requests(self, stop: Callable[[], bool]) -> bool:
+    def _await_requests(self, stop: Callable[[], bool], replica: Replica) -> bool:
         """Wait until every member's request has been accepted; say whether it came so far."""
         said: tuple[MemberId, ...] = ()
         while founded(self._directory) is None:
+            replica.require()
             found = standings(self._directory)
             missing = tuple(name for name in found.members if name not in found.accepted)
             if missing != said:
@@ -298,7 +331,7 @@ class HubProcess:
         self,
         node: Coordinator,
         charter: Charter,
-        engine: JetStreamEngine,
+        engine: GatedEngine,
         storage: Storage,
         stop: Callable[[], bool],
     ) -> bool:
@@ -333,8 +366,11 @@ class HubProcess:
 
     # --- meanwhile ------------------------------------------------------------------------------
 
-    def _tick(self, node: Coordinator, engine: JetStreamEngine, storage: Storage) -> None:
+    def _tick(
+        self, node: Coordinator, replica: Replica, engine: GatedEngine, storage: Storage
+    ) -> None:
         """Keep the server running and configured by the charter, and the checkpoint on disk."""
+        replica.require()
         if self._settings.managed and self._server.ensure():
             self._journal.note("server-restarted", "the message server had ended")
         self._admit_of(node.state)

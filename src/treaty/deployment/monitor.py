@@ -114,9 +114,11 @@ _NOTES = MappingProxyType(
         "document-missing": "document.missing",
         "epoch-failed": "epoch.failed",
         "input-missing": "document.missing",
+        "lease-taken": "lease.taken",
         "secret-lost": "secret.lost",
         "server-config": "server.configured",
         "server-restarted": "server.restarted",
+        "standby": "standby",
         "sum-disputed": "sum.disputed",
         "unreachable": "peer.unreachable",
     }

@@ -23,6 +23,7 @@ from treaty.deployment.server import find_server, require_free
 from treaty.errors import ResourceError, TreatyError
 from treaty.governance.charter import require_networked, time_to_text
 from treaty.ids import Timestamp
+from treaty.stores.shared import lease_state, shared_store
 from treaty.stores.system import SystemClock
 from treaty.wiring import load_key, read_policy
 
@@ -83,6 +84,9 @@ def _hub(directory: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "disk", lambda: _disk(directory)
     yield "clock", lambda: _clock(Timestamp(settings.made_at))
     yield "charter", lambda: _charter(directory)
+    shared = shared_store(directory)
+    if shared is not None:
+        yield "database", lambda: lease_state(directory, shared)
     if settings.managed:
         yield "nats-server", find_server
         if not is_running(directory):

@@ -77,7 +77,7 @@ class NatsServer:
     def __init__(self, settings: ServerSettings, binary: Path | None = None) -> None:
         self.settings = settings
         self._place = Path(settings.directory)
-        self._binary = find_server(binary)
+        self._binary = binary
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -119,23 +119,25 @@ class NatsServer:
     def ensure(self) -> bool:
         """Start the server unless it runs; say whether it had to be started.
 
-        Raises `ResourceError` when its port is taken or it does not come up.
+        Raises `ResourceError` when its program is missing or too old, its port is taken or it does
+        not come up.
         """
         if self.pid() is not None:
             return False
         host, port = self.settings.host, self.settings.port
+        binary = find_server(self._binary)
         for one in filter(None, (port, self.settings.websocket_port)):
             require_free(host, one)
         try:
             self._child = subprocess.Popen(
-                [str(self._binary), "-c", str(self.config_file)],
+                [str(binary), "-c", str(self.config_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
         except OSError as error:
-            raise ResourceError(f"{self._binary} does not start: {error.strerror}") from error
+            raise ResourceError(f"{binary} does not start: {error.strerror}") from error
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             if self._child.poll() is not None:

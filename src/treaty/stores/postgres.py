@@ -89,7 +89,6 @@ class PostgresStore:
                 _require_versions(connection, batch)
             else:
                 self._link.claim(connection)
-                _require_versions(connection, batch)
             for blob in dict.fromkeys(batch.blobs):
                 self.blobs.keep(connection, sha256(blob), blob)
             self._link.claim(connection)

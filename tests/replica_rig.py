@@ -1,0 +1,149 @@
+"""A consortium whose coordinator runs twice, over one database and one message server.
+
+The replicas are two directories with the same keys and settings, as on two machines; of the message
+server's directory they share one. It is a process of its own, which ends with neither of them.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.network_rig import HUB, Child, Rig, treaty
+from tests.postgres_server import PostgresServer
+from treaty.deployment.server import find_server
+from treaty.protocol.statements import peek
+from treaty.wiring import stored_log
+
+SECOND = "second"
+"""The directory of the other replica; the first one's is that of the rig's coordinator."""
+
+REPLICAS = (HUB, SECOND)
+LEASE_S = 2
+
+
+@dataclass
+class ReplicaRig(Rig):
+    """A `Rig` with two replicas over a database of `database`."""
+
+    database: PostgresServer | None = None
+    name: str = ""
+    server: "subprocess.Popen[bytes] | None" = field(default=None)
+
+    def prepare_replicas(self) -> None:
+        """Prepare the coordinator, the sites and, as a copy of its files, the second replica."""
+        assert self.database is not None
+        self.name = self.database.database()
+        self.prepare(
+            *("--other-server", "--lease", str(LEASE_S)),
+            *("--store", f"postgres:{self.database.address(self.name)}"),
+        )
+        (self.root / "server").mkdir()
+        self.place(SECOND).mkdir(mode=0o700)
+        shutil.copytree(self.place(HUB) / "keys", self.place(SECOND) / "keys")
+        for file in ("coordinator", "terms", "charter", "store"):
+            shutil.copy(self.place(HUB) / f"{file}.json", self.place(SECOND))
+        shutil.copy(self.place(HUB) / "anchor.txt", self.place(SECOND))
+        for name in REPLICAS:
+            (self.place(name) / "server").symlink_to("../server")
+
+    def start_replicas(self, first: str = HUB, **variables: str) -> None:
+        """Start one replica, the message server that it configures, and the other replica."""
+        other = next(name for name in REPLICAS if name != first)
+        self.start(first, **variables)
+        self.until(lambda: (self.root / "server" / "server.conf").exists(), "no configuration")
+        if self.server is None:
+            self.server = subprocess.Popen(
+                [str(find_server()), "-c", str((self.root / "server" / "server.conf").resolve())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self.until(lambda: self.is_active(first), f"{first} does not become active")
+        self.start(other)
+        self.until(lambda: "stands by" in self.children[other].said, f"{other} does not stand by")
+
+    def is_active(self, name: str) -> bool:
+        """Say whether a replica's present process has said that it has the lease."""
+        return "active, with the lease" in self.children[name].said.rpartition("--- started")[2]
+
+    def start(self, name: str, **variables: str) -> Child:
+        """Start a party's process; what it says is told from what its last process said."""
+        with self.output(name).open("a") as file:
+            file.write("--- started\n")
+        return super().start(name, **variables)
+
+    def pause(self, name: str) -> None:
+        """Let a process stand still, as on a machine that sleeps."""
+        self.children[name].process.send_signal(signal.SIGSTOP)
+
+    def wake(self, name: str) -> None:
+        """Let it go on."""
+        self.children[name].process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End every process."""
+        for child in self.children.values():
+            if child.process.poll() is None:
+                # A paused process ends by this alone.
+                child.process.kill()
+                child.process.wait(20)
+        if self.server is not None:
+            self.server.kill()
+            self.server.wait(20)
+
+    def copy_to(self, root: Path) -> "ReplicaRig":
+        """Return a copy of this consortium, whose processes have ended, database included."""
+        assert self.database is not None
+        shutil.copytree(self.root, root, symlinks=True)
+        self.database.made += 1
+        copy = f"t{self.database.made}"
+        self.database.sql(f"CREATE DATABASE {copy} TEMPLATE {self.name}")
+        made = ReplicaRig(
+            root, self.sites, self.automatic, anchor=self.anchor, port=self.port,
+            database=self.database, name=copy,
+        )  # fmt: skip
+        for name in REPLICAS:
+            path = made.place(name) / "store.json"
+            text = path.read_text().replace(f"dbname={self.name}", f"dbname={copy}")
+            path.write_text(text)
+            path.chmod(0o600)
+        for name in (*REPLICAS, *self.sites):
+            made.output(name).unlink(missing_ok=True)
+        # The configuration names the old place: it is written anew.
+        shutil.rmtree(root / "server")
+        os.mkdir(root / "server")
+        return made
+
+    def status(self, name: str) -> dict[str, object]:
+        """Return what the status of a replica says of the lease."""
+        import json
+
+        found = json.loads(
+            treaty("coordinator", "status", "--dir", self.place(name), "--format", "json")
+        )
+        assert found["problems"] == {}, found
+        replica = found["replica"]
+        assert isinstance(replica, dict)
+        return replica
+
+
+def assert_one_history(rig: ReplicaRig) -> None:
+    """All mirrors are the one log, both replicas read it, and nobody has said a thing twice."""
+    from tests.restartable_federation import ONCE, subject_of
+
+    logs = {}
+    for name in (*REPLICAS, *rig.sites):
+        with stored_log(rig.place(name)) as log:
+            logs[name] = log.entries
+    entries = logs[HUB]
+    assert all(found == entries for found in logs.values())
+    assert len(set(entries)) == len(entries)
+    said = [
+        (type(body), subject_of(body), body.author)
+        for _, body in map(peek, entries)
+        if isinstance(body, ONCE)
+    ]
+    assert len(set(said)) == len(said)
