@@ -4,7 +4,7 @@ The model must be, byte for byte, that of the embedded engine, whoever was activ
 
 Planted faults that these tests caught: the epoch not compared by a commit and the clock not
 compared by the gate (a woken replica serves on beside the other); a standby that does not wait; a
-standby that writes the server's configuration; a status that calls every running replica active.
+status that calls every running replica active.
 """
 
 import signal
@@ -131,6 +131,7 @@ def test_a_database_that_is_not_reached_is_one_line_without_the_password(
     rig: ReplicaRig,
 ) -> None:
     place = rig.place(HUB)
+    rig.children[HUB].end()
     kept = (place / "store.json").read_text()
     secret = place / "postgres.password"
     try:

@@ -4,7 +4,8 @@ A coordinator's directory: ``coordinator.json`` (settings), ``terms.json``, ``re
 ``charter.json`` and ``anchor.txt``; ``server/`` is the message server's. A site's: ``site.json``,
 ``request.json``, then ``charter.json`` and ``anchor.txt``; ``data.csv``, ``adapter.toml``,
 ``policy.toml`` are the site's own. Both hold ``keys/``, ``store.db``, ``secrets/``,
-``journal.jsonl`` and ``outbox/``, where commands leave what the running process is to send.
+``journal.jsonl`` (a coordinator with replicas ``store.json`` in the place of ``store.db``)
+and ``outbox/``, where commands leave what the running process is to send.
 """
 
 import fcntl
