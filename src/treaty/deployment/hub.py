@@ -252,6 +252,11 @@ class HubProcess:
                 )
                 replica.require()
                 self._keep_checkpoint(node)
+            except ResourceError:
+                # Whatever a replica met first after a pause: that its lease is over explains it.
+                if replica.epoch:
+                    replica.require()
+                raise
             finally:
                 if engine is not None:
                     engine.close()
