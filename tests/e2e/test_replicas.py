@@ -2,9 +2,7 @@
 
 The model must be, byte for byte, that of the embedded engine, whoever was active when.
 
-Planted faults that these tests caught: the epoch not compared by a commit and the clock not
-compared by the gate (a woken replica serves on beside the other); a standby that does not wait; a
-status that calls every running replica active.
+Planted fault that these tests caught: a status that calls every running replica active.
 """
 
 import signal
