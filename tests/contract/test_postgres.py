@@ -2,8 +2,8 @@
 
 Planted faults that these tests caught: a server without fsync accepted; a schema of another
 program adopted; a newer schema adopted; the version compared outside the lock; the library's text
-in a message; a password accepted in the address; no limit for an answer; no limit for a paused
-transaction; a lost connection kept; a write through a reader.
+in a message; a password accepted in the address; no limit for an answer; a lost
+connection kept; a write through a reader.
 """
 
 import os

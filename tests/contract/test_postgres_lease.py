@@ -1,9 +1,9 @@
 """The lease: one active replica, and nobody else's writes, however late they come.
 
 Planted faults that these tests caught: the epoch not compared by a commit; compared without the
-lock; not compared for a blob; a lease taken while another holds it; expiry by the replica's own
-clock; an epoch that does not grow; a release that ends another's lease; a holder that goes on
-although its renewals fail; a writer without a lease let in beside replicas.
+lock; not compared for a blob; a lease taken while another holds it; an epoch that does not
+grow; a release that ends another's lease; a holder that goes on although its renewals fail; a
+writer without a lease let in beside replicas.
 """
 
 import threading
