@@ -338,6 +338,22 @@ def study_halt(
     _proposed(form, desk(directory, key).propose_halt(study))
 
 
+@studies.command("resume")
+def study_resume(
+    study: Annotated[str, typer.Argument(help="Its name, or the beginning of its plan's digest.")],
+    directory: SiteOption = SITE_DIR,
+    key: KeyOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Propose to go on with a study that lacks members, and ask its question of others too.
+
+    Whose input is in one of two such sums alone is exposed by them: each of these must approve.
+    """
+    from treaty.cli.network_files import desk
+
+    _proposed(form, desk(directory, key).propose_resume(study))
+
+
 @proposals.command("vote")
 def proposal_vote(
     proposal: Annotated[str, typer.Argument(help="The beginning of its digest, 4 digits or more.")],

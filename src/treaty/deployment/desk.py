@@ -18,7 +18,8 @@ from treaty.governance.consents import Consent, sign_consent
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import Consortium, ProposalRecord
-from treaty.protocol.messages import BallotCast, ProposalOpened
+from treaty.protocol.differencing import round_to_resume
+from treaty.protocol.messages import BallotCast, HaltCode, ProposalOpened
 from treaty.protocol.statements import seal_statement
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import Plan, plan_bytes, plan_digest
@@ -85,6 +86,43 @@ class Desk:
         if len(running) != 1:
             raise UsageError(f"{len(running)} running studies are called {study}: expected one")
         return self._propose(Action.STUDY_HALT, running[0], None)
+
+    def propose_resume(self, study: str) -> Digest:
+        """Propose that a study's question be asked anew, also of other members than before.
+
+        The study halted for want of members, or waits for some that its question is bound to.
+        `study` is its name or the beginning of its plan's digest. Raises `PolicyError` where it
+        cannot go on.
+        """
+        found = [
+            one
+            for digest, one in self._state.studies.items()
+            if one.final_model is None and (one.plan.study == study or digest.startswith(study))
+        ]
+        if len(found) != 1:
+            raise UsageError(f"{len(found)} unfinished studies are called {study}: expected one")
+        (one,) = found
+        if one.halt_code not in (None, HaltCode.TOO_FEW_MEMBERS):
+            raise PolicyError(
+                f"the study halted for another cause than want of members ({one.halt_code.value}) "
+                "and stays halted: ratify a new plan",
+                code="halted",
+            )
+        if one.history.digest != self._state.members.history.digest:
+            raise PolicyError(
+                "the charter was amended since this study was opened: ratify a new plan",
+                code="wrong-charter",
+            )
+        over = one.progress.finished
+        question = None if over else one.progress.expected_query().question
+        answered = () if question is None else one.answered.get(question, ())
+        context = round_to_resume(answered, one.rounds, one.resumed)
+        if context is None:
+            raise PolicyError(
+                "no round of this study got as far as naming its survivors: ratify a new plan",
+                code="no-round",
+            )
+        return self._propose(Action.STUDY_RESUME, context, None)
 
     def vote(self, proposal: Digest, choice: str) -> Digest:
         """Vote on a proposal of the log; return the ballot's digest."""

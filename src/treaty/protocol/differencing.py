@@ -17,7 +17,14 @@ from treaty.ids import Digest, MemberId
 from treaty.protocol.closed_round import ClosedRound
 from treaty.protocol.secure_round import RoundPhase, RoundRecord
 
-__all__ = ["Exposure", "bound_set", "exposure_of", "freed_members", "lone_changes"]
+__all__ = [
+    "Exposure",
+    "bound_set",
+    "exposure_of",
+    "freed_members",
+    "lone_changes",
+    "round_to_resume",
+]
 
 Resumed = Mapping[Digest, frozenset[MemberId]]
 """By the context of a bound round: the members who approved that its question be asked anew."""
@@ -42,6 +49,22 @@ def freed_members(answered: Sequence[ClosedRound], resumed: Resumed) -> frozense
     """Return who may be in the difference between a question's sets: who approved for each."""
     sets = [resumed.get(past.context, frozenset()) for past in answered]
     return frozenset.intersection(*sets) if sets else frozenset()
+
+
+def round_to_resume(
+    answered: Sequence[ClosedRound], rounds: Sequence[ClosedRound], resumed: Resumed
+) -> Digest | None:
+    """Return the context that `study.resume` must name for a study to go on, or None.
+
+    The newest round that binds the present question (`answered`) and that nobody approved of yet;
+    where there is none, the newest of `rounds` whose survivors were named.
+    """
+    named = [one for one in rounds if one.members_in]
+    waiting = [one for one in answered if one.context not in resumed]
+    for choice in (waiting, answered, named):
+        if choice:
+            return choice[-1].context
+    return None
 
 
 def exposure_of(
