@@ -7,7 +7,7 @@ Planted faults that these tests caught: all inputs looked up before the first is
 in a list; an input spooled before it was compared with its header; a refused input left behind; a
 refused input removed although an entry names it, or although it was there before; the same after a
 commit that failed; a large input kept with its statement as well; an object of any size read
-because a header claims it, or because no round is open.
+because a header claims it.
 """
 
 import weakref

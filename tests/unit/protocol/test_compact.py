@@ -1,8 +1,8 @@
 """Compact statements: what a post carries comes back bit by bit, in one spelling, and short.
 
 Planted and caught: digests left as text; signatures that are not sorted accepted; an envelope
-accepted as it stands; the type's whole address accepted; a digest cut short accepted; hexadecimal
-digits accepted where 32 bytes belong; a size that is not compared.
+accepted as it stands; the type's whole address accepted; hexadecimal digits accepted where 32 bytes
+belong; a size that is not compared.
 """
 
 import pytest
