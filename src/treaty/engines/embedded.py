@@ -21,7 +21,8 @@ from enum import Enum
 
 from treaty.crypto.canonical import sha256
 from treaty.engines.faults import Fault, FaultPlan, InjectedFault, Occasion
-from treaty.errors import ResourceError, UsageError, VerificationError
+from treaty.engines.object_checks import check_arrived, check_offer, check_size
+from treaty.errors import ResourceError, UsageError
 from treaty.ids import Digest, MemberId
 from treaty.ports import FRAME_LIMIT_BYTES, OBJECT_LIMIT_BYTES, Delivery
 
@@ -226,9 +227,7 @@ class EmbeddedNetwork:
         return Delivery(message.sender, message.frame, acknowledge)
 
     def _offer(self, member: MemberId, digest: Digest, data: bytes) -> None:
-        found = sha256(data)
-        if found != digest:
-            raise UsageError(f"offer of digest {digest}, but the data has {found}")
+        check_offer(digest, data)
         with self._lock:
             self._check_connected(member)
             if digest not in self._objects:
@@ -243,11 +242,7 @@ class EmbeddedNetwork:
                     f"object {digest} is not offered by anyone: try again once a peer offers it"
                 )
             offerer, data = self._objects[digest]
-            if len(data) > most_bytes:
-                raise VerificationError(
-                    f"object {digest} has {len(data)} bytes, expected at most {most_bytes}",
-                    code="blob-too-large",
-                )
+            check_size(digest, len(data), most_bytes)
             faults = self._consider(offerer, member, digest, len(data), is_bulk=True)
             kinds = {injected.fault: injected.amount for injected in faults}
             if Fault.DROP in kinds:
@@ -255,12 +250,7 @@ class EmbeddedNetwork:
             if Fault.CORRUPT in kinds:
                 data = _flip(data, kinds[Fault.CORRUPT])
             self._record(ENGINE, member, data, digest, Passage.FETCH)
-        found = sha256(data)
-        if found != digest:
-            raise VerificationError(
-                f"object {digest} arrived with digest {found}: fetch it again",
-                code="blob-mismatch",
-            )
+        check_arrived(digest, data)
         return data
 
     def _consider(

@@ -29,6 +29,7 @@ from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
 from treaty.engines.chunks import CHUNK_BYTES
 from treaty.engines.nats_link import Incoming, Link, LinkSettings
+from treaty.engines.object_checks import check_offer
 from treaty.engines.objects import CHUNK_S, Objects
 from treaty.engines.streams import ACK_WAIT_S, prepare
 from treaty.engines.subjects import Subjects
@@ -140,9 +141,7 @@ class JetStreamEngine:
 
     def offer(self, digest: Digest, data: bytes) -> None:
         """See `treaty.ports.Engine.offer`. What was half sent before is completed."""
-        found = sha256(data)
-        if found != digest:
-            raise UsageError(f"offer of digest {digest}, but the data has {found}")
+        check_offer(digest, data)
         self._call(self._objects.offer(digest, data), CHUNK_S * (2 + len(data) // CHUNK_BYTES))
 
     def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:

@@ -16,6 +16,7 @@ import msgspec
 from treaty.crypto.canonical import sha256
 from treaty.engines.chunks import CHUNK_BYTES, HEAD, decode_header, header_of, pieces
 from treaty.engines.nats_link import Incoming, Link
+from treaty.engines.object_checks import check_size
 from treaty.engines.subjects import Subjects
 from treaty.errors import (
     FormatError,
@@ -148,12 +149,7 @@ class Objects:
             header = decode_header(head)
         except FormatError as error:
             raise _mismatch(digest, f"has no valid header: {error}") from error
-        if header.size_bytes > most_bytes:
-            # Prevents a peer from filling this party's memory before it is found out.
-            raise VerificationError(
-                f"object {digest} has {header.size_bytes} bytes, expected at most {most_bytes}",
-                code="blob-too-large",
-            )
+        check_size(digest, header.size_bytes, most_bytes)
         if self._partial is None or self._partial[0] != digest:
             self._partial = (digest, {})
         kept = self._partial[1]

@@ -3,7 +3,7 @@
 A noised vector belongs to one question, one epoch and one set of survivors. When a member bound to
 a question is not asked any more, or the epoch in which inputs were sent is over (and the vectors
 with it), the question is asked as another *release*: fresh noise, a fresh charge in every site's
-ledger, a lock of its own (docs/spec/privacy.md, 9.9). Which release a round is follows from the
+ledger, a lock of its own (docs/spec/privacy.md, 9.15). Which release a round is follows from the
 log alone.
 
 Invariants:

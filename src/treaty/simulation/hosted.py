@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from treaty.crypto.canonical import sha256
+from treaty.engines.object_checks import check_arrived, check_offer
 from treaty.errors import ResourceError, TreatyError, UsageError, VerificationError, code_of
 from treaty.ids import Digest, MemberId
 from treaty.node.participant import Participant
@@ -68,9 +68,7 @@ class HostedEngine:
 
     def offer(self, digest: Digest, data: bytes) -> None:
         """See `treaty.ports.Engine.offer`."""
-        found = sha256(data)
-        if found != digest:
-            raise UsageError(f"offer of digest {digest}, but the data has {found}")
+        check_offer(digest, data)
         self._check_connected()
         self._host.left.append(Offered(self._member, digest, data))
 
@@ -78,12 +76,7 @@ class HostedEngine:
         """See `treaty.ports.Engine.fetch`."""
         self._check_connected()
         data = self._host.fetch(self._member, digest, most_bytes)
-        found = sha256(data)
-        if found != digest:
-            raise VerificationError(
-                f"object {digest} arrived with digest {found}: fetch it again",
-                code="blob-mismatch",
-            )
+        check_arrived(digest, data)
         return data
 
     def peers(self) -> tuple[MemberId, ...]:

@@ -122,7 +122,7 @@ class PostgresBlobs:
         digest = sha256(data)
         if not self._holds(digest):
             with self._link.transaction("blob") as connection:
-                self.keep(connection, digest, data)
+                self._store(connection, _pieces(data), lambda: digest)
         return digest
 
     def keep(self, connection: Session, digest: Digest, data: bytes) -> None:

@@ -280,13 +280,13 @@ class StudyProgress:
         self, sums: Mapping[str, NDArray[np.int64]], survivors: int
     ) -> "StudyProgress":
         # One rounding, and a division by a power of two: the same on every machine.
-        counted = float(int(sums[PERSONS][0])) / float(self._terms().clip.units)
+        counted = float(int(sums[PERSONS][0])) / float(descent_terms(self.plan).clip.units)
         return replace(self, stage=Stage.TRAINING, persons=max(counted, least_persons(survivors)))
 
     def _after_descent(
         self, sums: Mapping[str, NDArray[np.int64]], survivors: int
     ) -> "StudyProgress":
-        terms = self._terms()
+        terms = descent_terms(self.plan)
         following = next_iterate(
             self.model,
             sums,
@@ -310,9 +310,6 @@ class StudyProgress:
         step = float(np.max(np.abs(model.flat() - self.model.flat())))
         trace = (RoundTrace(0, survivors, step, None),)
         return replace(self, model=model, trace=trace, stage=Stage.EVALUATION)
-
-    def _terms(self) -> DistributedGaussian:
-        return descent_terms(self.plan)
 
     def _after_training(
         self, query: Query, sums: Mapping[str, NDArray[np.int64]], survivors: int
