@@ -13,18 +13,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.nats_network import free_port
+from tests.restartable_federation import ONCE, subject_of
+from tests.small_federation import SITES, contract, site_files
 from treaty.cli.main import run
 from treaty.cli.network_files import party_standing
 from treaty.contracts.schema import Contract, contract_bytes, contract_digest
 from treaty.errors import TreatyError
+from treaty.ids import MemberId
 from treaty.models.specification import ModelSpecification
 from treaty.privacy.terms import ExactSums, PrivacyTerms
 from treaty.protocol.consortium import Consortium
+from treaty.protocol.statements import peek
+from treaty.simulation.federation import Federation
 from treaty.studies.plan import AggregationSettings, Plan, SplitSettings, plan_bytes
 from treaty.wiring import code_digest, stored_log
 
@@ -184,6 +190,16 @@ class Rig:
         self.children[name] = Child(process, output)
         return self.children[name]
 
+    @classmethod
+    def founded_in(cls, root: Path) -> "Rig":
+        """Return a founded consortium of the small federation, whose processes have ended."""
+        made = cls(
+            root, {name: (site_files(name).data, site_files(name).adapter) for name in SITES}
+        )
+        root.mkdir()
+        made.found()
+        return made
+
     def found(self) -> None:
         """Prepare everything, let the members found the consortium, and end all processes."""
         self.prepare()
@@ -269,6 +285,13 @@ class Rig:
             if time.monotonic() > end:
                 raise AssertionError(f"{what}: not within {seconds} s\n{self.words()}")
             time.sleep(pause)
+
+    def until_mirrored(self) -> None:
+        """Wait until every site has the coordinator's whole log."""
+        self.until(
+            lambda: all(self.size(name) == self.size(HUB) for name in self.sites),
+            "a mirror does not catch up",
+        )
 
     def words(self) -> str:
         """Return the last words and journal lines of every party."""
@@ -359,3 +382,37 @@ class Rig:
         answer = asked("verify", out, "--anchor", self.anchor)
         assert answer["verdict"] == "holds", answer
         return out
+
+
+def assert_one_history(rig: Rig, *replicas: str) -> None:
+    """All mirrors and `replicas` have the coordinator's log; nobody has said a thing twice."""
+    with stored_log(rig.place(HUB)) as log:
+        entries = log.entries
+    for name in (*replicas, *rig.sites):
+        with stored_log(rig.place(name)) as log:
+            assert log.entries == entries, name
+    assert len(set(entries)) == len(entries)
+    said = Counter(
+        (body.author, type(body).__name__, subject_of(body))
+        for body in (peek(entry)[1] for entry in entries)
+        if isinstance(body, ONCE)
+    )
+    assert [key for key, times in said.items() if times > 1] == []
+
+
+def embedded_model(place: Path, model: ModelSpecification) -> str:
+    """Return what the small federation's study of `model` ends with on the embedded engine."""
+    Federation.found(
+        place,
+        {MemberId(name): site_files(name) for name in SITES},
+        consortium="hearts.example",
+        post_quantum=False,
+    )
+    federation = Federation(place)
+    try:
+        federation.establish()
+        settings = AggregationSettings(support_rows=1)
+        plan = federation.plan("study", contract(), model, aggregation=settings)
+        return str(federation.run_study(plan, contract()).final_model)
+    finally:
+        federation.close()

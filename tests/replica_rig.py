@@ -4,18 +4,14 @@ The replicas are two directories with the same keys and settings, as on two mach
 server's directory they share one. It is a process of its own, which ends with neither of them.
 """
 
-import os
 import shutil
 import signal
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.network_rig import HUB, Child, Rig, treaty
 from tests.postgres_server import PostgresServer
 from treaty.deployment.server import find_server
-from treaty.protocol.statements import peek
-from treaty.wiring import stored_log
 
 SECOND = "second"
 """The directory of the other replica; the first one's is that of the rig's coordinator."""
@@ -94,29 +90,6 @@ class ReplicaRig(Rig):
             self.server.kill()
             self.server.wait(20)
 
-    def copy_to(self, root: Path) -> "ReplicaRig":
-        """Return a copy of this consortium, whose processes have ended, database included."""
-        assert self.database is not None
-        shutil.copytree(self.root, root, symlinks=True)
-        self.database.made += 1
-        copy = f"t{self.database.made}"
-        self.database.sql(f"CREATE DATABASE {copy} TEMPLATE {self.name}")
-        made = ReplicaRig(
-            root, self.sites, self.automatic, anchor=self.anchor, port=self.port,
-            database=self.database, name=copy,
-        )  # fmt: skip
-        for name in REPLICAS:
-            path = made.place(name) / "store.json"
-            text = path.read_text().replace(f"dbname={self.name}", f"dbname={copy}")
-            path.write_text(text)
-            path.chmod(0o600)
-        for name in (*REPLICAS, *self.sites):
-            made.output(name).unlink(missing_ok=True)
-        # The configuration names the old place: it is written anew.
-        shutil.rmtree(root / "server")
-        os.mkdir(root / "server")
-        return made
-
     def status(self, name: str) -> dict[str, object]:
         """Return what the status of a replica says of the lease."""
         import json
@@ -128,22 +101,3 @@ class ReplicaRig(Rig):
         replica = found["replica"]
         assert isinstance(replica, dict)
         return replica
-
-
-def assert_one_history(rig: ReplicaRig) -> None:
-    """All mirrors are the one log, both replicas read it, and nobody has said a thing twice."""
-    from tests.restartable_federation import ONCE, subject_of
-
-    logs = {}
-    for name in (*REPLICAS, *rig.sites):
-        with stored_log(rig.place(name)) as log:
-            logs[name] = log.entries
-    entries = logs[HUB]
-    assert all(found == entries for found in logs.values())
-    assert len(set(entries)) == len(entries)
-    said = [
-        (type(body), subject_of(body), body.author)
-        for _, body in map(peek, entries)
-        if isinstance(body, ONCE)
-    ]
-    assert len(set(said)) == len(said)

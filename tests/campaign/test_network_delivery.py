@@ -22,14 +22,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_federation import SITES, contract, site_files
+from tests.small_federation import SITES, contract
 from treaty.models.specification import LogisticRegression
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
-from tests.campaign.test_network_kills import assert_one_history
 from tests.faulty_party import RULES, SEED_VARIABLE, TALLY_VARIABLE
-from tests.network_rig import HUB, Rig
+from tests.network_rig import HUB, Rig, assert_one_history
 
 FULL = os.environ.get("TREATY_CAMPAIGN") == "full"
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(7200 if FULL else 400)]
@@ -45,10 +44,7 @@ _rows: list[dict[str, object]] = []
 def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rig, str]:
     """A founded consortium, and the model of an undisturbed study in a copy of it."""
     place = tmp_path_factory.mktemp("clean")
-    sites = {str(name): (site_files(name).data, site_files(name).adapter) for name in SITES}
-    founded = Rig(place / "founded", sites)
-    founded.root.mkdir()
-    founded.found()
+    founded = Rig.founded_in(place / "founded")
     return founded, study_in(founded.copy(place / "run"), place / "bundle")
 
 
@@ -77,10 +73,7 @@ def study_in(rig: Rig, bundle: Path, **variables: str) -> str:
         digest = rig.decide(rig.plan(contract(), MODEL), contract())
         rig.until(lambda: rig.finished(digest), "the study does not end", RUN_LIMIT_S)
         rig.export(bundle, RUN_LIMIT_S)
-        rig.until(
-            lambda: all(rig.size(name) == rig.size(HUB) for name in SITES),
-            "a mirror does not catch up",
-        )
+        rig.until_mirrored()
         return str(rig.state(HUB).studies[digest].final_model)  # type: ignore[index]  # a digest
     finally:
         rig.stop()

@@ -18,15 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_federation import SITES, contract, site_files
+from tests.small_federation import SITES, contract
 from treaty.errors import ResourceError
 from treaty.models.specification import LogisticRegression
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
 from tests.campaign.test_network_delivery import study_in
-from tests.campaign.test_network_kills import assert_one_history
-from tests.network_rig import HUB, Rig, asked
+from tests.network_rig import HUB, Rig, asked, assert_one_history
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(400)]
 
@@ -42,10 +41,7 @@ DEADLINE_S = 300
 def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rig, str]:
     """A founded consortium, and the model of an undisturbed study in a copy of it."""
     place = tmp_path_factory.mktemp("clean")
-    sites = {str(name): (site_files(name).data, site_files(name).adapter) for name in SITES}
-    founded = Rig(place / "founded", sites)
-    founded.root.mkdir()
-    founded.found()
+    founded = Rig.founded_in(place / "founded")
     return founded, study_in(founded.copy(place / "run"), place / "bundle")
 
 
@@ -74,10 +70,7 @@ def through_a_full_disk(
         rig.start(FULL_SITE)
         rig.until(lambda: rig.finished(digest), "the study does not end", 120)
         rig.export(bundle, 60)
-        rig.until(
-            lambda: all(rig.size(name) == rig.size(HUB) for name in SITES),
-            "a mirror does not catch up",
-        )
+        rig.until_mirrored()
         return str(rig.state(HUB).studies[digest].final_model)  # type: ignore[index]  # a digest
     finally:
         rig.stop()

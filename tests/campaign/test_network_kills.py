@@ -32,17 +32,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.restartable_federation import ONCE, subject_of
-from tests.small_federation import SITES, contract, site_files
+from tests.small_federation import SITES, contract
 from treaty.errors import ResourceError
 from treaty.models.specification import LogisticRegression
-from treaty.protocol.statements import peek
 from treaty.stores.kill_points import KILL_VARIABLE, TRACE_VARIABLE
-from treaty.wiring import stored_log
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
-from tests.network_rig import HUB, Rig
+from tests.network_rig import HUB, Rig, assert_one_history
 
 FULL = os.environ.get("TREATY_CAMPAIGN") == "full"
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(7200 if FULL else 400)]
@@ -51,6 +48,9 @@ SEED = 20_261_129
 CI_RUNS, CI_POINTS, CI_SERVER = 2, 3, 2
 FULL_RUNS, FULL_POINTS, FULL_SERVER = 26, 8, 3
 FULL_KILLS = 1000
+WITHOUT_SERVER = ("nats-server", "listen", "reached", "connection")
+"""What a party says of a message server that is not there, one of them."""
+
 RUN_LIMIT_S = 300 if FULL else 120
 MODEL = LogisticRegression(site_intercepts=True)
 SLOTS = 3
@@ -97,6 +97,8 @@ class Killer:
             if code == ResourceError.exit_code:
                 # It was started while the server was down, or the server did not come up in time,
                 # and said so: whoever supervises it starts it again, as the units in deploy/ do.
+                error = child.said.rpartition("error: ")[2]
+                assert any(word in error for word in WITHOUT_SERVER), error
                 self.restarts += 1
                 self._start(name)
                 continue
@@ -118,10 +120,7 @@ def run_study(rig: Rig, bundle: Path) -> str:
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
     place = tmp_path_factory.mktemp("clean")
-    sites = {name: (site_files(name).data, site_files(name).adapter) for name in SITES}
-    founded = Rig(place / "founded", sites)
-    founded.root.mkdir()
-    founded.found()
+    founded = Rig.founded_in(place / "founded")
     rig = founded.copy(place / "run")
     traces = {name: place / f"{name}.trace" for name in (HUB, *SITES)}
     try:
@@ -232,10 +231,7 @@ def one_run(clean: Clean, number: int, place: Path) -> dict[str, object]:
     try:
         killer.start_all()
         model = run_study(rig, place / f"bundle-{number}")
-        rig.until(
-            lambda: all(rig.size(name) == rig.size(HUB) for name in SITES),
-            "a mirror does not catch up",
-        )
+        rig.until_mirrored()
         assert model == clean.model, killer.done
         assert_one_history(rig)
     finally:
@@ -284,18 +280,3 @@ def test_every_run_ends_with_the_model_of_the_clean_one(clean: Clean, tmp_path: 
     assert failed == []
     if len(kept_rows()) >= FULL_RUNS:
         assert kills_of(kept_rows()) >= FULL_KILLS
-
-
-def assert_one_history(rig: Rig) -> None:
-    """All mirrors are the coordinator's log, in which nobody has said a thing twice."""
-    with stored_log(rig.place(HUB)) as log:
-        entries = log.entries
-    for name in SITES:
-        with stored_log(rig.place(name)) as log:
-            assert log.entries == entries, name
-    said = Counter(
-        (body.author, type(body).__name__, subject_of(body))
-        for body in (peek(entry)[1] for entry in entries)
-        if isinstance(body, ONCE)
-    )
-    assert [key for key, times in said.items() if times > 1] == []

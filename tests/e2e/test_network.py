@@ -15,14 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.small_federation import SITES, contract, site_files
-from treaty.ids import MemberId
 from treaty.models.specification import LogisticRegression
-from treaty.simulation.federation import Federation
-from treaty.studies.plan import AggregationSettings
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
-from tests.network_rig import HUB, Rig, asked, treaty
+from tests.network_rig import HUB, Rig, asked, embedded_model, treaty
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
 
@@ -46,21 +43,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The model of the same study, trained with the embedded engine."""
-    place = tmp_path_factory.mktemp("embedded")
-    Federation.found(
-        place,
-        {MemberId(name): site_files(name) for name in SITES},
-        consortium="hearts.example",
-        post_quantum=False,
-    )
-    federation = Federation(place)
-    try:
-        federation.establish()
-        settings = AggregationSettings(support_rows=1)
-        plan = federation.plan("study", contract(), MODEL, aggregation=settings)
-        return str(federation.run_study(plan, contract()).final_model)
-    finally:
-        federation.close()
+    return embedded_model(tmp_path_factory.mktemp("embedded"), MODEL)
 
 
 def test_the_network_trains_the_same_model_and_its_bundle_verifies(

@@ -13,18 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.small_federation import SITES, contract, site_files
-from treaty.ids import MemberId
 from treaty.models.specification import LogisticRegression
-from treaty.simulation.federation import Federation
 from treaty.stores.kill_points import KILL_VARIABLE
-from treaty.studies.plan import AggregationSettings
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 pytest.importorskip("psycopg", reason="postgres: psycopg is not installed")
 
-from tests.network_rig import HUB, treaty
+from tests.network_rig import HUB, assert_one_history, embedded_model, treaty
 from tests.postgres_server import PASSWORD, PostgresServer
-from tests.replica_rig import LEASE_S, SECOND, ReplicaRig, assert_one_history
+from tests.replica_rig import LEASE_S, SECOND, ReplicaRig
 
 pytestmark = [pytest.mark.nats, pytest.mark.postgres, pytest.mark.timeout(300)]
 
@@ -50,21 +47,7 @@ def rig(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The model of the same study, trained with the embedded engine."""
-    place = tmp_path_factory.mktemp("embedded")
-    Federation.found(
-        place,
-        {MemberId(name): site_files(name) for name in SITES},
-        consortium="hearts.example",
-        post_quantum=False,
-    )
-    federation = Federation(place)
-    try:
-        federation.establish()
-        settings = AggregationSettings(support_rows=1)
-        plan = federation.plan("study", contract(), MODEL, aggregation=settings)
-        return str(federation.run_study(plan, contract()).final_model)
-    finally:
-        federation.close()
+    return embedded_model(tmp_path_factory.mktemp("embedded"), MODEL)
 
 
 def model(rig: ReplicaRig, digest: str) -> str:
@@ -122,7 +105,7 @@ def test_a_replica_that_is_killed_is_followed_by_the_other(
     assert rig.status(SECOND)["role"] == "active"
     rig.export(tmp_path / "bundle", hub=SECOND)
     rig.until(lambda: all(rig.size(name) == rig.size(HUB) for name in SITES), "a mirror is behind")
-    assert_one_history(rig)
+    assert_one_history(rig, SECOND)
 
 
 def test_a_database_that_is_not_reached_is_one_line_without_the_password(
