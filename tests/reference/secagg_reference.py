@@ -464,6 +464,17 @@ def survivors_digest(context: bytes, survivors: Sequence[tuple[int, bytes]]) -> 
 # --- 8: result -----------------------------------------------------------------------------------
 
 
+def pair_seed_blob(seeds: dict[str, list[bytes]]) -> bytes | None:
+    """8.4: what stands beside the result, None where the seeds stand in it. Names are ASCII."""
+    if sum(len(one) for one in seeds.values()) <= 256:
+        return None
+    lists = ",".join(
+        '"' + name + '":[' + ",".join(f'"{one.hex()}"' for one in seeds[name]) + "]"
+        for name in sorted(seeds)
+    )
+    return ('{"format":"treaty.pair-seeds/v1","seeds":{' + lists + "}}").encode("ascii")
+
+
 def opened_sum(
     inputs: dict[int, Sequence[int]],
     bits: int,

@@ -12,8 +12,8 @@ two directions of a pair seed; a leaf hash without its prefix; the index left ou
 digest or of the commitment; coefficients in falling degree; the domain renamed; the post-quantum
 seed in front of the X25519 secret; participants hashed as one text; the attempt left out of the
 context; both shares of a column swapped; masks of a dropped member with the other sign; a false key
-held against the dealer alone; chunks of half the size. And in the page and the reference: a changed
-word in a normative section; an import of the product.
+held against the dealer alone; chunks of half the size; a blob from 256 pair seeds on. And in the
+page and the reference: a changed word in a normative section; an import of the product.
 """
 
 import ast
@@ -53,6 +53,7 @@ from treaty.crypto.sealing import seal
 from treaty.protocol import secagg_messages as messages
 from treaty.protocol.secagg_dealing import complaint_holds
 from treaty.protocol.secagg_keys import Group, SlotSecrets
+from treaty.protocol.secagg_pairs import placed_pairs
 
 SOURCES = [Path(ref.__file__), Path(mlkem768.__file__)]
 CHARTER = bytes.fromhex(tag("charter"))
@@ -494,6 +495,22 @@ def test_both_judge_a_complaint_alike(hybrid: bool) -> None:
                 assert out == {True: {i}, False: {j}, None: {i, j}}[judged]
                 outs.add(judged)
     assert outs == {True, False, None}
+
+
+@settings(max_examples=20)
+@given(
+    st.dictionaries(st.sampled_from(["b.x", "a", "a-1", "a.1", "m10", "m2"]), st.integers(0, 130))
+)
+def test_pair_seeds_stand_where_the_reference_puts_them(counts: dict[str, int]) -> None:
+    seeds = {
+        name: [hashlib.sha256(f"{name} {place}".encode()).digest() for place in range(count)]
+        for name, count in counts.items()
+    }
+    texts = {name: tuple(one.hex() for one in several) for name, several in seeds.items()}
+    inline, blob = placed_pairs(texts)
+    assert blob == ref.pair_seed_blob(seeds)
+    assert inline == ({} if blob else texts)
+    event("blob" if blob else "inline")
 
 
 def test_the_answer_of_a_member_is_the_references() -> None:

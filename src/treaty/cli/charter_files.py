@@ -37,7 +37,7 @@ from treaty.governance.roles import KeyKind, Role
 from treaty.governance.validity import check
 from treaty.ids import Digest
 from treaty.protocol.messages import CharterPublished
-from treaty.protocol.statements import MAX_ENTRY_BYTES, peek, statement_payload
+from treaty.protocol.statements import peek, statement_payload
 
 __all__ = [
     "Signing",
@@ -151,7 +151,7 @@ def signing_state(charter: Charter, statement: bytes, previous: Charter | None) 
     What is merely missing is in the result.
     """
     check(charter)
-    parsed, body = peek(statement)
+    parsed, body = peek(statement, limit=envelope.MAX_GATHERED_BYTES)
     if not isinstance(body, CharterPublished) or parsed.payload != _payload(charter):
         raise VerificationError(
             f"the statement is not about charter {charter_digest(charter)[:16]}: "
@@ -208,8 +208,6 @@ def sign_charter(
     if signers:
         statements.append(envelope.seal(_payload(charter), signers))
     merged = envelope.merge(statements)
-    if len(merged) > MAX_ENTRY_BYTES:
-        raise UsageError(f"the statement would be {len(merged)} bytes: too many signatures")
     state = signing_state(charter, merged, before)
     wiring.write_file(out, merged + b"\n")
     return state

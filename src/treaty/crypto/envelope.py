@@ -24,6 +24,7 @@ from treaty.ids import Digest
 
 __all__ = [
     "MAX_ENVELOPE_BYTES",
+    "MAX_GATHERED_BYTES",
     "PAYLOAD_TYPE",
     "Envelope",
     "decode_base64",
@@ -40,6 +41,9 @@ __all__ = [
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 MAX_ENVELOPE_BYTES: Final = 65_535
 """Largest entry that a log of C2SP tiles can hold."""
+
+MAX_GATHERED_BYTES: Final = 1 << 20
+"""Largest envelope outside the log: some thousands of signatures over one payload."""
 
 
 class _Signature(Record, frozen=True):
@@ -132,14 +136,14 @@ def known_keys(envelope: Envelope, keys: Mapping[Digest, PublicKey]) -> frozense
 def merge(envelopes: Sequence[bytes]) -> bytes:
     """Return one envelope with the signatures of all `envelopes`, which share a payload.
 
-    Members sign apart and send files; this joins them. Nothing is verified here. Raises
-    `UsageError` without envelopes, `FormatError` when one does not parse, and
-    `VerificationError` when payloads differ (``payload-differs``) or one key signed in two ways
-    (``signature-differs``).
+    Members sign apart and send files; this joins them. Nothing is verified here. Each, and the
+    result, has at most `MAX_GATHERED_BYTES`. Raises `UsageError` without envelopes, `FormatError`
+    when one does not parse or they are too large together, and `VerificationError` when payloads
+    differ (``payload-differs``) or one key signed in two ways (``signature-differs``).
     """
     if not envelopes:
         raise UsageError("merging needs at least one envelope")
-    parsed = [parse(data) for data in envelopes]
+    parsed = [parse(data, limit=MAX_GATHERED_BYTES) for data in envelopes]
     payload = parsed[0].payload
     signatures: dict[Digest, bytes] = {}
     for one in parsed:
@@ -153,7 +157,13 @@ def merge(envelopes: Sequence[bytes]) -> bytes:
                     f"expected one signature of key {keyid[:16]}, found two",
                     code="signature-differs",
                 )
-    return join(payload, signatures)
+    merged = join(payload, signatures)
+    if len(merged) > MAX_GATHERED_BYTES:
+        raise FormatError(
+            f"expected envelopes of at most {MAX_GATHERED_BYTES} bytes together, "
+            f"got {len(merged)} with {len(signatures)} signatures"
+        )
+    return merged
 
 
 def encode_base64(data: bytes) -> str:

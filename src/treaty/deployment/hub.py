@@ -362,7 +362,7 @@ class HubProcess:
                 engine.wait(0.1)
             if self._settings.managed:
                 self._server.ensure()
-        node.submit(desk.statement(), {sha256(data): data})
+        node.submit(*desk.entry())
         node.flush()
         if node.state.membership is None:
             raise ResourceError("the consortium could not be founded: see the journal")

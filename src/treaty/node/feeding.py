@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from treaty.ids import Digest
-from treaty.protocol.messages import CharterPublished, ProposalOpened, StudyOpened
+from treaty.protocol.messages import CharterGathered, CharterPublished, ProposalOpened, StudyOpened
 from treaty.protocol.secagg_messages import AuditCalled, EpochSealed, RoundResult, SumDisputed
 from treaty.protocol.statements import Body
 
@@ -58,12 +58,14 @@ def brought_by(
     match body:
         case CharterPublished():
             return (Digest(body.charter),)
+        case CharterGathered():
+            return (Digest(body.charter), Digest(body.signatures))
         case ProposalOpened():
             return (Digest(body.subject),)
         case StudyOpened():
             return (Digest(body.plan),)
         case RoundResult():
-            return (Digest(body.sum),)
+            return (Digest(body.sum), *(() if body.pairs is None else (Digest(body.pairs),)))
         case AuditCalled():
             return (Digest(body.chunks),)
         case SumDisputed():

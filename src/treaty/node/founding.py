@@ -20,6 +20,7 @@ from treaty.governance.charter import Charter, ListedKey, charter_bytes, require
 from treaty.ids import Digest, MemberId
 from treaty.ports import Batch, Engine, EventStore, Journal
 from treaty.protocol.frames import Post, decode_post, encode_frame
+from treaty.protocol.membership import charter_entry
 from treaty.protocol.messages import CharterPublished
 from treaty.protocol.statements import seal_statement
 
@@ -74,6 +75,7 @@ class FoundingDesk:
         self._charter = charter
         self._store = store
         own = sign_founding(charter, self.name, *keys)
+        [self._key] = [key for key in keys if key.public.hex == charter.coordinator.runner]
         kept = store.get(COLLECTED_KEY)
         self._collected = own if kept is None else envelope.merge([own, kept])
 
@@ -98,16 +100,20 @@ class FoundingDesk:
     def missing(self) -> tuple[MemberId, ...]:
         """Return the parties of which a signature is missing, in order of name."""
         listed = self._charter.listed_keys()
-        signed = _verify(envelope.parse(self._collected), listed)
+        signed = _verify(_parsed(self._collected), listed)
         return tuple(sorted({one.owner for one in listed if one.public.keyid not in signed}))
 
     def statement(self) -> bytes:
         """Return the founding statement as far as it is signed."""
         return self._collected
 
+    def entry(self) -> tuple[bytes, dict[Digest, bytes]]:
+        """Return the log's first entry, and the blobs that it names, once all have signed."""
+        return charter_entry(self._charter, self._collected, self._key)
+
     def _take(self, sender: MemberId, statement: bytes) -> None:
         parsed = envelope.parse(statement)
-        if parsed.payload != envelope.parse(self._collected).payload:
+        if parsed.payload != _parsed(self._collected).payload:
             raise VerificationError(
                 f"{sender} signed something else than the charter to be founded",
                 code="wrong-anchor",
@@ -117,6 +123,10 @@ class FoundingDesk:
         if merged != self._collected:
             self._store.commit(Batch(puts=((COLLECTED_KEY, merged),), label="founding-signature"))
             self._collected = merged
+
+
+def _parsed(collected: bytes) -> envelope.Envelope:
+    return envelope.parse(collected, limit=envelope.MAX_GATHERED_BYTES)
 
 
 def _keys_of(charter: Charter, owner: MemberId) -> tuple[ListedKey, ...]:

@@ -14,6 +14,7 @@ from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Post
 from treaty.protocol.messages import (
     BallotCast,
+    CharterGathered,
     CharterPublished,
     DatasetRegistered,
     LedgerRebased,
@@ -69,10 +70,12 @@ MEMBER_STATEMENTS = (
 
 
 def named_blobs(body: Body) -> frozenset[str]:
-    """Return the digests of the blobs that travel with a statement of a member."""
+    """Return the digests of the blobs that travel with a statement."""
     match body:
         case CharterPublished():
             return frozenset({body.charter})
+        case CharterGathered():
+            return frozenset({body.charter, body.signatures})
         case ProposalOpened():
             return frozenset({body.subject})
         case MaskedInput():

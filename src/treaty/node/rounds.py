@@ -440,7 +440,8 @@ class RoundDriver:
                     )
                     self._order(abandoned)
                 case Publish():
-                    self._order(effect.predicate, blobs)
+                    extra = () if effect.blob is None else (effect.blob,)
+                    self._order(effect.predicate, (*blobs, *extra))
                 case NeedSum():
                     self._need = effect
                     self._opened.add(self._round.context)

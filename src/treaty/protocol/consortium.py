@@ -33,6 +33,7 @@ from treaty.protocol.ledger_trail import LedgerTrail
 from treaty.protocol.membership import Membership, open_charter
 from treaty.protocol.messages import (
     BallotCast,
+    CharterGathered,
     CharterPublished,
     ComparisonPublished,
     DatasetRegistered,
@@ -46,7 +47,15 @@ from treaty.protocol.messages import (
 )
 from treaty.protocol.proposal import BallotGiven, Choice, Phase, Proposal, VotingEnded
 from treaty.protocol.secagg_messages import MaskedInput, Reveal
-from treaty.protocol.statements import Body, Parsed, Verified, of_kind, open_statement, peek
+from treaty.protocol.statements import (
+    Body,
+    Documents,
+    Parsed,
+    Verified,
+    of_kind,
+    open_statement,
+    peek,
+)
 from treaty.protocol.study import Study, StudyEvent, open_study
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import parse_plan
@@ -54,9 +63,7 @@ from treaty.studies.plan import parse_plan
 __all__ = ["DOCUMENTED", "PROPOSABLE", "Consortium", "Documents", "ProposalRecord"]
 
 _IN_ROUND = (MaskedInput, Reveal)
-
-Documents = Callable[[Digest], bytes]
-"""Returns the bytes with a digest, or raises `ResourceError` when they are not at hand."""
+_CHARTERS = (CharterPublished, CharterGathered)
 
 PROPOSABLE = frozenset(
     {
@@ -147,7 +154,7 @@ class Consortium(msgspec.Struct, frozen=True):
         unchanged.
         """
         parsed = peek(entry) if parsed is None else parsed
-        if self.membership is None or isinstance(parsed[1], CharterPublished):
+        if self.membership is None or isinstance(parsed[1], _CHARTERS):
             return self._on_charter(entry, documents)
         verified = open_statement(entry, self.membership.directory, parsed, made)
         body = verified.predicate
@@ -196,16 +203,13 @@ class Consortium(msgspec.Struct, frozen=True):
     def _on_charter(
         self, entry: bytes, documents: Documents
     ) -> tuple["Consortium", Verified[Body]]:
-        body = peek(entry)[1]
-        if not isinstance(body, CharterPublished):
-            raise VerificationError("expected the founding charter first", code="no-charter")
         if self.membership is not None and self.running is not None:
             # Every mask key is bound to the charter: a new version closes the epoch first.
             raise PolicyError("a study is under way: halt it before amending", code="study-runs")
         membership, verified = open_charter(
             self.membership,
             entry,
-            documents(Digest(body.charter)),
+            documents,
             anchor=self.anchor,
             at=self.at,
         )

@@ -18,6 +18,7 @@ from treaty.protocol.statements import Predicate, SignerKind, Subject, statement
 __all__ = [
     "SLSA_PROVENANCE",
     "BallotCast",
+    "CharterGathered",
     "CharterPublished",
     "ComparisonPublished",
     "DatasetRegistered",
@@ -56,6 +57,28 @@ class CharterPublished(Predicate):
 
     version: Count
     previous: DigestField | None = None
+
+
+@statement(
+    "charter-gathered/v1",
+    signer=None,
+    classes={"signatures": Artefact.GOVERNANCE_DOCUMENT},
+)
+class CharterGathered(Predicate):
+    """A charter version takes effect whose signatures outgrow a log entry.
+
+    `signatures` is the digest of the `CharterPublished` statement with all of them, a blob. The
+    coordinator's own signature under this one says where they are, and counts for nothing else.
+    """
+
+    signatures: DigestField
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """Return the charter and the statement that carries the signatures."""
+        return (
+            Subject.of("charter", self.charter),
+            Subject.of("signatures", self.signatures),
+        )
 
 
 @statement("time/v1", signer=SignerKind.COORDINATOR, classes={"at": Artefact.SCHEDULE})

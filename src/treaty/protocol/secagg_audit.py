@@ -128,6 +128,7 @@ class AuditCase:
             self.round.sealed.predicate,
             self.result.predicate,
             graph=self.epoch.graph,
+            pairs=self.round.pair_seeds,
         )
 
 

@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 from treaty.aggregation.masking import MaskPlan
 from treaty.crypto import shamir
+from treaty.crypto.canonical import sha256
 from treaty.errors import FormatError, UsageError, VerificationError
 from treaty.ids import Digest
 from treaty.protocol.machine import Transitions, advance, expect
@@ -58,6 +59,7 @@ from treaty.protocol.secagg_opening import (
     rebuild,
     unmask_plan,
 )
+from treaty.protocol.secagg_pairs import placed_pairs
 from treaty.protocol.statements import Verified
 
 __all__ = [
@@ -394,6 +396,7 @@ class CoordinatorRound:
         moved = self._move(event, RoundPhase.PUBLISHED)
         if self.seeds is None or self.survivors is None:
             return moved, ()
+        pairs, blob = placed_pairs(self.seeds.pair_seeds)
         result = RoundResult(
             charter=self.group.charter,
             author=self.group.coordinator,
@@ -402,9 +405,10 @@ class CoordinatorRound:
             sum=event.digest,
             self_seeds=dict(self.seeds.self_seeds),
             round_seeds=dict(self.seeds.round_seeds),
-            pair_seeds=dict(self.seeds.pair_seeds),
+            pair_seeds=pairs,
+            pairs=None if blob is None else sha256(blob),
         )
-        return moved, (Publish(result),)
+        return moved, (Publish(result, blob),)
 
     def _on_deadline(self, event: Deadline) -> tuple["CoordinatorRound", tuple[Effect, ...]]:
         match self.phase:

@@ -68,9 +68,10 @@ class EnrolmentPhase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Order: sign this statement and append it to the log."""
+    """Order: sign this statement and append it to the log, with the blob that it names, if any."""
 
     predicate: Predicate
+    blob: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

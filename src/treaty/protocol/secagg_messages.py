@@ -418,14 +418,16 @@ class Reveal(_InRound):
         "self_seeds": _SHARE,
         "round_seeds": _SHARE,
         "pair_seeds": _SHARE,
+        "pairs": _SHARE,
     },
 )
-class RoundResult(_InRound):
+class RoundResult(_InRound, omit_defaults=True):
     """The sum is open: the SHA-256 of its little-endian bytes, and the seeds that open it.
 
     Whoever has the masked vectors recomputes the sum from them. `pair_seeds` are the
     post-quantum keys of dropped members, in the order of the epoch's dealers without the
-    member itself; empty in the classical suite. Which artefact the sum is, the query says.
+    member itself; empty in the classical suite, and where `pairs` names the blob that holds
+    them (`treaty.protocol.secagg_pairs`). Which artefact the sum is, the query says.
     """
 
     survivors: DigestField
@@ -433,6 +435,7 @@ class RoundResult(_InRound):
     self_seeds: dict[MemberName, Hex32]
     round_seeds: dict[MemberName, Hex32]
     pair_seeds: dict[MemberName, tuple[Hex32, ...]]
+    pairs: DigestField | None = None
 
     def subjects(self) -> tuple[Subject, ...]:
         """Return the round and the sum."""

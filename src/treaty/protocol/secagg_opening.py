@@ -104,11 +104,13 @@ def check_result(
     result: RoundResult,
     *,
     graph: Graph | None = None,
+    pairs: Mapping[str, Sequence[str]] | None = None,
 ) -> MaskPlan:
     """Return the unmask plan of a published result, having checked every seed in it.
 
     `keys` and `ready` are the members' statements of the epoch, `dealers` those of its
-    `EpochSealed`, `graph` its graph; without one everyone masks with everyone. The sum is what
+    `EpochSealed`, `graph` its graph; without one everyone masks with everyone. `pairs` are the
+    pair seeds where they stand beside the result (`secagg_pairs.pair_seeds_of`). The sum is what
     `recompute_sum` makes of the survivors' inputs and this plan; its SHA-256 must be `result.sum`.
     Raises `VerificationError`: ``wrong-context``, ``survivors-differ``, ``too-few-survivors``,
     ``seeds-incomplete``, ``seed-differs``; `FormatError` for a seed outside the field.
@@ -147,7 +149,8 @@ def check_result(
         ):
             raise _differs(name)
     graph = graph or Graph(group, tuple(dealers), group.share_threshold)
-    pairs = _checked_pairs(group, opened, ready, graph, dropped, result.pair_seeds)
+    given = result.pair_seeds if pairs is None else pairs
+    checked = _checked_pairs(group, opened, ready, graph, dropped, given)
     round_keys = {name: keys[name].round_keys[opened.slot] for name in names}
     return unmask_plan(
         group,
@@ -157,7 +160,7 @@ def check_result(
         result.self_seeds,
         result.round_seeds,
         round_keys,
-        pairs,
+        checked,
         graph=graph,
     )
 

@@ -46,7 +46,8 @@ from treaty.protocol.secagg_messages import (
     SurvivorsConfirmed,
     SurvivorsSealed,
 )
-from treaty.protocol.statements import Body, SignerKind, Verified, of_kind, registered
+from treaty.protocol.secagg_pairs import PairSeeds, largest_pairs, pair_seeds_of
+from treaty.protocol.statements import Body, Documents, SignerKind, Verified, of_kind, registered
 
 __all__ = ["EpochPhase", "EpochRecord", "RoundPhase", "RoundRecord"]
 
@@ -305,6 +306,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     confirmed: Mapping[MemberId, Verified[SurvivorsConfirmed]] = msgspec.field(default_factory=dict)
     reveals: Mapping[MemberId, Verified[Reveal]] = msgspec.field(default_factory=dict)
     result: Verified[RoundResult] | None = None
+    pair_seeds: PairSeeds = msgspec.field(default_factory=dict)
     abandoned: Verified[RoundAbandoned] | None = None
 
     @staticmethod
@@ -325,8 +327,11 @@ class RoundRecord(msgspec.Struct, frozen=True):
         """Say whether the round has a result or was abandoned."""
         return self.phase in (RoundPhase.PUBLISHED, RoundPhase.ABANDONED)
 
-    def step(self, verified: Verified[Body]) -> "RoundRecord":
-        """Return the record after one statement of the round; `VerificationError` otherwise."""
+    def step(self, verified: Verified[Body], documents: Documents) -> "RoundRecord":
+        """Return the record after one statement of the round; `VerificationError` otherwise.
+
+        `documents` gives the blob of pair seeds that a result may name, by digest.
+        """
         body = verified.predicate
         if getattr(body, "context", None) != self.context:
             raise VerificationError("the statement is bound to another round", code="wrong-context")
@@ -359,7 +364,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
             case Reveal():
                 return self._on_reveal(body, of_kind(verified, Reveal))
             case RoundResult():
-                return self._on_result(body, of_kind(verified, RoundResult))
+                return self._on_result(body, of_kind(verified, RoundResult), documents)
             case RoundAbandoned():
                 phase = self._move(body, RoundPhase.ABANDONED)
                 return replace(self, phase=phase, abandoned=of_kind(verified, RoundAbandoned))
@@ -425,7 +430,17 @@ class RoundRecord(msgspec.Struct, frozen=True):
             )
         return replace(self, reveals=_once(self.reveals, verified))
 
-    def _on_result(self, body: RoundResult, verified: Verified[RoundResult]) -> "RoundRecord":
+    @property
+    def largest_pairs(self) -> int:
+        """Return the most bytes of a blob of pair seeds that a result of this round can name."""
+        return largest_pairs(len(self._dropped()), len(self.group.members))
+
+    def _on_result(
+        self,
+        body: RoundResult,
+        verified: Verified[RoundResult],
+        documents: Documents,
+    ) -> "RoundRecord":
         phase = self._move(body, RoundPhase.PUBLISHED)
         self._same_survivors(body.survivors)
         if not self.graph.opens(frozenset(self.reveals), self.participants):
@@ -439,7 +454,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
                 "the revealed seeds are not those of the survivors and of the dropped",
                 code="wrong-shares",
             )
-        return replace(self, phase=phase, result=verified)
+        pairs = pair_seeds_of(body, documents, self.largest_pairs)
+        return replace(self, phase=phase, result=verified, pair_seeds=pairs)
 
     def _dropped(self) -> set[MemberId]:
         return set(self.participants) - set(self.members_in)

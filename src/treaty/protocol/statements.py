@@ -31,6 +31,7 @@ __all__ = [
     "PREDICATE_BASE",
     "Body",
     "Directory",
+    "Documents",
     "FieldClass",
     "KeyHolder",
     "Parsed",
@@ -306,18 +307,22 @@ def seal_statement(predicate: Body, *signers: SigningKey) -> bytes:
     return sealed
 
 
+Documents = Callable[[Digest], bytes]
+"""Returns the bytes with a digest, or raises `ResourceError` when they are not at hand."""
+
 Parsed = tuple[envelope.Envelope, Body]
 """What `peek` returns."""
 
 
-def peek(data: bytes) -> Parsed:
+def peek(data: bytes, *, limit: int = MAX_ENTRY_BYTES) -> Parsed:
     """Return the parsed envelope and predicate of `data`, nothing verified.
 
-    For readers that must know the type before they can choose the keys. Raises `FormatError`.
+    For readers that must know the type before they can choose the keys. A larger `limit` is for
+    envelopes that do not stand in the log themselves. Raises `FormatError`.
     """
-    if len(data) > MAX_ENTRY_BYTES:
-        raise FormatError(f"expected an entry of at most {MAX_ENTRY_BYTES} bytes, got {len(data)}")
-    parsed = envelope.parse(data)
+    if len(data) > limit:
+        raise FormatError(f"expected an entry of at most {limit} bytes, got {len(data)}")
+    parsed = envelope.parse(data, limit=limit)
     return parsed, _predicate(parsed.payload)
 
 

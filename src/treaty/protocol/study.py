@@ -13,7 +13,7 @@ This module does no input or output and reads no clock; opened sums come by dige
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -46,7 +46,7 @@ from treaty.protocol.secagg_messages import (
     SurvivorsSealed,
 )
 from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
-from treaty.protocol.statements import Body, Verified, of_kind
+from treaty.protocol.statements import Body, Documents, Verified, of_kind
 from treaty.protocol.study_checks import check_completed, check_halted, check_report
 from treaty.studies.plan import Plan, plan_digest
 from treaty.studies.progress import StudyProgress, begin
@@ -252,7 +252,7 @@ class Study(msgspec.Struct, frozen=True):
         """Return the study after the members' decision to halt it."""
         return replace(self, halt_decided=True)
 
-    def step(self, event: StudyEvent, documents: Callable[[Digest], bytes]) -> "Study":
+    def step(self, event: StudyEvent, documents: Documents) -> "Study":
         """Return the study after one statement. Raises `VerificationError` or `PolicyError`.
 
         `documents` gives the bytes of an opened sum by its digest.
@@ -283,7 +283,7 @@ class Study(msgspec.Struct, frozen=True):
                     raise VerificationError("a round is open", code="out-of-order")
                 return replace(self, epoch=self._open_epoch().step(verified))
             case _ if hasattr(body, "context"):
-                return self._in_round(verified)
+                return self._in_round(verified, documents)
             case _:
                 return replace(self, epoch=self._open_epoch().step(verified))
 
@@ -349,8 +349,8 @@ class Study(msgspec.Struct, frozen=True):
         fresh = self.fresh + self._is_fresh(awaited.question)
         return replace(self, epoch=epoch, round=record, fresh=fresh)
 
-    def _in_round(self, verified: Verified[Body]) -> "Study":
-        record = self._open_round().step(verified)
+    def _in_round(self, verified: Verified[Body], documents: Documents) -> "Study":
+        record = self._open_round().step(verified, documents)
         if isinstance(verified.predicate, SurvivorsSealed):
             exposed = exposure_of(self.answered.get(record.question, ()), self._resumable, record)
             self._audited_set(record)
@@ -367,9 +367,9 @@ class Study(msgspec.Struct, frozen=True):
         self,
         body: RoundResult,
         verified: Verified[RoundResult],
-        documents: Callable[[Digest], bytes],
+        documents: Documents,
     ) -> "Study":
-        record = self._open_round().step(verified)
+        record = self._open_round().step(verified, documents)
         query = self.progress.expected_query()
         try:
             total = ring_vector(
@@ -413,7 +413,7 @@ class Study(msgspec.Struct, frozen=True):
         done = self.audited + len(self.unaudited)
         return replace(self, unaudited=(), audit=None, auditors=frozenset(), audited=done)
 
-    def _on_disputed(self, body: SumDisputed, documents: Callable[[Digest], bytes]) -> "Study":
+    def _on_disputed(self, body: SumDisputed, documents: Documents) -> "Study":
         phase = advance(TRANSITIONS, self.phase, body, Phase.HALTED)
         for case in self.unaudited:
             if case.result.digest == body.result:

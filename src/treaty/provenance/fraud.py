@@ -50,7 +50,7 @@ def verify_fraud(
             running = before.running
             if running is None or running.epoch is None or running.round is None:
                 raise VerificationError("a result without a study", code="out-of-order")
-            case = AuditCase(running.epoch, running.round.step(verified))
+            case = AuditCase(running.epoch, running.round.step(verified, find))
             check_fraud(case, proof, find(Digest(verified.predicate.sum)))
             return Fraud(verified.author, running.identity, index, verified.digest, named.chunk)
     raise VerificationError("the log has no result of this digest", code="wrong-result")

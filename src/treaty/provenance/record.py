@@ -19,6 +19,7 @@ from treaty.protocol.gate import check_statement, check_sum
 from treaty.protocol.messages import CharterPublished, ProposalOpened, StudyOpened
 from treaty.protocol.secagg_messages import MaskedInput, RoundResult
 from treaty.protocol.secagg_opening import check_result
+from treaty.protocol.secagg_pairs import pair_seeds_of
 from treaty.protocol.statements import Body, Verified
 from treaty.protocol.study import Study
 
@@ -170,6 +171,7 @@ def _recompute(worker: _Replay, study: Study, result: RoundResult) -> None:
         record.sealed.predicate,
         result,
         graph=epoch.graph,
+        pairs=pair_seeds_of(result, worker.documents, record.largest_pairs),
     )
     headers = [record.inputs[member].predicate for member in record.members_in]
     if not all(worker.has(Digest(header.blob)) for header in headers):

@@ -30,13 +30,14 @@ from treaty.node.participant import Participant
 from treaty.node.runtime import Node, run
 from treaty.ports import Entropy
 from treaty.protocol.consortium import Consortium
+from treaty.protocol.membership import charter_entry
 from treaty.protocol.messages import (
     BallotCast,
     CharterPublished,
     ProposalOpened,
     release_provenance,
 )
-from treaty.protocol.statements import seal_statement
+from treaty.protocol.statements import seal_statement, statement_payload
 from treaty.protocol.study import Study
 from treaty.provenance.bundle import Edition, export
 from treaty.registration import open_budget
@@ -138,11 +139,13 @@ class Federation:
         epsilon_budget_milli: int = 0,
         delta: str = "0",
         max_sites_per_person: int = 2,
+        transport_keys: bool = False,
     ) -> None:
         """Write the parties' directories: keys, data, policies, and the charter that all sign.
 
         With `epsilon_budget_milli` (thousandths) and `delta` (a decimal text) the charter is
         differentially private: sums over training rows are noised only. Without it they are exact.
+        With `transport_keys` the charter lists four keys of each member, as a networked one does.
 
         Raises `UsageError` for fewer than three sites or a directory that is in use.
         """
@@ -154,7 +157,8 @@ class Federation:
         parties = directory / "parties"
         make_directory(directory, mode=0o755)
         make_directory(parties, mode=0o755)
-        keys = {name: create_keys(parties / name, MEMBER_ROLES, source) for name in sorted(sites)}
+        roles = (*MEMBER_ROLES, "transport") if transport_keys else MEMBER_ROLES
+        keys = {name: create_keys(parties / name, roles, source) for name in sorted(sites)}
         own = create_keys(parties / COORDINATOR, COORDINATOR_ROLES, source)
         charter = build_charter(
             consortium,
@@ -163,6 +167,7 @@ class Federation:
                     approval=(one["approval"].public.hex,),
                     runner=(one["runner"].public.hex,),
                     witness=(one["witness"].public.hex,),
+                    transport=(one["transport"].public.hex,) if transport_keys else (),
                 )
                 for name, one in keys.items()
             },
@@ -231,20 +236,20 @@ class Federation:
     def establish(self) -> None:
         """Bring the founding charter into the log, signed by every key that it lists."""
         if self.coordinator.state.membership is None:
+            parties = self.directory / "parties"
             signers = [
-                load_key(self.directory / "parties" / name, role)
-                for name in self.members
-                for role in MEMBER_ROLES
+                load_key(parties / key.owner, key.kind.value) for key in self.charter.listed_keys()
             ]
-            signers += [
-                load_key(self.directory / "parties" / COORDINATOR, role)
-                for role in COORDINATOR_ROLES
-            ]
-            data = charter_bytes(self.charter)
             body = CharterPublished(
-                charter=sha256(data), author=self.charter.coordinator.name, version=1
+                charter=charter_digest(self.charter),
+                author=self.charter.coordinator.name,
+                version=1,
             )
-            self.coordinator.submit(seal_statement(body, *signers), {sha256(data): data})
+            statement = envelope.seal(statement_payload(body), signers)
+            entry = charter_entry(
+                self.charter, statement, load_key(parties / COORDINATOR, "coordinator")
+            )
+            self.coordinator.submit(*entry)
         for node in self.participants.values():
             node.start()
         for host in self.hosts:

@@ -61,7 +61,7 @@ def opened(
     **changes: object,
 ) -> Membership:
     data = published(charter, signers, **changes)
-    return open_charter(before, data, charter_bytes(charter), anchor=anchor, at=at)[0]
+    return open_charter(before, data, lambda _: charter_bytes(charter), anchor=anchor, at=at)[0]
 
 
 def after(charter: Charter, **changes: object) -> Charter:
@@ -92,7 +92,7 @@ def test_a_founding_charter_gives_the_directory_of_its_keys() -> None:
 def test_a_log_does_not_begin_with_anything_else() -> None:
     data = seal_statement(TimeStated(charter=ANCHOR, author=HUB, at=1), COORDINATOR)
     with refused("no-charter"):
-        open_charter(None, data, charter_bytes(FIRST), anchor=ANCHOR, at=NOW)
+        open_charter(None, data, lambda _: charter_bytes(FIRST), anchor=ANCHOR, at=NOW)
 
 
 def test_another_founding_charter_is_not_the_anchor() -> None:
@@ -104,13 +104,13 @@ def test_the_document_is_the_one_named() -> None:
     data = published(FIRST, ALL)
     with refused("wrong-charter"):
         other = msgspec.structs.replace(FIRST, title="Another")
-        open_charter(None, data, charter_bytes(other), anchor=ANCHOR, at=NOW)
+        open_charter(None, data, lambda _: charter_bytes(other), anchor=ANCHOR, at=NOW)
     with refused("wrong-charter"):
         opened(None, FIRST, ALL, version=2)
     with refused("wrong-previous"):
         opened(None, FIRST, ALL, previous=digest("something before"))
     with pytest.raises(FormatError):
-        open_charter(None, data, b"{}", anchor=ANCHOR, at=NOW)
+        open_charter(None, data, lambda _: b"{}", anchor=ANCHOR, at=NOW)
 
 
 @pytest.mark.parametrize("place", range(len(ALL)))

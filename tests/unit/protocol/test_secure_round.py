@@ -564,4 +564,4 @@ def test_records_refuse_what_is_not_theirs() -> None:
     with refused("out-of-order"):
         epoch_of(world).step(foreign)
     with refused("wrong-context"):
-        round_of(world).step(foreign)
+        round_of(world).step(foreign, world.find)
