@@ -10,6 +10,7 @@ from treaty.version import VERSION
 
 if TYPE_CHECKING:
     from treaty.api import Bundle, Consortium, Study, simulate
+    from treaty.joined import JoinedConsortium, join
     from treaty.models.specification import (
         LogisticRegression,
         MultilayerPerceptron,
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Bundle",
     "Consortium",
+    "JoinedConsortium",
     "LogisticRegression",
     "MultilayerPerceptron",
     "Privacy",
     "Study",
     "__version__",
+    "join",
     "simulate",
 ]
 
@@ -34,6 +37,8 @@ _HOMES = {
     "Consortium": "treaty.api",
     "Study": "treaty.api",
     "simulate": "treaty.api",
+    "JoinedConsortium": "treaty.joined",
+    "join": "treaty.joined",
     "LogisticRegression": "treaty.models.specification",
     "MultilayerPerceptron": "treaty.models.specification",
     "Privacy": "treaty.studies.calibrating",

@@ -14,10 +14,14 @@ study.bundle("bundle").verify(study.anchor)
 Training is differentially private: every site clips each person's contribution and adds its share
 of noise, and the charter allows nothing else. `simulate(..., exact_sums=True)` founds a consortium
 whose charter accepts exact sums instead: hidden from everybody but in total, with no epsilon.
+
+The same study runs between real institutions where `consortium` is a joined one (`treaty.joined`).
+What only a simulation can say is missing there: what pooled rows would give.
 """
 
 import math
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +31,9 @@ import msgspec
 
 from treaty.aggregation.tensors import NamedTensors
 from treaty.contracts.normalisation import with_public_bounds
-from treaty.contracts.schema import Contract, Number, parse_contract
+from treaty.contracts.schema import Contract, Number, contract_digest, parse_contract
 from treaty.errors import ResourceError, UsageError
+from treaty.governance.charter import Charter
 from treaty.governance.terms import PrivacyMode
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import LogisticRegression, ModelSpecification
@@ -45,9 +50,10 @@ from treaty.simulation.pooled import compare_with_pooled, compare_without_noise
 from treaty.studies.calibrating import Privacy, private_model, terms_for
 from treaty.studies.certificates import PrivacyStatement, statement_text
 from treaty.studies.outcome import EvaluationOutcome, FigureRecord
-from treaty.studies.plan import AggregationSettings, EvaluationSettings, SplitSettings
+from treaty.studies.plan import AggregationSettings, EvaluationSettings, Plan, SplitSettings
 from treaty.wiring import (
     SystemEntropy,
+    code_digest,
     dataset_adapter,
     read_bundle,
     read_file,
@@ -59,14 +65,21 @@ if TYPE_CHECKING:
     from treaty.wiring import Dataset
 
 __all__ = [
+    "SIMULATION_ONLY",
     "Bundle",
     "ComparisonTable",
     "Consortium",
     "Privacy",
+    "SimulatedConsortium",
     "Study",
     "from_dataset",
     "simulate",
 ]
+
+SIMULATION_ONLY = (
+    "Pooled training, and each site alone on everyone's rows, exist in a simulation only: nobody "
+    "has all rows here."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +97,12 @@ class Bundle:
 class ComparisonTable:
     """Federated against each site alone, and against pooled where a simulation allows it.
 
-    Rows are (name, accuracy, AUC, Brier) in parts per million; `text` draws them.
+    Rows are (name, accuracy, AUC, Brier) in parts per million; `str` draws them, and adds `note`,
+    which says what is missing.
     """
 
     rows: tuple[tuple[str, int, int | None, int], ...]
+    note: str = ""
 
     def __iter__(self) -> Iterator[tuple[str, int, int | None, int]]:
         return iter(self.rows)
@@ -98,7 +113,7 @@ class ComparisonTable:
         for name, accuracy, auc, brier in self.rows:
             area = "     -" if auc is None else f"{auc / 1e6:6.3f}"
             lines.append(f"{name:<{width}}  {accuracy / 1e6:8.3f}  {area}  {brier / 1e6:6.3f}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *([self.note] if self.note else [])])
 
 
 class Study:
@@ -116,7 +131,7 @@ class Study:
     @property
     def state(self) -> StudyState:
         """The study as the log tells it."""
-        return self._consortium.federation.coordinator.state.studies[self.identity]
+        return self._consortium.state.studies[self.identity]
 
     @property
     def model(self) -> NamedTensors:
@@ -136,10 +151,13 @@ class Study:
     @property
     def comparison(self) -> ComparisonPublished | None:
         """The pooled comparison (simulation only), where there is one."""
-        return self._consortium.federation.coordinator.state.comparisons.get(self.identity)
+        return self._consortium.state.comparisons.get(self.identity)
 
     def compare(self) -> ComparisonTable:
-        """Return federated against alone, per site where the charter shows it, and pooled."""
+        """Return federated against alone, per site where the charter shows it, and pooled.
+
+        What is pooled exists in a simulation alone; elsewhere the table says that it is missing.
+        """
         outcome = self.evaluation
         rows: list[tuple[str, int, int | None, int]] = [_row("federated", outcome.federated)]
         if outcome.alone is not None:
@@ -149,7 +167,8 @@ class Study:
                 rows.append((f"  {name} {label}", figures.accuracy, figures.auc, figures.brier))
         found = self.comparison
         if found is None:
-            return ComparisonTable(tuple(rows))
+            simulated = self._consortium.state.charter.simulation
+            return ComparisonTable(tuple(rows), "" if simulated else SIMULATION_ONLY)
         if found.alone_private_everywhere is None:
             return ComparisonTable((*rows, _row("pooled (simulation only)", found.pooled)))
         rows.append(_row("all rows, no noise (simulation only)", found.pooled))
@@ -173,15 +192,20 @@ class Study:
             return "Sums are exact: no differential privacy is claimed.\n"
         return statement_text(statement)
 
-    def bundle(self, path: str | Path, *, edition: Edition = "full") -> Bundle:
-        """Export the consortium's bundle to the new directory `path`."""
+    def bundle(self, path: str | Path, *, edition: Edition | None = None) -> Bundle:
+        """Export the consortium's bundle to the new directory `path`.
+
+        By default it is the full edition, but the attested one at a site, which does not have the
+        other members' masked inputs. Over the network it is waited for cosignatures of the whole
+        study; raises `ResourceError` when they do not come.
+        """
         target = Path(path)
-        write_bundle(target, self._consortium.federation.bundle(edition))
+        write_bundle(target, self._consortium.files(edition))
         return Bundle(target)
 
     def report(self, path: str | Path) -> Path:
         """Write the self-contained HTML report of a verified bundle to `path`."""
-        files = self._consortium.federation.bundle("full")
+        files = self._consortium.files(None)
         verdict = verify_bundle(files, Digest(self.anchor))
         target = Path(path)
         write_file(target, report_html(verdict, files).encode())
@@ -192,17 +216,28 @@ def _row(name: str, figures: Figures | FigureRecord) -> tuple[str, int, int | No
     return (name, figures.accuracy, figures.auc, figures.brier)
 
 
-class Consortium:
-    """A simulated consortium, every party in its own directory."""
+class Consortium(ABC):
+    """A consortium, simulated on this machine or joined over the network (`treaty.joined`).
 
-    def __init__(self, federation: Federation, contract: Contract) -> None:
-        self.federation = federation
+    `contract` is the data contract that its studies are about.
+    """
+
+    def __init__(self, contract: Contract) -> None:
         self.contract = contract
 
     @property
+    @abstractmethod
     def anchor(self) -> str:
         """The SHA-256 of the founding charter: the one trust anchor."""
-        return self.federation.anchor
+
+    @property
+    @abstractmethod
+    def state(self) -> State:
+        """The consortium as its log tells it."""
+
+    @abstractmethod
+    def files(self, edition: Edition | None) -> dict[str, bytes]:
+        """Return the bundle's files by path; without an edition the fullest that there can be."""
 
     def train(
         self,
@@ -216,7 +251,7 @@ class Consortium:
         compare_pooled: bool = False,
         progress: Callable[[State], None] | None = None,
     ) -> Study:
-        """Plan, ratify and run one study; return it when it is finished and released.
+        """Plan, ratify and run one study; return it when it is finished.
 
         Under a differentially private charter `privacy` says what training may cost a person, by
         default epsilon 1; a logistic regression is then trained on rows of length one with a
@@ -224,11 +259,14 @@ class Consortium:
         of exact sums there is no `privacy`.
 
         `seed` fixes the split; `site_figures` asks for per-site figures, which the charter must
-        allow; `compare_pooled` adds the simulation-only comparison. Raises `PolicyError` when the
-        plan does not pass its lint, `ResourceError` when too few sites answer.
+        allow; `compare_pooled` adds the simulation-only comparison, and is refused elsewhere. A
+        simulation also releases the model; in a joined consortium that is the stewards' decision.
+        Raises `PolicyError` when the plan does not pass its lint or the members do not approve it,
+        `ResourceError` when too few sites answer, or not in time.
         """
-        federation = self.federation
-        policy = federation.charter.privacy
+        self._begin(compare_pooled)
+        charter = self.state.charter
+        policy = charter.privacy
         aggregation = AggregationSettings(support_rows=support_rows)
         spec: ModelSpecification = model or LogisticRegression()
         contract = self.contract
@@ -242,7 +280,7 @@ class Consortium:
                 spec,
                 contract,
                 policy,
-                members=len(federation.members),
+                members=len(self.state.members.effective.active_members()),
                 max_persons_per_site=bound,
             )
         elif privacy is not None:
@@ -250,26 +288,95 @@ class Consortium:
                 "the charter's sums are exact and have no budget: found the consortium without "
                 "exact_sums, or leave privacy out"
             )
-        federation.establish()
-        plan = federation.plan(
-            name,
-            contract,
-            spec,
+        plan = _plan(charter, self.state.members.directory.charter, name, contract, spec)
+        plan = msgspec.structs.replace(
+            plan,
             split=SplitSettings(seed=seed),
             evaluation=EvaluationSettings(site_figures=site_figures),
             aggregation=aggregation,
             privacy=terms,
         )
-        state = federation.run_study(
-            plan,
-            contract,
-            None if progress is None else lambda: progress(federation.coordinator.state),
+        return Study(self, self._run(plan, contract, progress, compare_pooled))
+
+    @abstractmethod
+    def _begin(self, compare_pooled: bool) -> None:
+        """Bring the log as far as its charter; refuse a comparison that there cannot be."""
+
+    @abstractmethod
+    def _run(
+        self,
+        plan: Plan,
+        contract: Contract,
+        progress: Callable[[State], None] | None,
+        compare_pooled: bool,
+    ) -> Digest:
+        """Run the study to its end; return the digest of its plan."""
+
+    def study(self, name: str) -> Study:
+        """Return the last study of this name that the log holds, whoever led it."""
+        known = [one for one in self.state.studies.values() if one.plan.study == name]
+        if not known:
+            names = sorted({one.plan.study for one in self.state.studies.values()})
+            raise UsageError(f"expected one of {', '.join(names) or 'no studies yet'}, got {name}")
+        return Study(self, known[-1].identity)
+
+
+def _plan(
+    charter: Charter, digest: Digest, name: str, contract: Contract, spec: ModelSpecification
+) -> Plan:
+    """Return a plan with the default settings, bound to the charter in force."""
+    return Plan(
+        study=name,
+        title=name,
+        purpose="research",
+        charter=digest,
+        contract=contract_digest(contract),
+        code=code_digest(),
+        model=spec,
+        data_use=tuple(term.code for term in charter.data_use.terms),
+    )
+
+
+class SimulatedConsortium(Consortium):
+    """A simulated consortium, every party in its own directory."""
+
+    def __init__(self, federation: Federation, contract: Contract) -> None:
+        super().__init__(contract)
+        self.federation = federation
+
+    @property
+    def anchor(self) -> str:
+        """See `Consortium.anchor`."""
+        return self.federation.anchor
+
+    @property
+    def state(self) -> State:
+        """See `Consortium.state`."""
+        return self.federation.coordinator.state
+
+    def files(self, edition: Edition | None) -> dict[str, bytes]:
+        """See `Consortium.files`."""
+        return self.federation.bundle(edition or "full")
+
+    def _begin(self, compare_pooled: bool) -> None:
+        self.federation.establish()
+
+    def _run(
+        self,
+        plan: Plan,
+        contract: Contract,
+        progress: Callable[[State], None] | None,
+        compare_pooled: bool,
+    ) -> Digest:
+        federation = self.federation
+        study = federation.run_study(
+            plan, contract, None if progress is None else lambda: progress(self.state)
         )
-        if state.final_model is not None:
+        if study.final_model is not None:
             if compare_pooled:
-                self._compare(state)
-            federation.release(state)
-        return Study(self, state.identity)
+                self._compare(study)
+            federation.release(study)
+        return study.identity
 
     def _compare(self, study: StudyState) -> None:
         federation = self.federation
@@ -302,7 +409,7 @@ def simulate(
     consortium: str = "simulated.example",
     exact_sums: bool = False,
     epsilon_budget: float = 3.0,
-) -> Consortium:
+) -> SimulatedConsortium:
     """Return a simulated consortium of `sites` (name -> CSV file) under the contract file.
 
     Its charter allows noised sums over training rows only, within `epsilon_budget` for a person
@@ -329,7 +436,7 @@ def simulate(
         site_figures=site_figures,
         **_budget(exact_sums, epsilon_budget),
     )
-    return Consortium(Federation(place), parsed)
+    return SimulatedConsortium(Federation(place), parsed)
 
 
 def from_dataset(
@@ -340,7 +447,7 @@ def from_dataset(
     title: str = "",
     exact_sums: bool = False,
     epsilon_budget: float = 3.0,
-) -> Consortium:
+) -> SimulatedConsortium:
     """Return the simulated consortium of a known data set in `directory`, founded or resumed.
 
     With `exact_sums` the charter lets sums be exact and every site's own figures leave, by name.
@@ -358,7 +465,7 @@ def from_dataset(
             site_figures=exact_sums,
             **_budget(exact_sums, epsilon_budget),
         )
-    return Consortium(Federation(directory), dataset.contract)
+    return SimulatedConsortium(Federation(directory), dataset.contract)
 
 
 class _Budget(TypedDict):

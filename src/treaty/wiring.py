@@ -24,7 +24,7 @@ from treaty.ids import Digest, MemberId
 from treaty.models.specification import ModelSpecification, TorchModule
 from treaty.models.task import GradientPart, TrainingTask
 from treaty.node.coordinator import Coordinator, CoordinatorKeys
-from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
+from treaty.node.mirror import CHECKPOINT_KEY, COSIGNED_KEY, LOG_STREAM
 from treaty.node.participant import Participant, ParticipantKeys
 from treaty.node.phase_clock import SINCE_KEY
 from treaty.ports import (
@@ -192,7 +192,8 @@ class Storage:
 class StoredLog:
     """A party's log as its store holds it: entries, newest checkpoint, and blobs by digest.
 
-    `since` is the party's note on when its present phase began.
+    `first` is the place of the first of `entries`. `since` is the party's note on when its present
+    phase began, `cosigned` the newest checkpoint that a member was shown with a quorum's lines.
     """
 
     entries: tuple[bytes, ...] = field(repr=False)
@@ -200,12 +201,15 @@ class StoredLog:
     find: Callable[[Digest], bytes] = field(repr=False)
     has: Callable[[Digest], bool] = field(repr=False)
     since: bytes | None = field(default=None, repr=False)
+    cosigned: bytes | None = field(default=None, repr=False)
+    first: int = 0
 
 
 @contextmanager
-def stored_log(directory: Path) -> Iterator[StoredLog]:
+def stored_log(directory: Path, first: int = 0) -> Iterator[StoredLog]:
     """Open the log of the party in `directory` for reading; nothing on the disk changes.
 
+    With `first` the entries before that one are left out.
     Raises `UsageError` where no party keeps its state, `ResourceError` when it cannot be read.
     """
     if not has_store(directory):
@@ -218,11 +222,13 @@ def stored_log(directory: Path) -> Iterator[StoredLog]:
     )
     try:
         yield StoredLog(
-            tuple(store.read(LOG_STREAM)),
+            tuple(store.read(LOG_STREAM, first)),
             (store.get(CHECKPOINT_KEY) or b"").decode(),
             store.blobs.get,
             store.blobs.has,
             store.get(SINCE_KEY),
+            store.get(COSIGNED_KEY),
+            first,
         )
     finally:
         store.close()

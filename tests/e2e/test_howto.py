@@ -1,4 +1,6 @@
-"""The pages for coordinator, site and auditor are executed as they stand, in fresh directories.
+"""The pages for coordinator, site, auditor and study lead are executed as they stand.
+
+Everybody has a fresh directory.
 
 A block ``console NAME`` of a page is a transcript; the order of the names, and who plays which, is
 the story below. ``&`` at the end of a command starts a process whose first lines are those that
@@ -24,11 +26,13 @@ pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
 from tests.nats_network import free_port
 from tests.network_rig import POLICY
+from tests.network_rig import treaty as run_treaty
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
 
 SITES = ("north.example", "east.example", "south.example")
 BLOCK = re.compile(r"^```console (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRAM = re.compile(r"^```python (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PLAN = """study = "rivers"
 title = "Rivers"
 purpose = "research"
@@ -51,6 +55,13 @@ def blocks(page: str) -> dict[str, list[str]]:
     for name, body in BLOCK.findall(text):
         found.setdefault(name, []).append(body)
     return found
+
+
+def program(page: str) -> tuple[str, str]:
+    """Return name and text of the one program of a page."""
+    text = (ROOT / "docs" / "howto" / f"{page}.md").read_text(encoding="utf-8")
+    [found] = PROGRAM.findall(text)
+    return found[0], found[1]
 
 
 @dataclass
@@ -96,6 +107,28 @@ class Stage:
             assert process.poll() is None, output.read_text()
             assert time.monotonic() < end, f"line {step.line}: {output.read_text()}"
             time.sleep(0.1)
+
+    def run_program(self, who: str, body: str, meanwhile: str, other: str) -> None:
+        """Play a block of one program, ``python FILE``, while `other` plays `meanwhile`."""
+        [step] = parse(body).steps
+        name = step.command.removeprefix("python ")
+        output = self.root / f"{who}-{name}.out"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-u", name],
+                cwd=self.place(who),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self.until(other, meanwhile)
+            assert process.wait(90) == 0, output.read_text()
+        finally:
+            process.kill()
+            process.wait(20)
+        printed = output.read_text().splitlines()
+        assert matches(list(step.expected), printed, self.known), "\n".join(printed)
 
     def until(self, who: str, body: str, seconds: float = 90) -> None:
         """Play `body` again and again until it prints what it should."""
@@ -169,3 +202,16 @@ def test_the_pages_play_as_they_stand(stage: Stage) -> None:
     bundle.rename(stage.place("auditor") / "bundle")
     stage.perform("auditor", auditor["auditor-1"])
     assert (stage.place("auditor") / "report.html").stat().st_size > 10_000
+
+    # The study lead's page, in the same consortium.
+    lead = blocks("study-lead")
+    assert set(lead) == {"lead"}
+    name, text = program("study-lead")
+    (stage.place(SITES[0]) / name).write_text(text)
+    vote = "$ treaty proposal list --dir treaty-site\n...\n<asked>[..]open[..]survival\n"
+    vote += "$ treaty proposal vote <asked> approve --dir treaty-site\napprove: [..]\n"
+    stage.run_program(SITES[0], "".join(lead["lead"]), vote, SITES[1])
+    place = stage.place(SITES[0])
+    assert (place / "report.html").stat().st_size > 10_000
+    said = run_treaty("verify", place / "bundle", "--anchor", stage.known["anchor"])
+    assert "attested" in said

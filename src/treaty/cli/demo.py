@@ -296,7 +296,7 @@ def _record(
         "rounds": len(state.progress.trace),
         "secure_sums": state.progress.index,
         "model": state.final_model,
-        "log_size": study._consortium.federation.coordinator.size,
+        "log_size": study._consortium.state.size,
         "anchor": study.anchor,
         "verdict": "holds" if verified else "refused",
         "comparison_verdict": outcome.verdict,

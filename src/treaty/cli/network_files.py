@@ -23,12 +23,11 @@ from treaty.deployment.outbox import Outbox
 from treaty.deployment.places import HubSettings, is_running, load_party, load_site
 from treaty.deployment.preflight import Check, hub_checks, site_checks
 from treaty.deployment.replica import Replicated, replicated
-from treaty.errors import ResourceError, UsageError
+from treaty.errors import UsageError
 from treaty.governance.charter import Charter, charter_from_toml
 from treaty.governance.page import charter_page
 from treaty.governance.template import terms_charter
 from treaty.ids import Digest, MemberId
-from treaty.provenance.bundle import Edition, export
 from treaty.simulation.stored import Standing, fold_log
 from treaty.studies.plan import plan_digest
 
@@ -46,7 +45,6 @@ __all__ = [
     "init_hub",
     "join_site",
     "list_members",
-    "party_bundle",
     "party_standing",
     "propose_study",
     "site_status",
@@ -441,24 +439,6 @@ def party_standing(directory: Path) -> Standing:
         return fold_log(name, anchor, wiring.StoredLog((), "", _nothing, lambda _: False))
     with wiring.stored_log(directory) as log:
         return fold_log(name, anchor, log)
-
-
-def party_bundle(directory: Path, edition: Edition) -> tuple[Digest, dict[str, bytes]]:
-    """Return anchor and bundle of the log up to the newest checkpoint that members cosigned.
-
-    Raises `UsageError` for a site: cosignatures meet at the coordinator.
-    """
-    party = load_party(directory)
-    path = directory / "checkpoint"
-    if not party.is_hub:
-        raise UsageError("cosignatures meet at the coordinator: export the bundle there")
-    if not path.is_file():
-        raise ResourceError("no checkpoint is cosigned by enough members yet: try again later")
-    note = wiring.read_file(path)
-    with wiring.stored_log(directory) as log:
-        size = int(note.split(b"\n", 2)[1])
-        files = export(log.entries[:size], note, party.anchor, log.find, log.has, edition)
-    return party.anchor, files
 
 
 def _nothing(digest: Digest) -> bytes:

@@ -115,15 +115,18 @@ def bundle_export(
     directory: DirectoryOption,
     out: Annotated[Path, typer.Option("--out", help="A new directory for the bundle.")],
     edition: Annotated[
-        EditionChoice,
-        typer.Option("--edition", help="full: sums can be added up again; attested: without."),
-    ] = EditionChoice.FULL,
+        EditionChoice | None,
+        typer.Option(
+            "--edition",
+            help="full: sums can be added up again (at a site not at hand); attested: without.",
+        ),
+    ] = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Write everything that is needed to check a consortium's history offline."""
     from treaty.cli.standing import export_bundle
 
-    exported = export_bundle(directory, out, edition.value)
+    exported = export_bundle(directory, out, None if edition is None else edition.value)
     emit(form, exported.record(), exported.lines())
 
 

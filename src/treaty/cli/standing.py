@@ -12,6 +12,7 @@ from pathlib import Path
 from treaty import wiring
 from treaty.cli.output import aligned
 from treaty.contracts.schema import contract_from_bytes
+from treaty.crypto import canonical
 from treaty.errors import UsageError
 from treaty.governance.charter import time_to_text
 from treaty.governance.roles import Action
@@ -21,7 +22,7 @@ from treaty.protocol.proposal import Choice
 from treaty.protocol.secure_round import RoundPhase
 from treaty.protocol.study import Phase, Study
 from treaty.protocol.waiting import Awaited, awaited, awaited_in_study
-from treaty.provenance.bundle import Edition
+from treaty.provenance.bundle import MANIFEST, Edition, Manifest
 from treaty.simulation.stored import Standing, StoredConsortium
 from treaty.studies.plan import parse_plan
 
@@ -293,17 +294,21 @@ def proposal_table(found: Sequence[ProposalStatus]) -> list[str]:
     return aligned([one.row() for one in found], headings)
 
 
-def export_bundle(directory: Path, out: Path, edition: Edition) -> Exported:
-    """Write the bundle of the consortium in `directory` to the new directory `out`."""
+def export_bundle(directory: Path, out: Path, edition: Edition | None) -> Exported:
+    """Write the bundle of the consortium in `directory` to the new directory `out`.
+
+    By default the full edition, at a site the attested one.
+    """
     if _is_party(directory):
-        from treaty.cli.network_files import party_bundle
+        from treaty.deployment.followed import party_bundle
 
         anchor, files = party_bundle(directory, edition)
     else:
         stored = StoredConsortium(directory)
-        anchor, files = stored.anchor, stored.bundle(edition)
+        anchor, files = stored.anchor, stored.bundle(edition or "full")
     wiring.write_bundle(out, files)
-    return Exported(out, edition, anchor, len(files))
+    made = canonical.decode(files[MANIFEST], Manifest).edition
+    return Exported(out, made, anchor, len(files))
 
 
 def waits_for(waits: Awaited | None) -> dict[str, object] | None:

@@ -20,6 +20,7 @@ from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import Consortium, ProposalRecord
 from treaty.protocol.differencing import round_to_resume
 from treaty.protocol.messages import BallotCast, HaltCode, ProposalOpened
+from treaty.protocol.proposal import Phase
 from treaty.protocol.statements import seal_statement
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import Plan, plan_bytes, plan_digest
@@ -199,7 +200,10 @@ class Desk:
             same = (record.proposal.action, record.proposal.subject, record.target)
             if same == (action.value, subject, target):
                 asked += 1
-                if not record.proposal.settled:
+                # What was approved and is still to be carried out is not asked again either.
+                due = action is Action.STUDY_APPROVE and not record.used
+                approved = record.proposal.phase is Phase.RATIFIED
+                if not record.proposal.settled or (approved and due):
                     return identity
         statement = seal_statement(
             ProposalOpened(

@@ -10,6 +10,7 @@ and ``outbox/``, where commands leave what the running process is to send.
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,9 @@ __all__ = [
 
 SITE_KEYS = ("approval", "runner", "transport", "witness")
 COORDINATOR_KEYS = ("coordinator", "log", "server", "transport")
+
+LOOK_S = 0.5
+"""For how long another's look at the lock of a directory is borne with."""
 
 _T = TypeVar("_T", bound=Record)
 
@@ -154,12 +158,18 @@ def exclusive(directory: Path, name: MemberId) -> Iterator[None]:
     """Hold `directory` for one process of `name`; `ResourceError` when another has it."""
     handle = os.open(directory / "running.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ResourceError(
-                f"{name} is running already in {directory}: stop that process first"
-            ) from error
+        end = time.monotonic() + LOOK_S
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                # `is_running` holds it for a moment; who looks must not keep a party from starting.
+                if time.monotonic() > end:
+                    raise ResourceError(
+                        f"{name} is running already in {directory}: stop that process first"
+                    ) from error
+                time.sleep(0.02)
         yield
     finally:
         os.close(handle)

@@ -27,7 +27,7 @@ from treaty.node.intake import (
     Pending,
     Tray,
     blobs_of,
-    named_blobs,
+    kept_blobs,
     shows_longer_log,
 )
 from treaty.node.log_keeper import LogKeeper
@@ -41,7 +41,7 @@ from treaty.protocol.consortium import DOCUMENTED, Consortium
 from treaty.protocol.frames import Feed, decode_post, encode_frame
 from treaty.protocol.messages import ProposalOpened
 from treaty.protocol.secagg_messages import MaskedInput, Reveal
-from treaty.protocol.statements import Body, Parsed, Predicate, Verified, peek, seal_statement
+from treaty.protocol.statements import Body, Parsed, Predicate, peek, seal_statement
 from treaty.protocol.waiting import awaited_in_study
 
 __all__ = ["Coordinator", "CoordinatorKeys"]
@@ -169,6 +169,7 @@ class Coordinator:
             self.journal.note("input-missing", f"{sender}: {error}")
             return
         self._sizes[sender] = post.size
+        self._cosignatures.shown.discard(sender)
         if post.cosignature and post.size == self._log.size and self._state.membership:
             self._cosignatures.add(sender, post.cosignature)
         for statement, blobs, known in zip(post.statements, fetched, parsed, strict=True):
@@ -222,7 +223,7 @@ class Coordinator:
         ]
         for member in lagging:
             self._feed(member)
-        return bool(lagging)
+        return bool(lagging) or self._show()
 
     def expects_more(self) -> bool:
         """Say whether some members have said what the present phase asks, and others not yet."""
@@ -276,7 +277,7 @@ class Coordinator:
         return moved
 
     def _follow(self, batch: Tray) -> None:
-        find = self._documents({}, batch)
+        find = batch.finder({}, self._blobs.get)
         while orders := self._driver.next(batch.state, self._clock.now(), find):
             trial = batch.copy()
             try:
@@ -317,7 +318,7 @@ class Coordinator:
                 return
             if isinstance(body, MaskedInput) and not item.spooled:
                 self._driver.check_input(body, item.blobs)
-            find = self._documents(item.blobs, batch)
+            find = batch.finder(item.blobs, self._blobs.get)
             if isinstance(body, ProposalOpened) and body.action in DOCUMENTED:
                 # A bundle holds what was voted on, so it must exist before the vote.
                 find(Digest(body.subject))
@@ -326,12 +327,12 @@ class Coordinator:
         except (PeerError, PolicyError, ResourceError) as refusal:
             self.journal.note(f"statement-refused.{code_of(refusal)}", f"{item.sender}: {refusal}")
             return
-        batch.add(state, verified, self._kept(verified, item.blobs))
+        batch.add(state, verified, kept_blobs(verified.predicate, item.blobs))
 
     def _append_own(self, batch: Tray, predicate: Predicate, blobs: tuple[bytes, ...]) -> None:
         statement = self.sign(predicate)
         attached = {sha256(data): data for data in blobs}
-        find = self._documents(attached, batch)
+        find = batch.finder(attached, self._blobs.get)
         state, verified = batch.state.apply(statement, find, made=(sha256(statement),))
         self._driver.logged(state, verified, find)
         batch.add(state, verified, attached)
@@ -410,6 +411,20 @@ class Coordinator:
         else:
             self._reminders.lost(member)
 
+    def _show(self) -> bool:
+        """Send the checkpoint that a quorum has cosigned to those who hold what it covers, once.
+
+        Members keep it, so that each can show what it holds to others. While a study runs the next
+        entry follows at once, and brings another checkpoint.
+        """
+        if self._state.running is not None or not self._log.size:
+            return False
+        current = [member for member in self._active() if self._sizes.get(member) == self._log.size]
+        due = self._cosignatures.to_show(current, self._log, self._state.members)
+        frame = encode_frame(Feed(self._log.size, (), self.checkpoint())) if due else b""
+        self._cosignatures.shown.update(member for member in due if self._send(member, frame))
+        return bool(due)
+
     def _confirm(self) -> bool:
         """Ask every member how long its log is; after a deadline settle for a quorum of answers.
 
@@ -454,26 +469,6 @@ class Coordinator:
         body = self._bodies.get(index)
         return peek(self._entries[index])[1] if body is None else body
 
-    # --- storing ------------------------------------------------------------------------------
-
-    def _kept(
-        self, verified: Verified[Body], blobs: Mapping[Digest, bytes]
-    ) -> Mapping[Digest, bytes]:
-        """Return the blobs that belong to a statement: those it names, and no others."""
-        wanted = named_blobs(verified.predicate)
-        return {digest: data for digest, data in blobs.items() if digest in wanted}
-
-    def _documents(
-        self, attached: Mapping[Digest, bytes], batch: Tray
-    ) -> Callable[[Digest], bytes]:
-        def find(digest: Digest) -> bytes:
-            for place in (attached, batch.blobs):
-                if digest in place:
-                    return place[digest]
-            return self._blobs.get(digest)
-
-        return find
-
     # --- starting -----------------------------------------------------------------------------
 
     def _is_current(self) -> bool:
@@ -488,7 +483,7 @@ class Coordinator:
         self._note = (self._store.get(CHECKPOINT_KEY) or b"").decode()
         tray = Tray(self._state)
         for entry in self._store.read(LOG_STREAM):
-            state, verified = tray.state.apply(entry, self._documents({}, tray))
+            state, verified = tray.state.apply(entry, tray.finder({}, self._blobs.get))
             tray.add(state, verified, {})
             self._driver.replayed(state, verified)
         self._state = tray.state

@@ -2,15 +2,21 @@
 
 They are verified when somebody asks for them, not when they come: most checkpoints are followed by
 the next at once, and nobody ever asks. A line that does not verify is noted and left out.
+
+What a quorum has cosigned is shown to the members once it stays; they read it by `open_cosigned`.
 """
 
-from treaty.errors import PeerError, code_of
+from collections.abc import Iterable
+
+from treaty.errors import PeerError, VerificationError, code_of
 from treaty.ids import MemberId
 from treaty.node.log_keeper import LogKeeper
 from treaty.ports import Journal
 from treaty.protocol.membership import Membership
+from treaty.provenance.bundle import policy_of
+from treaty.tlog.checkpoint import SignedCheckpoint, open_checkpoint
 
-__all__ = ["Cosignatures"]
+__all__ = ["Cosignatures", "open_cosigned"]
 
 
 class Cosignatures:
@@ -20,6 +26,8 @@ class Cosignatures:
         self._journal = journal
         self._unverified: dict[MemberId, str] = {}
         self._verified: dict[str, str] = {}
+        self.shown: set[MemberId] = set()
+        """Who has been sent this checkpoint with the cosignatures of a quorum."""
 
     def add(self, member: MemberId, line: str) -> None:
         """Take a line under the newest checkpoint as it came."""
@@ -28,6 +36,7 @@ class Cosignatures:
     def clear(self) -> None:
         """Begin anew: there is another checkpoint."""
         self._unverified, self._verified = {}, {}
+        self.shown.clear()
 
     def verified(self, log: LogKeeper, members: Membership | None) -> dict[str, str]:
         """Return the lines that hold under the checkpoint of `log`, by cosigner.
@@ -45,3 +54,30 @@ class Cosignatures:
                 self._verified[name] = held
         self._unverified = {}
         return dict(self._verified)
+
+    def to_show(
+        self, current: Iterable[MemberId], log: LogKeeper, members: Membership
+    ) -> tuple[MemberId, ...]:
+        """Return whom of `current` the newest checkpoint is to be shown: all not told, at quorum.
+
+        Nobody before a quorum has cosigned, or where so few members are left that none exists.
+        """
+        due = tuple(member for member in current if member not in self.shown)
+        if not due:
+            return ()
+        try:
+            [group] = policy_of(members.effective).groups
+        except VerificationError:
+            return ()
+        return due if len(self.verified(log, members)) >= group.threshold else ()
+
+
+def open_cosigned(note: str, members: Membership) -> SignedCheckpoint:
+    """Return the checkpoint in `note`, which the log's key signed and a quorum cosigned.
+
+    Raises `FormatError` or `VerificationError` (``no-quorum`` and those of `open_checkpoint`).
+    """
+    witnesses = tuple(members.witnesses.values())
+    signed = open_checkpoint(note.encode(), members.log, witnesses, strict=True)
+    policy_of(members.effective).require(signed)
+    return signed

@@ -4,7 +4,7 @@ Pure parts of the coordinator: the closed list of kinds, the blobs that a statem
 entries that one transaction will append together with the state after them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from treaty.errors import PeerError, VerificationError
@@ -43,6 +43,7 @@ __all__ = [
     "Pending",
     "Tray",
     "blobs_of",
+    "kept_blobs",
     "named_blobs",
     "shows_longer_log",
 ]
@@ -88,6 +89,12 @@ def named_blobs(body: Body) -> frozenset[str]:
             return frozenset({body.proof})
         case _:
             return frozenset()
+
+
+def kept_blobs(body: Body, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, bytes]:
+    """Return the blobs that belong to a statement: those it names, and no others."""
+    wanted = named_blobs(body)
+    return {digest: data for digest, data in blobs.items() if digest in wanted}
 
 
 def blobs_of(post: Post, body: Body, state: Consortium, engine: Engine) -> Mapping[Digest, bytes]:
@@ -151,6 +158,19 @@ class Tray:
         self.entries.append(verified.envelope)
         self.bodies.append(verified.predicate)
         self.blobs.update(blobs)
+
+    def finder(
+        self, attached: Mapping[Digest, bytes], stored: Callable[[Digest], bytes]
+    ) -> Callable[[Digest], bytes]:
+        """Return what finds a document in `attached`, in this tray, or where blobs are stored."""
+
+        def find(digest: Digest) -> bytes:
+            for place in (attached, self.blobs):
+                if digest in place:
+                    return place[digest]
+            return stored(digest)
+
+        return find
 
     def copy(self) -> "Tray":
         """Return a tray that can be filled on trial."""

@@ -15,6 +15,7 @@ from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
 from treaty.errors import VerificationError
 from treaty.ids import Digest, MemberId
+from treaty.node.cosignatures import open_cosigned
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.phase_clock import SINCE_KEY, PhaseClock
 from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore
@@ -22,10 +23,12 @@ from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Feed
 from treaty.protocol.messages import TimeStated
 
-__all__ = ["CHECKPOINT_KEY", "LOG_STREAM", "Accepted", "Mirror"]
+__all__ = ["CHECKPOINT_KEY", "COSIGNED_KEY", "LOG_STREAM", "Accepted", "Mirror"]
 
 LOG_STREAM = "log"
 CHECKPOINT_KEY = "checkpoint"
+COSIGNED_KEY = "cosigned"
+"""The newest checkpoint that a quorum has cosigned, as far as this member was shown it."""
 
 CLOCK_TOLERANCE_MS = 24 * 3600 * 1000
 """How far ahead of this member's clock a stated time may be, and how far behind when it acts."""
@@ -170,6 +173,21 @@ class Mirror:
             blobs = (*blobs, *kept)
         self._store.commit(Batch(appends=appends, puts=puts, blobs=blobs, label=label))
         self._unwritten = []
+
+    def keep_cosigned(self, feed: Feed) -> None:
+        """Keep a checkpoint of this log that a quorum has cosigned: bundles are made from it.
+
+        One of another size is passed over, for the entries come by other feeds. Raises
+        `VerificationError`: ``split-view`` for another tree, ``no-quorum`` for too few.
+        """
+        if feed.first != self._log.size or self._unwritten:
+            return
+        self._log.check_note(feed.checkpoint, self._state.members)
+        open_cosigned(feed.checkpoint, self._state.members)
+        kept = self._store.get(COSIGNED_KEY)
+        if kept != feed.checkpoint.encode():
+            puts = ((COSIGNED_KEY, feed.checkpoint.encode()),)
+            self._store.commit(Batch(puts=puts, label="participant-cosigned"))
 
     def cosignature(self, key: SigningKey, member: MemberId) -> str:
         """Return this member's cosignature line of the newest checkpoint; empty if not durable."""

@@ -180,6 +180,10 @@ class Participant:
                 f"a feed came from {sender}, expected {self._coordinator}", code="wrong-author"
             )
         feed = decode_feed(frame)
+        if feed.checkpoint and not feed.entries:
+            if self.state.membership is not None:
+                self._mirror.keep_cosigned(feed)
+            return
         if feed.first > self._mirror.size or not feed.entries:
             # A gap, or a question for our size: say where we are.
             self._repeat(feed)

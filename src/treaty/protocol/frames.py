@@ -57,7 +57,8 @@ class _PostHeader(Record):
 class Feed:
     """Log entries `first`, `first` + 1, ... and the checkpoint note that covers them.
 
-    An empty `checkpoint` with no entries asks the member for its size.
+    With no entries, an empty `checkpoint` asks the member for its size, and one with cosignatures
+    shows what a quorum has cosigned of a log that ends at `first`.
     """
 
     first: int
