@@ -9,19 +9,20 @@ compared.
 from pathlib import Path
 
 from tests.private_federation import found_private, private_contract, private_plan
-from tests.small_federation import SITES, SmallFederation
+from tests.small_federation import SITES
 from treaty.ids import MemberId
 from treaty.node.budget import BudgetKeeper
 from treaty.privacy.ledger_entries import HOLDOUT, TRAINING
 from treaty.protocol.messages import HaltCode
 from treaty.protocol.study import Phase
+from treaty.simulation.federation import Federation
 from treaty.studies.calibrating import Privacy
 from treaty.studies.plan import SplitSettings
 
 VICTIM = MemberId(SITES[0])
 
 
-def keeper(federation: SmallFederation, name: MemberId = VICTIM) -> BudgetKeeper:
+def keeper(federation: Federation, name: MemberId = VICTIM) -> BudgetKeeper:
     """Return the ledger of a member's node."""
     found = federation.participants[name]._spending.keeper
     assert found is not None

@@ -63,6 +63,7 @@ from treaty.protocol.secagg_messages import DeclineCode, InputDeclined, MaskedIn
 from treaty.protocol.secure_round import EpochPhase, RoundRecord
 from treaty.protocol.statements import Predicate
 from treaty.protocol.study import Study
+from treaty.studies.queries import NOISED
 
 __all__ = ["Performer", "Sender"]
 
@@ -296,6 +297,13 @@ class Performer:
             vector = ring_vector(held, need.ring_bits, need.length).copy()
             noise = self._kept_noise(study.group)
         else:
+            if need.vector is not None and query.kind in NOISED:
+                # The vector went with its epoch. Another one may not be sent: it is not drawn, and
+                # not paid for.
+                raise PolicyError(
+                    "this release was answered with a vector that is gone: halt the study",
+                    code="vector-differs",
+                )
             local = self._admission.prepared(study)
             answer = local.answer(
                 query, study.progress, self._entropy.bytes(32), _cohort(study.group)
@@ -304,10 +312,11 @@ class Performer:
             if answer.key is not None and self._admission.keeps_noise_keys:
                 self._secrets.write(f"{NOISE_KEY_PREFIX}{noise}", answer.key)
         # The one place where a vector is paid for: noised if it is to be, not yet masked or kept.
-        self._premask = vector.tobytes()
-        self._noise = None if noise is None else f"{noise} {_cohort(study.group).min_honest}"
-        digest = sha256(self._premask)
+        premask = vector.tobytes()
+        digest = sha256(premask)
         paid = self._spending.pay(study, record, query, digest)
+        self._premask = premask
+        self._noise = None if noise is None else f"{noise} {_cohort(study.group).min_honest}"
         root = mask_input(vector, need.plan, need.ring_bits, spread=self._spread)
         return InputReady(digest, root, self._mirror.keep(vector.tobytes()), noise, paid)
 

@@ -12,7 +12,7 @@ Invariants (docs/spec/privacy.md, section 7):
     exact one is a release over both partitions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -141,6 +141,10 @@ class Spending:
         if envelope is None:
             name = query.kind.artefact.value
             return keeper.disclose(study.identity, _disclosed_by(study, query.kind), name)
+        account = _payer_of(keeper, record, query, payload)
+        if account is not None:
+            self._accounts[payload] = account
+            return keeper.head
         event = msgspec.structs.replace(_events(study)[query.kind], count=1)
         cohort = digest_of(list(record.participants))
         account = self._account(keeper, study, record, query, cohort)
@@ -184,7 +188,7 @@ class Spending:
         }
         if not paid or (record.question, cohort) in paid:
             return study.identity
-        return digest_of(_FreshRelease(plan=study.identity, release=record.question, cohort=cohort))
+        return _own_account(study, record.question, cohort)
 
     def report(self, study: Study) -> None:
         """Record this site's own exact figures, before they are stored for sending."""
@@ -198,8 +202,12 @@ class Spending:
 
     def finish(self, study: Study) -> None:
         """Give up what a study that is over had reserved and did not charge."""
-        if self._keeper is not None:
-            self._keeper.close(study.identity)
+        if self._keeper is None:
+            return
+        kept = self._keeper.state.plans.items()
+        ours = {study.identity, *_own_accounts(study)}
+        for plan in {plan for (plan, _, _), account in kept if account.is_open} & ours:
+            self._keeper.close(Digest(plan))
 
     def awaits(self, state: Consortium, rebase: Digest) -> bool:
         """Say whether the ledger is locked and the log lacks the officer's statement `rebase`."""
@@ -221,6 +229,34 @@ def _events(study: Study) -> dict[QueryKind, PrivateEvent]:
     cohort = cohort_of(study.history.effective().parameters())
     events = planned_events(study.plan, study.contract, cohort)
     return dict(zip(noised_kinds(study.plan), events, strict=True))
+
+
+def _payer_of(
+    keeper: BudgetKeeper, record: RoundRecord, query: Query, payload: Digest
+) -> Digest | None:
+    """Return the account that paid for this very vector of this release, whoever was asked then.
+
+    Of one release one set of members is answered, so its bytes are opened once at most.
+    """
+    wanted = (TRAINING, record.question, query.model)
+    for (plan, *slot, _), paid in keeper.state.slots.items():
+        if paid == payload and tuple(slot) == wanted:
+            return Digest(plan)
+    return None
+
+
+def _own_account(study: Study, release: Digest, cohort: Digest) -> Digest:
+    return digest_of(_FreshRelease(plan=study.identity, release=release, cohort=cohort))
+
+
+def _own_accounts(study: Study) -> Iterator[Digest]:
+    """Yield the accounts from which vectors of `study` beyond its plan can have been paid.
+
+    A process that ended between reserving and charging has left one open.
+    """
+    asked = {(past.question, past.participants) for past in study.rounds if past.participants}
+    for release, participants in asked:
+        yield _own_account(study, release, digest_of(list(participants)))
 
 
 def _disclosed_by(study: Study, kind: QueryKind) -> tuple[str, ...]:

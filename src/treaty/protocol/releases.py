@@ -8,8 +8,8 @@ log alone.
 
 Invariants:
   * One release is summed over one set of survivors.
-  * A member's noise in one release is in no other: its commitments differ, and the ledger that it
-    shows has grown in between.
+  * A member's noise in one release is in no other: its commitments differ. Between two vectors
+    the ledger that it shows has grown, also between one question and the next.
   * A study has at most `MAX_FRESH` releases beyond those it planned.
 
 Pure functions over rounds that are over.
@@ -27,12 +27,23 @@ from treaty.protocol.differencing import bound_set
 from treaty.protocol.ledger_trail import head_in
 from treaty.protocol.secagg_messages import MaskedInput
 
-__all__ = ["MAX_FRESH", "Shown", "asked_as", "release_of", "releases_of", "with_noise_shown"]
+__all__ = [
+    "MAX_FRESH",
+    "Shown",
+    "asked_as",
+    "last_shown",
+    "release_of",
+    "releases_of",
+    "with_noise_shown",
+]
 
 MAX_FRESH: Final = 4
 
-Shown = Mapping[str, tuple[tuple[Digest, Digest, str, int], ...]]
-"""By member, of the present question: release, commitment to noise, ledger, number of entries."""
+Shown = Mapping[str, tuple[tuple[Digest, Digest, Digest, int], ...]]
+"""By member: release, commitment to noise, ledger, number of entries.
+
+Of the present question all releases; before them the last one of the question before.
+"""
 
 
 class _Release(Record):
@@ -83,12 +94,18 @@ def asked_as(
     return names[number + 1]
 
 
+def last_shown(shown: Shown) -> Shown:
+    """Return what is kept of `shown` once a sum was published: each member's last vector."""
+    return MappingProxyType({name: known[-1:] for name, known in shown.items()})
+
+
 def with_noise_shown(shown: Shown, header: MaskedInput, release: Digest, *, noised: bool) -> Shown:
-    """Return `shown` after an input, whose noise must be that of its release alone.
+    """Return `shown` after an input, whose noise must be that of its release alone, and paid for.
 
     Raises `VerificationError`: ``noise-commitment`` for an input to a noised sum without a
-    commitment, or the reverse; ``noise-changed`` for other noise in the same release,
-    ``noise-reused`` for the noise of another one, ``unpaid-noise`` where the ledger did not grow.
+    commitment, or the reverse; ``ledger-missing`` for noise without a ledger that paid for it;
+    ``noise-changed`` for other noise in the same release, ``noise-reused`` for the noise of
+    another one, ``unpaid-noise`` where the ledger did not grow since the vector before.
     """
     if (header.noise is not None) != noised:
         raise VerificationError(
@@ -98,9 +115,14 @@ def with_noise_shown(shown: Shown, header: MaskedInput, release: Digest, *, nois
         )
     if header.noise is None:
         return shown
-    before = shown.get(header.author, ())
     head = head_in(header)
-    ledger, count = ("", 0) if head is None else (head.ledger, head.count)
+    if head is None:
+        raise VerificationError(
+            f"the input of {header.author} to a noised sum shows no ledger: expected one that "
+            "paid for it",
+            code="ledger-missing",
+        )
+    before = shown.get(header.author, ())
     for known, noise, paid_by, entries in before:
         if known == release:
             if noise != header.noise:
@@ -113,9 +135,9 @@ def with_noise_shown(shown: Shown, header: MaskedInput, release: Digest, *, nois
                 f"{header.author} sends the noise of another release again", code="noise-reused"
             )
         # A successor of a lost ledger begins anew; the trail says whether it may.
-        if paid_by == ledger and count <= entries:
+        if paid_by == head.ledger and head.count <= entries:
             raise VerificationError(
                 f"the ledger of {header.author} did not grow for fresh noise", code="unpaid-noise"
             )
-    one = (release, Digest(header.noise), ledger, count)
+    one = (release, Digest(header.noise), Digest(head.ledger), head.count)
     return MappingProxyType({**shown, header.author: (*before, one)})

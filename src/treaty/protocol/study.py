@@ -30,7 +30,7 @@ from treaty.protocol.closed_round import ClosedRound, close
 from treaty.protocol.differencing import Exposure, bound_set, exposure_of, freed_members
 from treaty.protocol.machine import Transitions, advance
 from treaty.protocol.messages import HaltCode, SiteReported, StudyCompleted, StudyHalted
-from treaty.protocol.releases import MAX_FRESH, Shown, asked_as, with_noise_shown
+from treaty.protocol.releases import MAX_FRESH, Shown, asked_as, last_shown, with_noise_shown
 from treaty.protocol.secagg_audit import AuditCase, check_fraud, is_audited
 from treaty.protocol.secagg_keys import NO_RESULT, Group
 from treaty.protocol.secagg_lifecycle import Expected
@@ -47,7 +47,7 @@ from treaty.protocol.secagg_messages import (
 )
 from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
 from treaty.protocol.statements import Body, Documents, Verified, of_kind
-from treaty.protocol.study_checks import check_completed, check_halted, check_report
+from treaty.protocol.study_checks import check_completed, check_halted, check_report, check_round
 from treaty.studies.plan import Plan, plan_digest
 from treaty.studies.progress import StudyProgress, begin
 from treaty.studies.queries import NOISED
@@ -95,7 +95,7 @@ class Study(msgspec.Struct, frozen=True):
     again, `audit` the call to do so, `auditors` who has, `audited` how many sums are done.
     `resumed` says who approved that a question be asked anew, by the context of the round that
     binds it, `exposures` what that showed; attempts before the round `forgiven` no longer count.
-    Of the present noised question `noise_shown` holds the members' commitments by release; `fresh`
+    `noise_shown` holds the members' commitments to noise, and the ledgers that paid for it; `fresh`
     counts the releases beyond the planned ones.
     """
 
@@ -194,14 +194,8 @@ class Study(msgspec.Struct, frozen=True):
         When too few members are left for safe sums the study halts (``too-few-members``):
         a suspension never waits for a study.
         """
-        rest = self
-        if self.round is not None:
-            # Kept, so that answers already given still bind its question to one set.
-            rest = self._with_closed(close(self.round, RoundPhase.ABANDONED))
         # An audit under way is called again: whom it waits for may be gone.
-        rest = replace(
-            rest, epoch=None, round=None, history=history, audit=None, auditors=frozenset()
-        )
+        rest = replace(self._cut_off, epoch=None, history=history, audit=None, auditors=frozenset())
         try:
             return replace(rest, group=group_of(history))
         except PolicyError:
@@ -325,23 +319,7 @@ class Study(msgspec.Struct, frozen=True):
         if self.progress.finished:
             raise VerificationError("the study asks nothing more", code="out-of-order")
         awaited = self.expected_round(self.asked_as(body.participants, body.epoch_hash))
-        expected = {
-            "plan": awaited.plan,
-            "query": awaited.query,
-            "code": awaited.code,
-            "model": awaited.model,
-            "length": awaited.length,
-            "ring_bits": awaited.ring_bits,
-            "round": awaited.round,
-            "attempt": self.attempts,
-            "previous": awaited.previous,
-        }
-        for name, value in expected.items():
-            if getattr(body, name) != value:
-                raise VerificationError(
-                    f"the round asks for {name} {getattr(body, name)}, expected {value}",
-                    code=f"wrong-{name}",
-                )
+        check_round(body, awaited, self.attempts)
         epoch = self._open_epoch().use_slot(body)
         if epoch.graph is None:
             raise VerificationError("the epoch's dealing is not over", code="out-of-order")
@@ -384,7 +362,7 @@ class Study(msgspec.Struct, frozen=True):
             unaudited=(*self.unaudited, *cases),
             progress=progress,
             last_result=verified.digest,
-            noise_shown=MappingProxyType({}),
+            noise_shown=last_shown(self.noise_shown),
         )
 
     def _on_audit_called(self, body: AuditCalled, verified: Verified[AuditCalled]) -> "Study":
@@ -419,7 +397,7 @@ class Study(msgspec.Struct, frozen=True):
             if case.result.digest == body.result:
                 total = documents(Digest(case.result.predicate.sum))
                 check_fraud(case, documents(Digest(body.proof)), total)
-                return replace(self, phase=phase, halt_code=HaltCode.SUM_FALSE, round=None)
+                return replace(self._cut_off, phase=phase, halt_code=HaltCode.SUM_FALSE)
         raise VerificationError("no unaudited sum has this result", code="wrong-result")
 
     def _on_report(self, body: SiteReported) -> "Study":
@@ -440,7 +418,7 @@ class Study(msgspec.Struct, frozen=True):
     def _on_halted(self, body: StudyHalted) -> "Study":
         phase = advance(TRANSITIONS, self.phase, body, Phase.HALTED)
         check_halted(body.code, self.progress.stage, decided=self.halt_decided)
-        return replace(self, phase=phase, halt_code=body.code, round=None)
+        return replace(self._cut_off, phase=phase, halt_code=body.code)
 
     def _audited_set(self, record: RoundRecord) -> None:
         """Refuse other survivors than those of the sums that nobody has added up again.
@@ -460,6 +438,15 @@ class Study(msgspec.Struct, frozen=True):
                 f"{len(self.unaudited)} published sums are unaudited: audit them before the {what}",
                 code="audit-due",
             )
+
+    @property
+    def _cut_off(self) -> "Study":
+        """The study with its open round abandoned: what was answered binds, and is counted."""
+        return (
+            self
+            if self.round is None
+            else self._with_closed(close(self.round, RoundPhase.ABANDONED))
+        )
 
     def _with_closed(self, past: ClosedRound) -> "Study":
         answered = self.answered

@@ -1,4 +1,4 @@
-"""What the coordinator and the sites may say of a study that is at its end.
+"""What the coordinator and the sites may say of a study: its next round, its end.
 
 Pure checks of one statement against where the study stands (docs/spec/studies.md, section 3).
 """
@@ -8,9 +8,32 @@ from collections.abc import Collection
 from treaty.errors import PolicyError, VerificationError
 from treaty.protocol.closed_round import ClosedRound
 from treaty.protocol.messages import HaltCode, SiteReported, StudyCompleted
+from treaty.protocol.secagg_lifecycle import Expected
+from treaty.protocol.secagg_messages import RoundOpened
 from treaty.studies.progress import Stage, StudyProgress
 
-__all__ = ["check_completed", "check_halted", "check_report"]
+__all__ = ["check_completed", "check_halted", "check_report", "check_round"]
+
+
+def check_round(body: RoundOpened, awaited: Expected, attempts: int) -> None:
+    """Raise unless `body` opens the `awaited` round, after as many abandoned `attempts`."""
+    expected = {
+        "plan": awaited.plan,
+        "query": awaited.query,
+        "code": awaited.code,
+        "model": awaited.model,
+        "length": awaited.length,
+        "ring_bits": awaited.ring_bits,
+        "round": awaited.round,
+        "attempt": attempts,
+        "previous": awaited.previous,
+    }
+    for name, value in expected.items():
+        if getattr(body, name) != value:
+            raise VerificationError(
+                f"the round asks for {name} {getattr(body, name)}, expected {value}",
+                code=f"wrong-{name}",
+            )
 
 
 def check_report(

@@ -84,9 +84,10 @@ def _answered(study: Study) -> Iterator[Answered]:
     named: dict[str, tuple[QueryKind, list[ClosedRound]]] = {}
     planned: dict[int, Digest] = {}
     for record in records:
-        planned.setdefault(record.round, record.question)
         kind = noised_kind(study.plan, record.round)
         if record.members_in and kind is not None:
+            # The first that can have been opened is the one that the plan asked for.
+            planned.setdefault(record.round, record.question)
             named.setdefault(record.question, (kind, []))[1].append(record)
     for kind, sealed in named.values():
         shown = [one for one in sealed if one.reveals or one.confirmed] or sealed

@@ -227,12 +227,15 @@ def happened_line(statement: PrivacyStatement) -> str:
     more = "1 more release" if happened.fresh == 1 else f"{happened.fresh} more releases"
     again = f" and {more} with fresh noise, for other members" if happened.fresh else ""
     what = "gradient sums" if happened.planned_counts else "sums of statistics"
+    promised = statement.promised_epsilon_milli * 1000
+    within = happened.epsilon_micro is not None and happened.epsilon_micro <= promised
+    beyond = f", more than the {shown_epsilon(promised)} that the plan promised"
     return (
         f"in the log: {counted + ', ' if happened.planned_counts else ''}{happened.gradients} of "
         f"{happened.planned_gradients} noised {what}{again}, each with noise of at least "
         f"{happened.fewest_shares} of {training.members} members: epsilon "
         f"{shown_epsilon(happened.epsilon_micro)} if at most {training.max_colluders} of them "
-        "collude"
+        f"collude{'' if within else beyond}"
     )
 
 

@@ -4,7 +4,8 @@ Sums of three chunks over the real machines; the fold over worlds whose seeds ar
 faults that these tests caught: a sum left out of every audit; an epoch, or the end of the study,
 before the audit; other survivors while a sum is unaudited; one auditor enough; an auditor counted
 twice; hashes that lead to no signed root; a piece without its hash; the chunk compared at the
-wrong place in the keystream; a proof believed without adding up; a proof about another result.
+wrong place in the keystream; a proof believed without adding up; a proof about another result; the
+round that a proof cuts off forgotten.
 """
 
 import base64
@@ -373,6 +374,26 @@ def test_a_proof_halts_the_study_and_stays_out_when_it_is_about_nothing() -> Non
     world.say(messages.SumDisputed, A, result=result.digest, proof=name)
     assert world.study.phase is Phase.HALTED and world.study.halt_code is HaltCode.SUM_FALSE
     assert Digest(name) and world.replayed() == world.state
+
+
+def test_a_proof_keeps_the_round_that_it_cuts_off() -> None:
+    """What was answered in it can be opened by who holds the answers: it binds, and is counted."""
+    world = audited_world()
+    world.run_round()
+    result = world.study.unaudited[0].result
+    world.open_round()
+    for name in (A, B, C, D):
+        world.send_input(name)
+    world.seal()
+    for name in (A, B, C):
+        world.confirm(name)
+        world.reveal(name)
+    proof = canonical.encode(FraudProof(result=result.digest, chunk=0, hashes={}, pieces={}))
+    world.say(messages.SumDisputed, A, result=result.digest, proof=world.keep(proof))
+    assert world.study.phase is Phase.HALTED and world.study.round is None
+    assert world.study.rounds[-1].phase is RoundPhase.ABANDONED
+    assert world.study.rounds[-1].reveals == (A, B, C)
+    assert world.replayed() == world.state
 
 
 def test_a_study_that_is_not_audited_goes_on_as_before() -> None:
