@@ -49,6 +49,7 @@ SEND_S = 5.0
 
 PULL_S = 30
 HUB_BATCH = 8
+MEMBER_BATCH = 256
 QUEUE_LIMIT_BYTES = 32 << 20
 """Frames that wait in this process; above it nothing more is asked for."""
 
@@ -100,6 +101,8 @@ class JetStreamEngine:
         self._queue: deque[_Held] = deque()
         self._held: dict[tuple[str, str], _Held] = {}
         self._queued_bytes = 0
+        self._acknowledged: list[str] = []
+        self._saying: set[asyncio.Future[None]] = set()
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._tasks: list[asyncio.Task[None]] = []
@@ -286,8 +289,9 @@ class JetStreamEngine:
     async def _read(self, link: Link, sender: MemberId, stream: str) -> None:
         """Ask for the frames of one stream, again whenever what was asked for is used up."""
         ask = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{self._subjects.consumer(self._party.name)}"
-        # A member's consumer hands out one frame at a time, which keeps their order.
-        batch = HUB_BATCH if self._party.is_hub else 1
+        # A member's consumer hands out the next frame only when the one before is acknowledged,
+        # which keeps their order; so what a member asks for at once costs no memory.
+        batch = HUB_BATCH if self._party.is_hub else MEMBER_BATCH
         wanted = msgspec.json.encode({"batch": batch, "expires": PULL_S * 10**9})
         while True:
             await _until_up(link)
@@ -316,7 +320,9 @@ class JetStreamEngine:
         taken = 0
         while taken < batch:
             try:
-                found = await asyncio.wait_for(queue.get(), PULL_S + SEND_S)
+                # Not `wait_for`, which makes a task of every wait.
+                async with asyncio.timeout(PULL_S + SEND_S):
+                    found = await queue.get()
             except TimeoutError:
                 return
             if isinstance(found, TreatyError):
@@ -371,13 +377,24 @@ class JetStreamEngine:
             if self._closed or self._held.get(held.place) is not held:
                 return
             del self._held[held.place]
+            self._acknowledged.append(held.reply)
+            if len(self._acknowledged) > 1:
+                # What was acknowledged before still waits for the loop, which takes all at once.
+                return
+        self._loop.call_soon_threadsafe(self._spawn_acknowledgements)
 
-        async def say() -> None:
+    def _spawn_acknowledgements(self) -> None:
+        work = asyncio.ensure_future(self._say_acknowledged())
+        self._saying.add(work)
+        work.add_done_callback(self._saying.discard)
+
+    async def _say_acknowledged(self) -> None:
+        with self._arrived:
+            replies, self._acknowledged = self._acknowledged, []
+        for reply in replies:
             # A lost acknowledgement means one repetition, which receivers bear.
             with contextlib.suppress(ResourceError):
-                await self._link.publish(held.reply, b"+ACK")
-
-        asyncio.run_coroutine_threadsafe(say(), self._loop)
+                await self._link.publish(reply, b"+ACK")
 
     # --- sending ------------------------------------------------------------------------------
 

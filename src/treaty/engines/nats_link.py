@@ -242,7 +242,9 @@ class Link:
         reply, queue = self.open_inbox(subject)
         try:
             await self.publish(subject, data, reply=reply, headers=headers)
-            found = await asyncio.wait_for(queue.get(), timeout_s)
+            # Not `wait_for`, which makes a task of every wait.
+            async with asyncio.timeout(timeout_s):
+                found = await queue.get()
         except TimeoutError as error:
             raise ResourceError(
                 f"the engine did not answer within {timeout_s:g} s: try again"
