@@ -15,18 +15,10 @@ import binascii
 import hashlib
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from treaty.crypto.keys import PublicKey, SigningKey
 from treaty.errors import FormatError, VerificationError
@@ -40,6 +32,12 @@ __all__ = [
     "private_key_pem",
     "self_signed_pem",
 ]
+
+_SEQUENCE: Final = 0x30
+_INTEGER: Final = 0x02
+_VERSION: Final = 0xA0
+_INDEFINITE: Final = 0x80
+"""A DER length from here on says how many bytes of length follow; by itself it says none."""
 
 _USER_PREFIX: Final = 20 << 3
 _NKEY_BYTES: Final = 35
@@ -84,14 +82,53 @@ def answer_nonce(key: SigningKey, nonce: bytes) -> bytes:
 def certificate_pin(der: bytes) -> Digest:
     """Return the SHA-256 of the SubjectPublicKeyInfo of a DER certificate, or raise `FormatError`.
 
-    For an Ed25519 key it is `PublicKey.keyid`.
+    For an Ed25519 key it is `PublicKey.keyid`. Where the key lies follows from the structure of RFC
+    5280, section 4.1: Certificate, TBSCertificate, then behind an optional version the serial
+    number, the signature's algorithm, issuer, validity and subject. Every length must be definite
+    and as short as DER has it.
     """
-    try:
-        public = x509.load_der_x509_certificate(der).public_key()
-        info = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise FormatError("expected an X.509 certificate in DER") from error
-    return Digest(hashlib.sha256(info).hexdigest())
+    # Prevents a certificate in which this reader finds the pinned key and the TLS library another:
+    # what two readers of BER could take differently is refused.
+    whole = _element(der, 0, _SEQUENCE)
+    if whole.end != len(der):
+        raise FormatError("expected a certificate and nothing behind it")
+    body = _element(der, whole.begin, _SEQUENCE)
+    if body.end > whole.end:
+        raise FormatError("expected a certificate's body within the certificate")
+    place = body.begin
+    if der[place : place + 1] == bytes([_VERSION]):
+        place = _element(der, place, _VERSION).end
+    for tag in (_INTEGER, *[_SEQUENCE] * 4):
+        place = _element(der, place, tag).end
+    info = _element(der, place, _SEQUENCE)
+    if info.end > body.end:
+        raise FormatError("expected a public key within the certificate's body")
+    return Digest(hashlib.sha256(der[place : info.end]).hexdigest())
+
+
+class _Extent(NamedTuple):
+    """Where the content of a DER element begins and ends."""
+
+    begin: int
+    end: int
+
+
+def _element(der: bytes, place: int, tag: int) -> _Extent:
+    """Return where the element at `place` lies; `FormatError` unless it has `tag`."""
+    if der[place : place + 1] != bytes([tag]):
+        raise FormatError(f"expected an X.509 certificate in DER, tag {tag:#04x} at byte {place}")
+    first = der[place + 1] if place + 1 < len(der) else _INDEFINITE
+    begin, length = place + 2, first
+    if first >= _INDEFINITE:
+        count = first - _INDEFINITE
+        digits = der[begin : begin + count]
+        begin, length = begin + count, int.from_bytes(digits)
+        # Shorter ways to write the length, no length at all, and more than any certificate has.
+        if not 1 <= count <= 3 or len(digits) < count or not digits[0] or length < _INDEFINITE:
+            raise FormatError(f"expected a length as in DER at byte {place + 1}")
+    if begin + length > len(der):
+        raise FormatError(f"the certificate ends within the element at byte {place}")
+    return _Extent(begin, begin + length)
 
 
 def self_signed_pem(key: SigningKey, name: str, now: Timestamp) -> bytes:
@@ -99,6 +136,10 @@ def self_signed_pem(key: SigningKey, name: str, now: Timestamp) -> bytes:
 
     The same arguments give the same bytes.
     """
+    # 2 MB that only a coordinator needs, once.
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
     begins = _EPOCH + timedelta(milliseconds=now) - timedelta(days=1)
     begins = begins.replace(microsecond=0)

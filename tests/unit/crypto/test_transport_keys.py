@@ -1,14 +1,23 @@
 """nkeys, nonces and certificate pins.
 
 Planted and caught: the prefix of an account, the checksum in the other byte order or unchecked, a
-nonce of any bytes signed, the pin taken over the whole certificate, a certificate of an authority.
+nonce of any bytes signed, the pin taken over the whole certificate, a certificate of an authority;
+a reader of certificates that takes the first element with a key's tag, skips no version, takes long
+or indefinite lengths, or lets the key reach beyond the certificate's body.
 """
 
 import base64
+import hashlib
+import random
 import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from treaty.crypto import envelope
 from treaty.crypto.keys import SigningKey
@@ -86,6 +95,95 @@ def test_the_pin_of_a_certificate_is_the_id_of_its_key_whatever_else_it_says() -
     assert certificate_pin(der_of(self_signed_pem(SigningKey(b"o" * 32), "a.example", NOW))) != (
         KEY.public.keyid
     )
+
+
+def foreign_certificates() -> list[bytes]:
+    """Certificates as others make them: other keys, long names, many extensions."""
+    found = []
+    for private in (
+        ec.generate_private_key(ec.SECP256R1()),
+        rsa.generate_private_key(public_exponent=65537, key_size=2048),
+    ):
+        name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "o" * 60)] * 3)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(private.public_key())
+            .serial_number(7)
+            .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+            .not_valid_after(datetime(2060, 1, 1, tzinfo=UTC))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("a" * 60)] * 9), False)
+        )
+        found.append(builder.sign(private, hashes.SHA256()).public_bytes(Encoding.DER))
+    return found
+
+
+def pin_by_the_library(der: bytes) -> str:
+    """The same by another reader of certificates."""
+    key = x509.load_der_x509_certificate(der).public_key()
+    info = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(info).hexdigest()
+
+
+def test_the_pin_is_of_the_key_that_another_reader_finds() -> None:
+    ours = der_of(self_signed_pem(KEY, "a" * 64, NOW))
+    for der in (ours, *foreign_certificates()):
+        assert certificate_pin(der) == pin_by_the_library(der)
+
+
+def test_no_altered_certificate_has_two_keys() -> None:
+    """Whatever the TLS library would take for the key is what is compared with the pin, or none."""
+    draw = random.Random(11)
+    compared = refused = 0
+    for der in (der_of(self_signed_pem(KEY, "a.example", NOW)), foreign_certificates()[0]):
+        for _ in range(4000):
+            changed = bytearray(der)
+            for _ in range(draw.choice((1, 1, 2, 4))):
+                place = draw.randrange(len(der) if draw.random() < 0.3 else 120)
+                changed[place] = draw.choice((0, 1, 2, 0x30, 0x7F, 0x80, 0x81, 0x82, 0xA0, 0xFF))
+            if draw.random() < 0.3:
+                at = draw.randrange(150)
+                changed[at:at] = draw.randbytes(draw.choice((1, 2, 3)))
+            try:
+                ours = certificate_pin(bytes(changed))
+            except FormatError:
+                refused += 1
+                continue
+            try:
+                theirs = pin_by_the_library(bytes(changed))
+            except Exception:  # noqa: BLE001 - whatever the library refuses has no key
+                continue
+            compared += 1
+            assert ours == theirs
+    assert compared > 500 and refused > 500
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda der: der + b"\x00",
+        lambda der: der[:-1],
+        # Lengths that are not as short as they can be, or none at all.
+        lambda der: der[:1] + b"\x83\x00" + der[2:],
+        lambda der: der[:1] + b"\x80" + der[4:] + b"\x00\x00",
+        lambda der: der[:2] + bytes([der[2] + 1]) + der[3:],
+    ],
+    ids=["something behind", "cut off", "long length", "no length", "too long"],
+)
+def test_a_certificate_that_is_not_der_has_no_pin(change: Callable[[bytes], bytes]) -> None:
+    der = foreign_certificates()[0]
+    assert der[1] == 0x82
+    with pytest.raises(FormatError):
+        certificate_pin(change(der))
+
+
+def test_a_key_that_reaches_beyond_the_body_has_no_pin() -> None:
+    inner = b"\x02\x01\x01" + b"\x30\x00" * 4
+    body = b"\x30" + bytes([len(inner)]) + inner
+    whole = body + b"\x30\x02\x05\x00"
+    with pytest.raises(FormatError):
+        certificate_pin(b"\x30" + bytes([len(whole)]) + whole)
 
 
 def test_a_certificate_is_reproducible_and_of_no_authority() -> None:
