@@ -5,25 +5,18 @@ site its data, adapter and policy. `open_*` functions put a node together from s
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from treaty.aggregation.tensors import NamedTensors
 from treaty.crypto.keys import SigningKey, decode_key_file, encode_key_file
 from treaty.datasets.readers import read_site
 from treaty.datasets.site_files import SiteFiles
 from treaty.errors import FormatError, ResourceError, UsageError
 from treaty.governance.site_policy import SitePolicy, site_policy_from_toml
 from treaty.ids import Digest, MemberId
-from treaty.models.specification import ModelSpecification, TorchModule
-from treaty.models.task import GradientPart, TrainingTask
-from treaty.node.coordinator import Coordinator, CoordinatorKeys
 from treaty.node.mirror import CHECKPOINT_KEY, COSIGNED_KEY, LOG_STREAM
 from treaty.node.participant import Participant, ParticipantKeys
 from treaty.node.phase_clock import SINCE_KEY
@@ -40,7 +33,7 @@ from treaty.ports import (
 )
 from treaty.registration import open_budget, pending_rebase
 from treaty.sandbox.confinement import chosen
-from treaty.sandbox.package import package_digest, read_package
+from treaty.sandbox.package import PackageReading
 from treaty.sandbox.trainer import ConfinedTrainer
 from treaty.stores.files import (
     make_directory,
@@ -55,10 +48,11 @@ from treaty.stores.secret_files import SecretDirectory
 from treaty.stores.shared import open_shared, parse_shared_store, shared_store
 from treaty.stores.sqlite import SqliteStore
 from treaty.stores.system import FileJournal, SystemClock, SystemEntropy, worker_threads
-from treaty.trainers.numpy_trainer import NumpyTrainer
+from treaty.trainers.local_trainer import LocalTrainer
 
 if TYPE_CHECKING:
     from treaty.datasets.registry import Dataset
+    from treaty.node.coordinator import Coordinator
 
 __all__ = [
     "CONSENTS",
@@ -98,7 +92,7 @@ __all__ = [
 
 WORKER = (
     "from treaty.sandbox.worker import serve\n"
-    "from treaty.wiring import LocalTrainer\n"
+    "from treaty.trainers.local_trainer import LocalTrainer\n"
     "serve(LocalTrainer())\n"
 )
 """What a confined process runs, on the copied code."""
@@ -111,47 +105,6 @@ COORDINATOR_ROLES = ("coordinator", "log")
 
 _MAX_BUNDLE_FILE = 1 << 31
 _MAX_RECORD = 1 << 16
-
-
-class LocalTrainer:
-    """The trainer of a site: numpy for what numpy can do, PyTorch where the plan names a module."""
-
-    def __init__(self) -> None:
-        self._numpy = NumpyTrainer()
-
-    def compute(self, task: TrainingTask) -> NamedTensors:
-        """See `treaty.ports.Trainer.compute`."""
-        return self._for(task.specification).compute(task)
-
-    def site_state(self, task: TrainingTask) -> bytes:
-        """See `treaty.ports.Trainer.site_state`."""
-        return self._for(task.specification).site_state(task)
-
-    def predict(
-        self,
-        specification: ModelSpecification,
-        model: NamedTensors,
-        features: NDArray[np.float64],
-        site_state: bytes = b"",
-    ) -> NDArray[np.float64]:
-        """See `treaty.ports.Trainer.predict`."""
-        return self._for(specification).predict(specification, model, features, site_state)
-
-    def alone(self, task: TrainingTask) -> NamedTensors:
-        """See `treaty.ports.Trainer.alone`."""
-        return self._for(task.specification).alone(task)
-
-    def layers(self, task: TrainingTask) -> Sequence[GradientPart]:
-        """See `treaty.ports.Trainer.layers`."""
-        return self._for(task.specification).layers(task)
-
-    def _for(self, specification: ModelSpecification) -> Trainer:
-        if not isinstance(specification, TorchModule):
-            return self._numpy
-        # PyTorch is an extra: everything else works without it.
-        from treaty.trainers.torch_trainer import TorchTrainer
-
-        return TorchTrainer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +229,11 @@ def code_digest() -> Digest:
 
     SHA-256 over the canonical list of every source file's path and SHA-256.
     """
-    return package_digest(read_package(Path(__file__).parent))
+    reading = PackageReading(Path(__file__).parent)
+    for _ in reading:
+        # One file at a time is enough to hash them.
+        pass
+    return reading.digest()
 
 
 def confined_trainer(policy: SitePolicy | None, journal: Journal) -> tuple[ConfinedTrainer, Digest]:
@@ -285,11 +242,11 @@ def confined_trainer(policy: SitePolicy | None, journal: Journal) -> tuple[Confi
     The bytes that were hashed are the bytes that run. What confinement this machine offers is noted
     in the journal; raises `PolicyError` (``not-confined``) when the policy asks for more.
     """
-    files = read_package(Path(__file__).parent)
+    reading = PackageReading(Path(__file__).parent)
     confinement = chosen(policy is not None and policy.confinement == "required")
     journal.note(f"confinement.{confinement.value}", confinement.words)
-    trainer = ConfinedTrainer(files, WORKER, confinement=confinement)
-    return trainer, package_digest(files)
+    trainer = ConfinedTrainer(reading, WORKER, confinement=confinement)
+    return trainer, reading.digest()
 
 
 def read_consents(directory: Path) -> list[bytes]:
@@ -327,8 +284,11 @@ def open_coordinator(
     clock: Clock | None = None,
     slots_per_epoch: int | None = None,
     journal: Journal | None = None,
-) -> Coordinator:
+) -> "Coordinator":
     """Return the coordinator whose keys and state lie in `directory`, as by default its journal."""
+    # A site's process never needs it.
+    from treaty.node.coordinator import Coordinator, CoordinatorKeys
+
     state = storage or Storage.on_disk(directory)
     return Coordinator(
         name=name,

@@ -4,36 +4,54 @@ Guarantees (docs/spec/sandbox.md, section 1):
   * `read_package` reads every source file once; its digest and the copy that runs are of the same
     bytes, so what was compared is what runs, whatever happens to the installed files meanwhile.
   * `write_copy` writes into a new directory that only this user can read.
+  * With `PackageReading` the copy is written while the files are read and hashed, one at a time: a
+    site's process never holds the whole package.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from treaty.crypto.canonical import digest_of, sha256
 from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.ids import Digest
 
-__all__ = ["package_digest", "read_package", "require_code", "write_copy"]
+__all__ = ["PackageReading", "package_digest", "read_package", "require_code", "write_copy"]
 
 MAX_FILE_BYTES = 1 << 20
 PACKAGE = "treaty"
 
 
-def read_package(root: Path) -> dict[str, bytes]:
-    """Return the source files below `root` by relative path.
+class PackageReading:
+    """The source files below `root`, read once, in order, while they are iterated over.
 
     Raises `ResourceError` when one cannot be read or exceeds a mebibyte.
     """
-    files: dict[str, bytes] = {}
-    for path in sorted(root.rglob("*.py")):
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ResourceError(f"cannot read {path.name}: {error.strerror}") from error
-        if len(data) > MAX_FILE_BYTES:
-            raise ResourceError(f"{path.name}: expected at most {MAX_FILE_BYTES} bytes")
-        files[path.relative_to(root).as_posix()] = data
-    return files
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._digests: dict[str, Digest] = {}
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        """Return each file's relative path and bytes."""
+        for path in sorted(self._root.rglob("*.py")):
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise ResourceError(f"cannot read {path.name}: {error.strerror}") from error
+            if len(data) > MAX_FILE_BYTES:
+                raise ResourceError(f"{path.name}: expected at most {MAX_FILE_BYTES} bytes")
+            name = path.relative_to(self._root).as_posix()
+            self._digests[name] = sha256(data)
+            yield name, data
+
+    def digest(self) -> Digest:
+        """Return the digest of the files that were read; see `package_digest`."""
+        return digest_of(self._digests)
+
+
+def read_package(root: Path) -> dict[str, bytes]:
+    """Return the source files below `root` by relative path; see `PackageReading`."""
+    return dict(PackageReading(root))
 
 
 def package_digest(files: Mapping[str, bytes]) -> Digest:
@@ -52,7 +70,7 @@ def require_code(files: Mapping[str, bytes], approved: Digest) -> None:
         )
 
 
-def write_copy(files: Mapping[str, bytes], directory: Path) -> None:
+def write_copy(files: Mapping[str, bytes] | Iterable[tuple[str, bytes]], directory: Path) -> None:
     """Write `files` as the package below `directory`, which must be new or empty.
 
     Raises `UsageError` when it is neither, `ResourceError` when it cannot be written.
@@ -61,7 +79,7 @@ def write_copy(files: Mapping[str, bytes], directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(directory.iterdir()):
             raise UsageError(f"{directory} is not empty: code is copied into a new directory only")
-        for name, data in files.items():
+        for name, data in files.items() if isinstance(files, Mapping) else files:
             path = directory / PACKAGE / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.write_bytes(data)
