@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,8 @@ from treaty.wiring import code_digest, stored_log
 
 SOURCE = Path(__file__).parents[1] / "src"
 HUB = "coordinator.example"
+HOST = "host"
+"""The child that hosts several sites, where there is one."""
 
 POLICY = """format = "treaty.site-policy/v1"
 site = "{site}"
@@ -172,11 +174,22 @@ class Rig:
         is_site = name in self.sites
         words = ["site", "up", "--anchor", self.anchor] if is_site else ["coordinator", "up"]
         words += self.options.get(name, ())
+        return self._start(name, words, (name,), variables)
+
+    def start_hosted(self, names: Iterable[str], **variables: str) -> Child:
+        """Start one program that hosts the sites `names`; it is the child `HOST`."""
+        words = ["site", "up", "--anchor", self.anchor]
+        return self._start(HOST, words, names, variables)
+
+    def _start(
+        self, name: str, words: list[str], places: Iterable[str], variables: Mapping[str, str]
+    ) -> Child:
         output = self.output(name)
+        where = [word for place in places for word in ("--dir", str(self.place(place)))]
         kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
         with output.open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", self.program, *words, "--dir", str(self.place(name))],
+                [sys.executable, "-m", self.program, *words, *where],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -228,7 +241,7 @@ class Rig:
 
     def stop(self) -> None:
         """End every process, the coordinator last, and the server with it."""
-        for name in (*self.sites, HUB):
+        for name in (*self.sites, HOST, HUB):
             child = self.children.get(name)
             if child is not None and child.process.poll() is None:
                 try:

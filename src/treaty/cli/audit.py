@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from treaty.cli.output import Format, FormatOption, aligned, emit
+from treaty.cli.options import FormatOption
+from treaty.cli.output import Format, aligned, emit
 
 __all__ = ["attach"]
 

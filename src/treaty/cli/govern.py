@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from treaty.cli.output import Format, FormatOption, aligned, emit
+from treaty.cli.options import FormatOption
+from treaty.cli.output import Format, aligned, emit
 from treaty.errors import PolicyError, UsageError
 
 __all__ = ["attach"]

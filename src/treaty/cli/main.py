@@ -9,10 +9,8 @@ Guarantees (docs/cli.md):
     since secrets live in types that show nothing.
 """
 
-import os
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -20,12 +18,12 @@ import typer
 import typer.main
 
 from treaty.cli import assess, audit, budget, govern, network, operate, rehearse
+from treaty.cli.failures import told
 from treaty.cli.output import print_error, wants_json
-from treaty.errors import TreatyError, code_of
+from treaty.cli.serving import Order, become, serve
+from treaty.errors import TreatyError
 
 __all__ = ["app", "main", "run"]
-
-INTERRUPTED = 130
 
 
 @runtime_checkable
@@ -73,54 +71,41 @@ def _start(
         typer.echo(context.get_help())
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], *, perform: Callable[[Order], int] = serve) -> int:
     """Run one command line without the program's name, and return its exit code.
 
-    Prints results and errors; raises nothing but what ends a process on purpose.
+    Prints results and errors; raises nothing but what ends a process on purpose. `perform` is what
+    happens with the order of a command that serves.
     """
     as_json = wants_json(arguments)
     try:
         code = typer.main.get_command(app).main(
             args=list(arguments), prog_name="treaty", standalone_mode=False
         )
+        if isinstance(code, Order):
+            code = perform(code)
         sys.stdout.flush()
-    except TreatyError as error:
-        print_error(str(error), code=code_of(error), exit_code=error.exit_code, as_json=as_json)
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print_error("interrupted", code="interrupted", exit_code=INTERRUPTED, as_json=as_json)
-        return INTERRUPTED
-    except (BrokenPipeError, SystemExit):
-        # The reader went away (`treaty charter show | head`), where the parser ends the process
-        # itself. What the reader did not want is not lost, so this is no failure.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
-        return 0
+    except typer.Abort:
+        return told(KeyboardInterrupt(), as_json)
+    except (TreatyError, KeyboardInterrupt, SystemExit) as error:
+        return told(error, as_json)
     except Exception as error:  # noqa: BLE001 - the outermost loop: one line for whatever it is
-        return _explain(error, as_json)
+        if isinstance(error, _Misuse):
+            return _explain(error, as_json)
+        return told(error, as_json)
     return code if isinstance(code, int) else 0
 
 
-def _explain(error: Exception, as_json: bool) -> int:
-    """Print an error that is not ours: a mistake on the command line, or a bug."""
-    if isinstance(error, _Misuse):
-        message = error.format_message().rstrip(".")
-        print_error(
-            message[:1].lower() + message[1:],
-            code="usage",
-            exit_code=error.exit_code,
-            as_json=as_json,
-        )
-        return error.exit_code
-    if os.environ.get("TREATY_TRACEBACK") == "1":
-        traceback.print_exception(error, file=sys.stderr)
+def _explain(error: _Misuse, as_json: bool) -> int:
+    """Print a mistake on the command line."""
+    message = error.format_message().rstrip(".")
     print_error(
-        f"unexpected {type(error).__name__}: this is a bug; "
-        "set TREATY_TRACEBACK=1 to see where, and report it",
-        code="bug",
-        exit_code=1,
+        message[:1].lower() + message[1:],
+        code="usage",
+        exit_code=error.exit_code,
         as_json=as_json,
     )
-    return 1
+    return error.exit_code
 
 
 def main() -> None:
@@ -129,4 +114,4 @@ def main() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], perform=become))

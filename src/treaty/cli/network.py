@@ -4,8 +4,6 @@ Declarations only: what a command does is in `treaty.deployment` and `network_fi
 imported when it runs, so that help needs neither a message server nor its client.
 """
 
-import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +11,9 @@ from typing import Annotated
 import typer
 
 from treaty.cli.operate import proposals, studies
-from treaty.cli.output import Format, FormatOption, aligned, emit
+from treaty.cli.options import FormatOption
+from treaty.cli.output import Format, aligned, emit
+from treaty.cli.serving import Order
 from treaty.errors import ResourceError
 
 __all__ = ["attach"]
@@ -154,18 +154,14 @@ def coordinator_up(
     log: LogOption = "",
     level: LevelOption = LevelName.INFO,
     form: FormatOption = Format.TABLE,
-) -> None:
+) -> Order:
     """Run the coordinator, and its message server, until it is told to stop.
 
     Where replicas share a store it stands by until it holds the lease.
     """
-    from treaty.cli.network_files import until_stopped
-    from treaty.deployment.hub import HubProcess
-    from treaty.deployment.monitor import monitor_of
-
-    monitor = monitor_of(metrics, log, level.value)
-    with until_stopped() as stop:
-        HubProcess(directory, _teller(form), monitor).run(stop)
+    return Order(
+        True, (str(directory),), "", metrics, log, level.value, as_json=form is Format.JSON
+    )
 
 
 @_coordinators.command("status")
@@ -254,20 +250,18 @@ def site_up(
     anchor: Annotated[
         str, typer.Option("--anchor", help="At the first start: the charter's anchor, by voice.")
     ] = "",
-    directory: SiteOption = SITE_DIR,
+    directory: Annotated[
+        list[Path] | None,
+        typer.Option("--dir", help="The site's directory; repeat it to host several sites."),
+    ] = None,
     metrics: MetricsOption = "",
     log: LogOption = "",
     level: LevelOption = LevelName.INFO,
     form: FormatOption = Format.TABLE,
-) -> None:
+) -> Order:
     """Run the site until it is told to stop. The first start signs the founding charter."""
-    from treaty.cli.network_files import until_stopped
-    from treaty.deployment.agent import SiteProcess
-    from treaty.deployment.monitor import monitor_of
-
-    monitor = monitor_of(metrics, log, level.value)
-    with until_stopped() as stop:
-        SiteProcess(directory, anchor, _teller(form), monitor).run(stop)
+    places = tuple(map(str, directory or (SITE_DIR,)))
+    return Order(False, places, anchor, metrics, log, level.value, as_json=form is Format.JSON)
 
 
 @_sites.command("status")
@@ -375,16 +369,6 @@ def proposal_vote(
 
 def _proposed(form: Format, proposal: str) -> None:
     emit(form, {"proposal": proposal}, aligned([("proposal", proposal)]))
-
-
-def _teller(form: Format) -> Callable[[str], None]:
-    """Return what tells people, or programs, of the way of a process: one line each."""
-
-    def say(line: str) -> None:
-        emit(form, {"said": line}, [line])
-        sys.stdout.flush()
-
-    return say
 
 
 def _exit_unless(holds: bool) -> None:

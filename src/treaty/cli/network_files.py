@@ -5,9 +5,7 @@ sends what they left, now or when it is started.
 """
 
 import json
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,29 +46,11 @@ __all__ = [
     "party_standing",
     "propose_study",
     "site_status",
-    "until_stopped",
     "vote",
 ]
 
 RECENT = 5
 _FILE_LIMIT = 1 << 20
-
-
-@contextmanager
-def until_stopped() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether this process was told to stop (SIGTERM, Ctrl-C)."""
-    stopped = False
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    before = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: stopped
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 # --- coordinator ----------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from treaty.cli.output import Format, FormatOption, emit
+from treaty.cli.options import FormatOption
+from treaty.cli.output import Format, emit
 from treaty.errors import VerificationError
 
 __all__ = ["attach", "proposals", "studies"]

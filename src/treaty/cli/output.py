@@ -6,20 +6,18 @@ Guarantees:
   * No character of a file can steer a terminal: what is not printable is shown escaped.
   * Colour only on a terminal, and never where ``NO_COLOR`` is set.
 
-Left to the commands: what is said. Nothing here reads a file.
+Left to the commands: what is said. Nothing here reads a file, or loads the parser of command lines:
+a party that serves does without.
 """
 
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Annotated, TextIO
-
-import typer
+from typing import TextIO
 
 __all__ = [
     "Format",
-    "FormatOption",
     "aligned",
     "emit",
     "print_error",
@@ -36,11 +34,6 @@ class Format(StrEnum):
 
     TABLE = "table"
     JSON = "json"
-
-
-FormatOption = Annotated[
-    Format, typer.Option("--format", help="table for people, json for programs")
-]
 
 
 def emit(form: Format, record: object, lines: Iterable[str]) -> None:
