@@ -146,7 +146,8 @@ class StoredLog:
     """A party's log as its store holds it: entries, newest checkpoint, and blobs by digest.
 
     `first` is the place of the first of `entries`. `since` is the party's note on when its present
-    phase began, `cosigned` the newest checkpoint that a member was shown with a quorum's lines.
+    phase began, `cosigned` the newest checkpoint that a member was shown with a quorum's lines,
+    `value` gives what the party keeps under a key.
     """
 
     entries: tuple[bytes, ...] = field(repr=False)
@@ -156,6 +157,7 @@ class StoredLog:
     since: bytes | None = field(default=None, repr=False)
     cosigned: bytes | None = field(default=None, repr=False)
     first: int = 0
+    value: Callable[[str], bytes | None] = field(default=lambda _: None, repr=False)
 
 
 @contextmanager
@@ -182,6 +184,7 @@ def stored_log(directory: Path, first: int = 0) -> Iterator[StoredLog]:
             store.get(SINCE_KEY),
             store.get(COSIGNED_KEY),
             first,
+            store.get,
         )
     finally:
         store.close()

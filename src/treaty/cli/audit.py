@@ -1,6 +1,7 @@
 """Commands of whoever checks: verify a bundle, read its log, prove an entry.
 
-Declarations only: what a command does is in `bundle_files`, which is imported when it runs.
+Declarations only: what a command does is in `bundle_files` and `audit_files`, which are imported
+when it runs.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 
 from treaty.cli.options import FormatOption
 from treaty.cli.output import Format, aligned, emit
+from treaty.errors import VerificationError
 
 __all__ = ["attach"]
 
@@ -21,13 +23,31 @@ AnchorOption = Annotated[
     ),
 ]
 
+LogBundleOption = Annotated[
+    Path | None, typer.Option("--bundle", help="The directory of a bundle that holds the log.")
+]
+LogAnchorOption = Annotated[
+    str | None,
+    typer.Option("--anchor", help="Digest of the founding charter; a bundle needs it."),
+]
+LogDirectoryOption = Annotated[
+    Path | None,
+    typer.Option("--dir", help="A party's directory, or a simulated consortium's, in its place."),
+]
+LogMemberOption = Annotated[
+    str | None,
+    typer.Option("--member", help="Read this member's copy in a simulated consortium."),
+]
+
 _logs = typer.Typer(help="The log inside a bundle.", rich_markup_mode=None)
+_audits = typer.Typer(help="Audits of published sums, and proofs of fraud.", rich_markup_mode=None)
 
 
 def attach(app: typer.Typer) -> None:
     """Add the commands of this module to `app`."""
     app.command("verify")(verify)
     app.add_typer(_logs, name="log")
+    app.add_typer(_audits, name="audit")
 
 
 def verify(
@@ -104,3 +124,41 @@ def log_prove(
     if content is not None:
         wiring.write_new_file(content, data)
     emit(form, {"entry": entry, "proof": str(out)}, [f"written {out}"])
+
+
+@_audits.command("show")
+def audit_show(
+    bundle: LogBundleOption = None,
+    anchor: LogAnchorOption = None,
+    directory: LogDirectoryOption = None,
+    member: LogMemberOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="An existing directory for the proofs' files.")
+    ] = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Say what was audited and which sums are proved false; exit 3 when there is one."""
+    from treaty.cli.audit_files import Source, show_audits
+
+    found = show_audits(Source(bundle, anchor, directory, member))
+    written = [] if out is None else found.write(out)
+    record = {**found.record(), "files": [str(path) for path in written]}
+    emit(form, record, [*found.lines(), *(f"written {path}" for path in written)])
+    if found.proved:
+        raise typer.Exit(VerificationError.exit_code)
+
+
+@_audits.command("check")
+def audit_check(
+    proof: Annotated[Path, typer.Argument(help="The file of the proof.")],
+    bundle: LogBundleOption = None,
+    anchor: LogAnchorOption = None,
+    directory: LogDirectoryOption = None,
+    member: LogMemberOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Hold a proof of fraud against a log; exit 3 when it proves nothing."""
+    from treaty.cli.audit_files import Source, check_proof, fraud_lines, fraud_record
+
+    fraud = check_proof(proof, Source(bundle, anchor, directory, member))
+    emit(form, fraud_record(fraud), fraud_lines(fraud))

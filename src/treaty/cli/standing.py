@@ -32,6 +32,7 @@ __all__ = [
     "Status",
     "StudyStatus",
     "export_bundle",
+    "is_party",
     "proposal_named",
     "proposal_table",
     "proposals_of",
@@ -254,7 +255,7 @@ class ProposalStatus:
 
 def status_of(directory: Path, member: str | None) -> Status:
     """Return how the consortium in `directory` stands, in the coordinator's log or a member's."""
-    if _is_party(directory):
+    if is_party(directory):
         return Status(_own(directory, member), {})
     stored = StoredConsortium(directory)
     standing = stored.standing(_party(member))
@@ -265,7 +266,7 @@ def proposals_of(directory: Path, member: str | None) -> list[ProposalStatus]:
     """Return the proposals in the order of the log."""
     standing = (
         _own(directory, member)
-        if _is_party(directory)
+        if is_party(directory)
         else StoredConsortium(directory).standing(_party(member))
     )
     return [
@@ -299,7 +300,7 @@ def export_bundle(directory: Path, out: Path, edition: Edition | None) -> Export
 
     By default the full edition, at a site the attested one.
     """
-    if _is_party(directory):
+    if is_party(directory):
         from treaty.deployment.followed import party_bundle
 
         anchor, files = party_bundle(directory, edition)
@@ -332,7 +333,8 @@ def _quorum(state: Consortium) -> int | None:
     return state.members.effective.parameters().witness_quorum
 
 
-def _is_party(directory: Path) -> bool:
+def is_party(directory: Path) -> bool:
+    """Say whether `directory` is one party's of a real consortium, not a simulation's."""
     return any((directory / name).is_file() for name in ("coordinator.json", "site.json"))
 
 

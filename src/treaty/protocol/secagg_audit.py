@@ -38,6 +38,7 @@ from treaty.protocol.secure_round import EpochRecord, RoundRecord
 from treaty.protocol.statements import Verified
 
 __all__ = [
+    "PROOF_LIMIT_BYTES",
     "AuditCase",
     "ChunkHashes",
     "ChunkList",
@@ -53,6 +54,9 @@ __all__ = [
 
 ChunkHashes = Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=1 << 20)]
 """SHA-256 of each chunk of one masked input, in order."""
+
+PROOF_LIMIT_BYTES = 1 << 28
+"""The largest fraud proof that is read; a case implies a smaller one (`largest_proof`)."""
 
 _Pieces = Annotated[str, msgspec.Meta(max_length=1 << 20)]
 
@@ -234,7 +238,7 @@ def check_fraud(case: AuditCase, data: bytes, total: bytes) -> None:
     `VerificationError`: ``wrong-result``, ``no-such-chunk``, those of `check_chunk`, and
     ``no-fraud`` when the chunk is what the inputs give.
     """
-    proof = canonical.decode(data, FraudProof, limit=1 << 28)
+    proof = canonical.decode(data, FraudProof, limit=PROOF_LIMIT_BYTES)
     if proof.result != case.result.digest:
         raise VerificationError("the proof is about another result", code="wrong-result")
     if proof.chunk >= case.chunks:

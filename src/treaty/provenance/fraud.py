@@ -13,12 +13,10 @@ from treaty.crypto import canonical
 from treaty.errors import VerificationError
 from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import Consortium
-from treaty.protocol.secagg_audit import AuditCase, FraudProof, check_fraud
+from treaty.protocol.secagg_audit import PROOF_LIMIT_BYTES, AuditCase, FraudProof, check_fraud
 from treaty.protocol.secagg_messages import RoundResult
 
 __all__ = ["Fraud", "verify_fraud"]
-
-PROOF_LIMIT_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 The replay folds every entry through the machines that the nodes run, and at each published sum it
 goes further than they do: it checks the revealed seeds against the commitments and, where the
-masked inputs are at hand, adds them up again (docs/spec/verification.md, section 3).
+masked inputs are at hand, adds them up again (docs/spec/verification.md, section 3). A sum that
+does not hold ends the replay, unless the log itself goes on to prove it false: then the history is
+that of a fraud, and is replayed to its end.
 """
 
 from collections import Counter
@@ -11,19 +13,28 @@ from dataclasses import dataclass, field
 
 from treaty.aggregation.masking import input_root, open_sum
 from treaty.aggregation.quantization import ring_vector
+from treaty.crypto import canonical
 from treaty.crypto.canonical import sha256
-from treaty.errors import FormatError, PolicyError, ResourceError, VerificationError
+from treaty.errors import (
+    FormatError,
+    PeerError,
+    PolicyError,
+    ResourceError,
+    VerificationError,
+    code_of,
+)
 from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import DOCUMENTED, Consortium
 from treaty.protocol.gate import check_statement, check_sum
 from treaty.protocol.messages import CharterPublished, ProposalOpened, StudyOpened
-from treaty.protocol.secagg_messages import MaskedInput, RoundResult
+from treaty.protocol.secagg_audit import PROOF_LIMIT_BYTES, FraudProof
+from treaty.protocol.secagg_messages import MaskedInput, RoundResult, SumDisputed
 from treaty.protocol.secagg_opening import check_result
 from treaty.protocol.secagg_pairs import pair_seeds_of
 from treaty.protocol.statements import Body, Verified
 from treaty.protocol.study import Study
 
-__all__ = ["Entry", "Record", "replay"]
+__all__ = ["Entry", "ProvedFraud", "Record", "replay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +48,30 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvedFraud:
+    """A published sum that the log proves false: who signed it, and who proved it in which entry.
+
+    `result` is the digest of the statement in entry `entry`, `proof` that of the blob that the
+    fold has checked, `chunk` the false chunk. `study` is the digest of the study's plan.
+    """
+
+    author: MemberId
+    study: Digest
+    entry: int
+    result: Digest
+    chunk: int
+    disputed_by: MemberId
+    disputed_in: int
+    proof: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A replayed log.
 
     `needed` are the digests of documents and sums that the history names; `inputs` those of masked
-    vectors. `recomputed` counts sums added up again, `attested` those whose inputs were missing.
+    vectors. `recomputed` counts sums added up again, `attested` those whose inputs were missing;
+    `frauds` are those that the log proves false, in the order of their proofs.
     """
 
     state: Consortium
@@ -51,6 +81,7 @@ class Record:
     recomputed: int
     attested: int
     counts: Mapping[str, int] = field(default_factory=dict)
+    frauds: tuple[ProvedFraud, ...] = ()
 
 
 @dataclass(slots=True)
@@ -61,6 +92,16 @@ class _Replay:
     inputs: set[Digest] = field(default_factory=set)
     recomputed: int = 0
     attested: int = 0
+    results: dict[str, tuple[int, MemberId]] = field(default_factory=dict)
+    false: dict[str, PeerError] = field(default_factory=dict)
+    frauds: list[ProvedFraud] = field(default_factory=list)
+
+    def require_proofs(self) -> None:
+        """Raise what is wrong with the first sum that is false and that nobody proved false."""
+        proved = {one.result for one in self.frauds}
+        for result, refusal in self.false.items():
+            if result not in proved:
+                raise refusal
 
     def documents(self, digest: Digest) -> bytes:
         """Return a document that the history needs, and remember that it does."""
@@ -87,16 +128,14 @@ def replay(
         try:
             before = state
             state, verified = state.apply(data, worker.documents)
-            _follow(worker, before, state, verified)
-        except (VerificationError, PolicyError) as refusal:
-            raise VerificationError(f"entry {index}: {refusal}", code=refusal.code) from refusal
-        except FormatError as refusal:
-            raise FormatError(f"entry {index}: {refusal}") from refusal
-        except ResourceError as missing:
-            raise VerificationError(f"entry {index}: {missing}", code="missing-blob") from missing
+            _follow(worker, before, state, verified, index)
+        except (VerificationError, PolicyError, FormatError, ResourceError) as refusal:
+            worker.require_proofs()
+            raise _at_entry(index, refusal) from refusal
         kind = type(verified.predicate).__name__
         counts[kind] += 1
         lines.append(Entry(index, kind, verified.author, verified.digest))
+    worker.require_proofs()
     return Record(
         state,
         tuple(lines),
@@ -105,11 +144,20 @@ def replay(
         worker.recomputed,
         worker.attested,
         dict(sorted(counts.items())),
+        tuple(worker.frauds),
     )
 
 
+def _at_entry(index: int, refusal: PeerError | PolicyError | ResourceError) -> PeerError:
+    """Return `refusal` as one of the bundle, which names the entry."""
+    if isinstance(refusal, FormatError):
+        return FormatError(f"entry {index}: {refusal}")
+    code = "missing-blob" if isinstance(refusal, ResourceError) else code_of(refusal)
+    return VerificationError(f"entry {index}: {refusal}", code=code)
+
+
 def _follow(
-    worker: _Replay, before: Consortium, after: Consortium, verified: Verified[Body]
+    worker: _Replay, before: Consortium, after: Consortium, verified: Verified[Body], index: int
 ) -> None:
     body = verified.predicate
     _check_exposure(after, verified)
@@ -128,9 +176,29 @@ def _follow(
             if study is None:
                 raise VerificationError("a result without a study", code="out-of-order")
             _check_sum_exposure(after, study)
-            _recompute(worker, study, body)
+            worker.results[verified.digest] = (index, verified.author)
+            refusal = _recompute(worker, study, body)
+            if refusal is not None:
+                # What members prove in a later entry is part of the history, not its end.
+                worker.false[verified.digest] = _at_entry(index, refusal)
+        case SumDisputed():
+            worker.frauds.append(_proved(worker, before, body, verified.author, index))
         case _:
             pass
+
+
+def _proved(
+    worker: _Replay, before: Consortium, body: SumDisputed, by: MemberId, index: int
+) -> ProvedFraud:
+    """Return what a dispute proves; the fold has checked its proof."""
+    study = before.running
+    if study is None:
+        raise VerificationError("a dispute without a study", code="out-of-order")
+    entry, author = worker.results[body.result]
+    data = worker.documents(Digest(body.proof))
+    chunk = canonical.decode(data, FraudProof, limit=PROOF_LIMIT_BYTES).chunk
+    result, proof = Digest(body.result), Digest(body.proof)
+    return ProvedFraud(author, study.identity, entry, result, chunk, by, index, proof)
 
 
 def _check_exposure(state: Consortium, verified: Verified[Body]) -> None:
@@ -152,8 +220,12 @@ def _check_sum_exposure(state: Consortium, study: Study) -> None:
     check_sum(state.members.matrix, kind.artefact, members=survivors, form=kind.form)
 
 
-def _recompute(worker: _Replay, study: Study, result: RoundResult) -> None:
+def _recompute(
+    worker: _Replay, study: Study, result: RoundResult
+) -> VerificationError | FormatError | None:
     """Check the seeds, then add the masked inputs up again if they are all at hand.
+
+    Returns what shows that the sum is false, None when it holds or cannot be added up.
 
     1 every revealed seed opens its commitment; 2 every input has the digest and root of its logged
     header; 3 the sum of the inputs without their masks is the published one, byte for byte. Inputs
@@ -162,21 +234,25 @@ def _recompute(worker: _Replay, study: Study, result: RoundResult) -> None:
     epoch, record = study.epoch, study.round
     if epoch is None or epoch.sealed is None or record is None or record.sealed is None:
         raise VerificationError("a result without a round", code="out-of-order")
-    plan = check_result(  # 1
-        study.group,
-        record.opened.predicate,
-        {name: one.predicate for name, one in epoch.keys.items()},
-        {name: one.predicate for name, one in epoch.ready.items()},
-        epoch.sealed.predicate.dealers,
-        record.sealed.predicate,
-        result,
-        graph=epoch.graph,
-        pairs=pair_seeds_of(result, worker.documents, record.largest_pairs),
-    )
+    pairs = pair_seeds_of(result, worker.documents, record.largest_pairs)
+    try:
+        plan = check_result(  # 1
+            study.group,
+            record.opened.predicate,
+            {name: one.predicate for name, one in epoch.keys.items()},
+            {name: one.predicate for name, one in epoch.ready.items()},
+            epoch.sealed.predicate.dealers,
+            record.sealed.predicate,
+            result,
+            graph=epoch.graph,
+            pairs=pairs,
+        )
+    except (VerificationError, FormatError) as refusal:
+        return refusal
     headers = [record.inputs[member].predicate for member in record.members_in]
     if not all(worker.has(Digest(header.blob)) for header in headers):
         worker.attested += 1
-        return
+        return None
     asked = record.opened.predicate
     total = open_sum(
         (_checked_input(worker, one, asked.ring_bits, asked.length) for one in headers),  # 2
@@ -185,10 +261,11 @@ def _recompute(worker: _Replay, study: Study, result: RoundResult) -> None:
         asked.length,
     ).tobytes()
     if sha256(total) != result.sum:  # 3
-        raise VerificationError(
+        return VerificationError(
             "the published sum is not the sum of the logged inputs", code="sum-mismatch"
         )
     worker.recomputed += 1
+    return None
 
 
 def _checked_input(

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, Name, Record, Text
-from treaty.errors import FormatError, ResourceError, UsageError, VerificationError
+from treaty.errors import UsageError, VerificationError
 from treaty.ids import Digest, Timestamp
 from treaty.privacy.certificate import shown_epsilon
 from treaty.protocol.differencing import lone_changes
@@ -30,17 +29,24 @@ from treaty.provenance.bundle import (
     final_study,
     policy_of,
 )
+from treaty.provenance.contents import finder, open_blobs, open_log, open_manifest
 from treaty.provenance.privacy import LogPrivacy, log_privacy, study_privacy
 from treaty.provenance.record import Record as History
 from treaty.provenance.record import replay
 from treaty.studies.certificates import happened_line, partition_lines
-from treaty.tlog.checkpoint import SignedCheckpoint, open_checkpoint, parse_unverified
-from treaty.tlog.merkle import MerkleTree, leaf_hash
-from treaty.tlog.tiles import parse_entry_bundle, resources, tiles_of_size
+from treaty.tlog.checkpoint import SignedCheckpoint, open_checkpoint
+from treaty.tlog.merkle import MerkleTree
+from treaty.tlog.tiles import tiles_of_size
 
-__all__ = ["Guarantee", "Status", "Verdict", "VerdictRecord", "said_lines", "verify_bundle"]
-
-MAX_ENTRIES = 10_000_000
+__all__ = [
+    "Guarantee",
+    "Status",
+    "Verdict",
+    "VerdictRecord",
+    "examine_bundle",
+    "said_lines",
+    "verify_bundle",
+]
 
 
 class Status(Enum):
@@ -121,21 +127,39 @@ def verify_bundle(
     """Return the verdict on the bundle `files` of the consortium that `anchor` founded.
 
     1 manifest; 2 log files; 3 replay of every entry; 4 checkpoint and quorum; 5 blobs; 6 derived
-    files; 7 nothing else; 8 freshness, where asked. Raises `FormatError` or `VerificationError`.
+    files; 7 nothing else; 8 freshness, where asked; 9 no published sum is proved false. Raises
+    `FormatError` or `VerificationError`.
+    """
+    verdict = examine_bundle(files, anchor, min_size=min_size, max_age_ms=max_age_ms, now=now)
+    if verdict.history.frauds:  # 9
+        fraud = verdict.history.frauds[0]
+        raise VerificationError(
+            f"entry {fraud.entry}: {fraud.author} published a false sum in study "
+            f"{fraud.study[:16]}, as {fraud.disputed_by} proves in entry {fraud.disputed_in}; "
+            "`treaty audit show` has the proof",
+            code="sum-false",
+        )
+    return verdict
+
+
+def examine_bundle(
+    files: Mapping[str, bytes],
+    anchor: Digest,
+    *,
+    min_size: int | None = None,
+    max_age_ms: int | None = None,
+    now: Timestamp | None = None,
+) -> Verdict:
+    """Return the verdict on a bundle whose log may prove a fraud: all of `verify_bundle` but 9.
+
+    Who asks looks at `history.frauds` before anything else. Raises as `verify_bundle` does.
     """
     if max_age_ms is not None and now is None:
         raise UsageError("a maximal age needs the present time")
-    manifest = _manifest(files, anchor)  # 1
-    entries, tree = _log(files, manifest)  # 2
-    blobs = _blobs(files)
-
-    def find(digest: Digest) -> bytes:
-        data = blobs.get(digest)
-        if data is None:
-            raise ResourceError(f"blob {digest[:16]} is missing")
-        return data
-
-    history = replay(entries, anchor, find, blobs.__contains__)  # 3
+    manifest = open_manifest(files, anchor)  # 1
+    entries, tree = open_log(files, manifest)  # 2
+    blobs = open_blobs(files)
+    history = replay(entries, anchor, finder(blobs), blobs.__contains__)  # 3
     signed = _checkpoint(files[CHECKPOINT], history, tree)  # 4
     _references(blobs, history, manifest)  # 5
     derived = derived_files(history, tree, files[CHECKPOINT])  # 6
@@ -152,59 +176,6 @@ def verify_bundle(
         raise VerificationError(f"{strange[0]} has no place in this bundle", code="strange-file")
     fresh = _freshness(history, signed, manifest, min_size, max_age_ms, now)  # 8
     return Verdict(history, _record(history, manifest, signed, tree, fresh))
-
-
-def _manifest(files: Mapping[str, bytes], anchor: Digest) -> Manifest:
-    if MANIFEST not in files or CHECKPOINT not in files:
-        raise FormatError(f"expected {MANIFEST} and {CHECKPOINT} in the bundle")
-    manifest = canonical.decode(files[MANIFEST], Manifest)
-    if manifest.anchor != anchor:
-        raise VerificationError(
-            f"the bundle is of the consortium {manifest.anchor[:16]}, the anchor is {anchor[:16]}",
-            code="wrong-anchor",
-        )
-    if canonical.sha256(files[CHECKPOINT]) != manifest.checkpoint:
-        raise VerificationError(
-            "the checkpoint is not the one in the manifest", code="checkpoint-differs"
-        )
-    return manifest
-
-
-def _log(files: Mapping[str, bytes], manifest: Manifest) -> tuple[list[bytes], MerkleTree]:
-    """Return the entries and their tree, having compared every tile with it."""
-    size = parse_unverified(files[CHECKPOINT]).size
-    if size != manifest.size or not 0 < size <= MAX_ENTRIES:
-        raise VerificationError(
-            f"the checkpoint says {size} entries, the manifest {manifest.size}",
-            code="checkpoint-differs",
-        )
-    entries: list[bytes] = []
-    for tile in tiles_of_size(size):
-        if tile.level is None:
-            data = files.get(LOG + tile.path)
-            if data is None:
-                raise VerificationError(f"{tile.path} is missing", code="missing-tile")
-            entries.extend(parse_entry_bundle(data, tile.width))
-    if len(entries) != size:
-        raise FormatError(f"expected {size} entries, found {len(entries)}")
-    tree = MerkleTree(leaf_hash(entry) for entry in entries)
-    for path, data in resources(tree, lambda index: entries[index], size).items():
-        if files.get(LOG + path) != data:
-            code = "tile-differs" if LOG + path in files else "missing-tile"
-            raise VerificationError(f"{path} is not the tile of these entries", code=code)
-    return entries, tree
-
-
-def _blobs(files: Mapping[str, bytes]) -> dict[Digest, bytes]:
-    blobs: dict[Digest, bytes] = {}
-    for path, data in files.items():
-        if not path.startswith(BLOBS):
-            continue
-        digest = canonical.sha256(data)
-        if path != BLOBS + digest:
-            raise VerificationError(f"{path} does not have its digest", code="blob-mismatch")
-        blobs[digest] = data
-    return blobs
 
 
 def _checkpoint(note: bytes, history: History, tree: MerkleTree) -> SignedCheckpoint:
