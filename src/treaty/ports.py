@@ -268,8 +268,10 @@ class Engine(Protocol):
         Raises `UsageError` if `digest` is not the SHA-256 of `data`.
         """
 
-    def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:
+    def fetch(self, digest: Digest, most_bytes: int) -> bytes:
         """Return an offered object of at most `most_bytes`, checked against `digest`.
+
+        The reader says how large it can be: peers serve what they like.
 
         Raises `ResourceError` if nobody offers it now, `VerificationError` with
         code ``blob-mismatch`` if the engine delivered something else, ``blob-too-large`` if it

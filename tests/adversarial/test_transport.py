@@ -27,6 +27,7 @@ from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
 from treaty.errors import PolicyError, ResourceError, TreatyError, VerificationError
 from treaty.ids import Digest, MemberId
+from treaty.ports import OBJECT_LIMIT_BYTES
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
@@ -328,7 +329,7 @@ def test_t65_a_half_sent_object_is_completed_and_only_what_is_missing_is_sent(
 
     as_member(shared, A, send_half)
     with pytest.raises(ResourceError, match="half sent"):
-        shared.engines[HUB].fetch(digest)
+        shared.engines[HUB].fetch(digest, OBJECT_LIMIT_BYTES)
     stored: list[str] = []
     engine = shared.engines[A]
     store = engine._objects.store
@@ -345,7 +346,7 @@ def test_t65_a_half_sent_object_is_completed_and_only_what_is_missing_is_sent(
         assert sorted(stored) == ["0", "2"]
     finally:
         engine._objects.store = store  # type: ignore[method-assign]  # as it was
-    assert shared.engines[HUB].fetch(digest) == data
+    assert shared.engines[HUB].fetch(digest, OBJECT_LIMIT_BYTES) == data
 
 
 @pytest.mark.parametrize(
@@ -377,11 +378,11 @@ def test_t65_an_object_that_is_not_what_was_asked_for_is_refused(
 
     as_member(shared, A, send)
     with pytest.raises(VerificationError, match=match) as refused:
-        shared.engines[HUB].fetch(digest)
+        shared.engines[HUB].fetch(digest, OBJECT_LIMIT_BYTES)
     assert refused.value.code == "blob-mismatch"
     # Another member's honest copy is found beside the forged one.
     shared.engines[B].offer(digest, data)
-    assert shared.engines[HUB].fetch(digest) == data
+    assert shared.engines[HUB].fetch(digest, OBJECT_LIMIT_BYTES) == data
 
 
 def test_t65_a_frame_that_names_a_forged_object_is_dropped_and_stops_nobody(

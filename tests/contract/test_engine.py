@@ -24,7 +24,7 @@ from treaty.engines.embedded import ENGINE, EgressRecord, EmbeddedEngine, Embedd
 from treaty.engines.faults import Fault, FaultRule, InjectedFault, Occasion, SeededFaults
 from treaty.errors import ResourceError, UsageError, VerificationError
 from treaty.ids import MemberId
-from treaty.ports import FRAME_LIMIT_BYTES, Delivery, Engine
+from treaty.ports import FRAME_LIMIT_BYTES, OBJECT_LIMIT_BYTES, Delivery, Engine
 
 A, B, C = MemberId("a.example"), MemberId("b.example"), MemberId("c.example")
 
@@ -200,17 +200,20 @@ def test_large_objects_go_by_digest(net: Net) -> None:
     data = bytes(range(256)) * (FRAME_LIMIT_BYTES // 256) + b"rest"
     digest = sha256(data)
     with pytest.raises(ResourceError, match="not offered by anyone: try again"):
-        c.fetch(digest)
+        c.fetch(digest, OBJECT_LIMIT_BYTES)
     with pytest.raises(UsageError, match="offer of digest"):
         a.offer(digest, b"something else")
     a.offer(digest, data)
     b.offer(digest, data)
-    assert c.fetch(digest) == data
+    assert c.fetch(digest, OBJECT_LIMIT_BYTES) == data
     with pytest.raises(ResourceError):
-        a.fetch(sha256(b"nobody has it"))
+        a.fetch(sha256(b"nobody has it"), OBJECT_LIMIT_BYTES)
     c.offer(sha256(b""), b"")
     c.offer(digest, data)
-    assert a.fetch(digest) == data and b.fetch(sha256(b"")) == b""
+    assert (
+        a.fetch(digest, OBJECT_LIMIT_BYTES) == data
+        and b.fetch(sha256(b""), OBJECT_LIMIT_BYTES) == b""
+    )
 
 
 def test_an_object_larger_than_its_reader_expects_is_not_read(net: Net) -> None:
@@ -229,7 +232,7 @@ def test_a_withdrawn_object_is_gone(network: EmbeddedNetwork) -> None:
     network.withdraw(sha256(b"object"))
     network.withdraw(sha256(b"object"))
     with pytest.raises(ResourceError):
-        c.fetch(sha256(b"object"))
+        c.fetch(sha256(b"object"), OBJECT_LIMIT_BYTES)
 
 
 def test_only_a_party_has_an_end(network: EmbeddedNetwork) -> None:
@@ -243,7 +246,7 @@ def test_every_byte_that_leaves_is_on_record(network: EmbeddedNetwork) -> None:
     a.send(C, b"frame", "key")
     a.offer(sha256(b"object"), b"object")
     a.offer(sha256(b"object"), b"object")
-    c.fetch(sha256(b"object"))
+    c.fetch(sha256(b"object"), OBJECT_LIMIT_BYTES)
     frame = EgressRecord(A, C, 5, sha256(b"frame"), Passage.FRAME, b"frame")
     digest = sha256(b"object")
     assert network.egress == (
@@ -273,7 +276,7 @@ def test_a_severed_party_fails_loudly_and_finds_its_frames_later(
     assert c.receive() is None
     acts: list[Callable[[], object]] = [
         lambda: c.send(A, b"lost", "2"),
-        lambda: c.fetch(digest),
+        lambda: c.fetch(digest, OBJECT_LIMIT_BYTES),
         lambda: c.offer(digest, b"object"),
     ]
     for act in acts:
@@ -331,8 +334,8 @@ def test_a_lost_or_corrupt_object_is_refused_and_can_be_fetched_again() -> None:
         network.endpoint(A).offer(digest, b"object")
         c = network.endpoint(C)
         with pytest.raises(error, match=r"try again|fetch it again"):
-            c.fetch(digest)
-        assert c.fetch(digest) == b"object"
+            c.fetch(digest, OBJECT_LIMIT_BYTES)
+        assert c.fetch(digest, OBJECT_LIMIT_BYTES) == b"object"
 
 
 def test_the_engine_keeps_frames_order_keys_and_acknowledgements_in_every_sequence() -> None:

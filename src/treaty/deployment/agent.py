@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from treaty.crypto import canonical
-from treaty.crypto.canonical import sha256
+from treaty.crypto.canonical import MAX_SIZE_BYTES, sha256
 from treaty.deployment.monitor import Monitor
 from treaty.deployment.outbox import Outbox
 from treaty.deployment.papers import (
@@ -242,7 +242,7 @@ class SiteProcess:
         end = time.monotonic() + CHARTER_S
         while True:
             try:
-                return engine.fetch(anchor)
+                return engine.fetch(anchor, MAX_SIZE_BYTES)
             except ResourceError as error:
                 if time.monotonic() > end or stop():
                     raise ResourceError(

@@ -18,7 +18,7 @@ from treaty.deployment.monitor import Monitor
 from treaty.engines.jetstream import JetStreamEngine
 from treaty.errors import ResourceError
 from treaty.ids import Digest, MemberId
-from treaty.ports import OBJECT_LIMIT_BYTES, Delivery, Journal
+from treaty.ports import Delivery, Journal
 from treaty.stores.shared import lease_on, lease_state, replica_name, shared_store
 from treaty.wiring import Storage
 
@@ -148,7 +148,7 @@ class GatedEngine:
         """See `treaty.ports.Engine.offer`."""
         self._engine().offer(digest, data)
 
-    def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:
+    def fetch(self, digest: Digest, most_bytes: int) -> bytes:
         """See `treaty.ports.Engine.fetch`."""
         return self._engine().fetch(digest, most_bytes)
 

@@ -24,7 +24,7 @@ from treaty.engines.faults import Fault, FaultPlan, InjectedFault, Occasion
 from treaty.engines.object_checks import check_arrived, check_offer, check_size
 from treaty.errors import ResourceError, UsageError
 from treaty.ids import Digest, MemberId
-from treaty.ports import FRAME_LIMIT_BYTES, OBJECT_LIMIT_BYTES, Delivery
+from treaty.ports import FRAME_LIMIT_BYTES, Delivery
 
 __all__ = ["ENGINE", "EgressRecord", "EmbeddedEngine", "EmbeddedNetwork", "Passage"]
 
@@ -293,7 +293,7 @@ class EmbeddedEngine:
         """See `treaty.ports.Engine.offer`."""
         self._network._offer(self._member, digest, data)
 
-    def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:
+    def fetch(self, digest: Digest, most_bytes: int) -> bytes:
         """See `treaty.ports.Engine.fetch`."""
         return self._network._fetch(self._member, digest, most_bytes)
 

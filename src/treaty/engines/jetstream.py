@@ -40,7 +40,7 @@ from treaty.errors import (
     UsageError,
 )
 from treaty.ids import Digest, MemberId
-from treaty.ports import FRAME_LIMIT_BYTES, OBJECT_LIMIT_BYTES, Delivery, Journal
+from treaty.ports import FRAME_LIMIT_BYTES, Delivery, Journal
 
 __all__ = ["JetStreamEngine", "NatsParty"]
 
@@ -147,7 +147,7 @@ class JetStreamEngine:
         check_offer(digest, data)
         self._call(self._objects.offer(digest, data), CHUNK_S * (2 + len(data) // CHUNK_BYTES))
 
-    def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:
+    def fetch(self, digest: Digest, most_bytes: int) -> bytes:
         """See `treaty.ports.Engine.fetch`. Chunks that arrived before a loss are kept."""
         return self._call(self._objects.fetch(digest, most_bytes), None)
 
@@ -347,7 +347,7 @@ class JetStreamEngine:
         digest = found.headers.get(OBJECT_HEADER)
         if digest is not None:
             try:
-                frame = await self._objects.fetch(Digest(digest))
+                frame = await self._objects.fetch(Digest(digest), FRAME_LIMIT_BYTES)
             except ResourceError:
                 # It is not acknowledged, so the server hands it out again.
                 return

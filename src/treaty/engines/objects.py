@@ -27,7 +27,6 @@ from treaty.errors import (
     VerificationError,
 )
 from treaty.ids import Digest, MemberId
-from treaty.ports import OBJECT_LIMIT_BYTES
 
 __all__ = ["CHUNK_S", "Objects"]
 
@@ -125,7 +124,7 @@ class Objects:
 
     # --- fetching -----------------------------------------------------------------------------
 
-    async def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:
+    async def fetch(self, digest: Digest, most_bytes: int) -> bytes:
         offers = await asyncio.gather(
             *(self._piece(one, digest, HEAD, ANSWER_S) for one in self._offerers)
         )

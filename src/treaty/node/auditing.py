@@ -12,9 +12,11 @@ Masked inputs are fetched for the audit and not kept.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from treaty.aggregation.masking import CHUNK_WORDS
 from treaty.crypto import canonical
 from treaty.errors import FormatError, PeerError, ResourceError, VerificationError, code_of
 from treaty.ids import Digest, MemberId
+from treaty.node.bounds import list_bytes, sum_bytes
 from treaty.node.mirror import Mirror
 from treaty.ports import BlobStore, Engine, EventStore, Journal
 from treaty.protocol.messages import HaltCode, StudyHalted
@@ -42,7 +44,6 @@ Order = tuple[Predicate, tuple[bytes, ...]]
 MAX_WAITS = 5
 """Deadlines that an audit may pass before a study that is not finished halts."""
 
-LIST_LIMIT_BYTES = 1 << 26
 DISPUTE_KEY = "dispute/"
 
 Sender = Callable[[Predicate, tuple[tuple[Digest, bytes], ...]], None]
@@ -204,11 +205,12 @@ class Auditor:
         call = study.audit
         if call is None or call.digest in self._done or self._name in study.auditors:
             return None
+        most = list_bytes(study.unaudited)
         try:
             listed = canonical.decode(
-                self._mirror.document(Digest(call.predicate.chunks)),
+                self._mirror.document(Digest(call.predicate.chunks), most),
                 ChunkList,
-                limit=LIST_LIMIT_BYTES,
+                limit=most,
             )
             for case in study.unaudited:
                 found = self._audited(case, listed)
@@ -230,15 +232,17 @@ class Auditor:
         mine = [n for n in range(case.chunks) if self._name in assigned_members(case, n)]
         if not mine:
             return None
-        total = self._mirror.document(Digest(case.result.predicate.sum))
+        total = self._mirror.document(Digest(case.result.predicate.sum), sum_bytes(case.opened))
         try:
             plan = case.plan()
         except (VerificationError, FormatError):
             # The published seeds are not those that the members committed to.
             plan = None
+        piece = min(sum_bytes(case.opened), CHUNK_WORDS * case.opened.ring_bits // 8)
         for chunk in mine:
             pieces = {
-                name: self._mirror.document(Digest(hashes[name][chunk])) for name in case.headers
+                name: self._mirror.document(Digest(hashes[name][chunk]), piece)
+                for name in case.headers
             }
             if plan is None or not check_chunk(case, plan, chunk, hashes, pieces, total):
                 return Dispute(case.result.digest, prove_fraud(case, chunk, hashes, pieces))

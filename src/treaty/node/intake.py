@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from treaty.errors import PeerError, VerificationError
 from treaty.ids import Digest, MemberId
+from treaty.node.bounds import sum_bytes
 from treaty.ports import Engine
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Post
@@ -121,8 +122,7 @@ def _left_at_engine(body: Body, state: Consortium) -> tuple[Digest | None, int]:
     match body:
         case MaskedInput():
             record = None if study is None else study.round
-            opened = None if record is None else record.opened.predicate
-            return Digest(body.blob), 0 if opened is None else opened.length * opened.ring_bits // 8
+            return Digest(body.blob), 0 if record is None else sum_bytes(record.opened.predicate)
         case SumDisputed():
             cases = () if study is None else study.unaudited
             return Digest(body.proof), max((one.largest_proof for one in cases), default=0)

@@ -3,6 +3,7 @@
 Invariants (docs/spec/protocol.md, section 3):
   * New entries are accepted only if they lead from this member's own tree to a checkpoint that the
     log key signed; otherwise the mirror keeps what it has and cosigns nothing (``split-view``).
+  * Of what an entry names no more is read than the log says that it can be (`treaty.node.bounds`).
   * What is cosigned is what is stored: no cosignature while entries wait for their transaction.
 
 Left to its callers: who may send a feed, and what the entries ask of this member.
@@ -15,6 +16,7 @@ from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
 from treaty.errors import VerificationError
 from treaty.ids import Digest, MemberId
+from treaty.node.bounds import DOCUMENT_BYTES, bounds_of
 from treaty.node.cosignatures import open_cosigned
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.phase_clock import SINCE_KEY, PhaseClock
@@ -22,6 +24,7 @@ from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Feed
 from treaty.protocol.messages import TimeStated
+from treaty.protocol.statements import peek
 
 __all__ = ["CHECKPOINT_KEY", "COSIGNED_KEY", "LOG_STREAM", "Accepted", "Mirror"]
 
@@ -94,10 +97,11 @@ class Mirror:
         if not entries:
             return None
         state = self._state
-        documents = self._finder(feed.blobs)
         digests = []
         for entry in entries:
-            state, verified = state.apply(entry, documents, made=made)
+            parsed = peek(entry)
+            documents = self._finder(feed.blobs, bounds_of(parsed[1], state))
+            state, verified = state.apply(entry, documents, parsed=parsed, made=made)
             digests.append(verified.digest)
             body = verified.predicate
             if isinstance(body, TimeStated) and body.at - self._clock.now() > CLOCK_TOLERANCE_MS:
@@ -144,9 +148,16 @@ class Mirror:
         self._fresh[digest] = data
         return digest
 
-    def document(self, digest: Digest) -> bytes:
-        """Return a blob of this turn, of the store, or of the engine; `ResourceError` if none."""
-        return self._finder(self._fresh)(digest)
+    def document(self, digest: Digest, most_bytes: int) -> bytes:
+        """Return a blob of this turn, of the store, or of the engine; `ResourceError` if none.
+
+        From the engine at most `most_bytes` are read; see `treaty.ports.Engine.fetch`.
+        """
+        return self._finder(self._fresh, {digest: most_bytes})(digest)
+
+    def held(self, digest: Digest) -> bytes:
+        """Return a blob of this turn or of the store; `ResourceError` if there is none here."""
+        return self._fresh[digest] if digest in self._fresh else self._blobs.get(digest)
 
     def write(
         self,
@@ -195,22 +206,25 @@ class Mirror:
             return ""
         return self._log.cosign(self._note, key, member, self._clock.now())
 
-    def _finder(self, attached: Mapping[Digest, bytes]) -> Callable[[Digest], bytes]:
+    def _finder(
+        self, attached: Mapping[Digest, bytes], bounds: Mapping[Digest, int]
+    ) -> Callable[[Digest], bytes]:
         def find(digest: Digest) -> bytes:
             if digest in attached:
                 return attached[digest]
             if self._blobs.has(digest):
                 return self._blobs.get(digest)
-            return self._engine.fetch(digest)
+            return self._engine.fetch(digest, bounds.get(digest, DOCUMENT_BYTES))
 
         return find
 
     def _recover(self) -> None:
         entries = self._store.read(LOG_STREAM)
         state = self._state
-        find = self._finder({})
         for entry in entries:
-            state, _ = state.apply(entry, find)
+            parsed = peek(entry)
+            find = self._finder({}, bounds_of(parsed[1], state))
+            state, _ = state.apply(entry, find, parsed=parsed)
         self._state = state
         self._log = self._log.extended(entries)
         self._note = (self._store.get(CHECKPOINT_KEY) or b"").decode()

@@ -26,6 +26,7 @@ from treaty.errors import (
 )
 from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
+from treaty.node.bounds import COLUMN_BYTES
 from treaty.node.mirror import Mirror
 from treaty.node.spending import Spending
 from treaty.ports import Entropy, EventStore, Journal, SecretFile
@@ -180,7 +181,8 @@ class Performer:
             try:
                 columns = {
                     dealer: self._mirror.document(
-                        Digest(record.shares[MemberId(dealer)].predicate.columns[self._name])
+                        Digest(record.shares[MemberId(dealer)].predicate.columns[self._name]),
+                        COLUMN_BYTES,
                     )
                     for dealer in record.sealed.predicate.dealers
                     if self._name in record.shares[MemberId(dealer)].predicate.columns
@@ -400,7 +402,7 @@ class Performer:
                 case Send():
                     self._send(
                         effect.predicate,
-                        tuple((one, self._mirror.document(one)) for one in effect.blobs),
+                        tuple((one, self._mirror.held(one)) for one in effect.blobs),
                     )
                     slot = self._slot
                     if isinstance(effect.predicate, MaskedInput) and slot and slot.state.lock:
@@ -423,7 +425,7 @@ class Performer:
             puts += self._spending.record(self._mirror.state, head_in(slot.state.input))
         if self._epoch is not None:
             puts.append((LAST_EPOCH_KEY, str(self._epoch.number).encode()))
-        masked = tuple(self._mirror.document(one) for one in self._masked_blobs())
+        masked = tuple(self._mirror.held(one) for one in self._masked_blobs())
         self._mirror.write(
             puts,
             (*effect.blobs, *masked),

@@ -112,6 +112,12 @@ class AuditCase:
         return {str(name): self.round.inputs[name].predicate for name in self.round.members_in}
 
     @property
+    def largest_hashes(self) -> int:
+        """Return the most bytes of this sum's part of a list of chunk hashes."""
+        # A hash with its quotes and comma, and a name of 63 letters with its own.
+        return 80 + (67 * self.chunks + 80) * len(self.round.members_in)
+
+    @property
     def largest_proof(self) -> int:
         """Return the most bytes that a fraud proof of this sum can have."""
         piece = min(self.opened.length, CHUNK_WORDS) * self.opened.ring_bits // 8

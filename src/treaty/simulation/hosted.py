@@ -21,7 +21,7 @@ from treaty.errors import ResourceError, TreatyError, UsageError, VerificationEr
 from treaty.ids import Digest, MemberId
 from treaty.node.participant import Participant
 from treaty.node.runtime import deliver
-from treaty.ports import OBJECT_LIMIT_BYTES, Delivery
+from treaty.ports import Delivery
 from treaty.simulation.hosting_wire import (
     Close,
     Deliver,
@@ -72,7 +72,7 @@ class HostedEngine:
         self._check_connected()
         self._host.left.append(Offered(self._member, digest, data))
 
-    def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:
+    def fetch(self, digest: Digest, most_bytes: int) -> bytes:
         """See `treaty.ports.Engine.fetch`."""
         self._check_connected()
         data = self._host.fetch(self._member, digest, most_bytes)

@@ -10,7 +10,7 @@ from treaty.errors import ResourceError
 from treaty.ids import Digest, MemberId, Timestamp
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.mirror import CLOCK_TOLERANCE_MS, Mirror
-from treaty.ports import OBJECT_LIMIT_BYTES, Delivery
+from treaty.ports import Delivery
 from treaty.protocol.frames import Feed
 from treaty.protocol.messages import TimeStated
 from treaty.stores.memory import MemoryStore
@@ -40,7 +40,7 @@ class _Nowhere:
     def offer(self, digest: Digest, data: bytes) -> None:
         """Lose the object."""
 
-    def fetch(self, digest: Digest, most_bytes: int = OBJECT_LIMIT_BYTES) -> bytes:
+    def fetch(self, digest: Digest, most_bytes: int) -> bytes:
         """Have nothing."""
         raise ResourceError(f"nobody offers {digest[:16]}")
 
