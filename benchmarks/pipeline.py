@@ -11,7 +11,7 @@ simulation only.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -64,7 +64,8 @@ class StudyRun:
     """What a finished study gave.
 
     `rounds` counts training rounds, `sums` all secure sums; `scores` are predicted probabilities on
-    each site's holdout rows, in the order of its rows.
+    each site's holdout rows, in the order of its rows. `settled` counts the training rounds after
+    which every probability stayed within the asked distance of a reference, if one was given.
     """
 
     model: Digest
@@ -72,6 +73,7 @@ class StudyRun:
     sums: int
     scores: Mapping[MemberId, Vector]
     outcome: EvaluationOutcome
+    settled: int | None = None
 
 
 def divide(
@@ -122,10 +124,21 @@ def make_plan(contract: Contract, model: ModelSpecification, seed: int) -> Plan:
     )
 
 
-def run_unmasked(plan: Plan, contract: Contract, parts: Divided) -> StudyRun:
-    """Run the study of `plan` over plain sums; `UsageError` when it halts."""
+def run_unmasked(
+    plan: Plan,
+    contract: Contract,
+    parts: Divided,
+    reference: Mapping[MemberId, Vector] | None = None,
+    within: float = 0.0,
+) -> StudyRun:
+    """Run the study of `plan` over plain sums; `UsageError` when it halts.
+
+    With `reference`, predicted probabilities by site, `settled` says how many training rounds it
+    took to come, and stay, `within` of it.
+    """
     sites = [LocalStudy(plan, data, NumpyTrainer()) for data in parts.values()]
     progress = begin(plan, contract, members=len(parts), least_support=_LEAST_SUPPORT)
+    settled: int | None = None
     while not progress.finished:
         query = progress.expected_query()
         vectors = [site.answer(query, progress, _ENTROPY).vector for site in sites]
@@ -133,8 +146,15 @@ def run_unmasked(plan: Plan, contract: Contract, parts: Divided) -> StudyRun:
         for vector in vectors[1:]:
             # Unsigned addition wraps, as the ring's does.
             total += vector
-        progress = progress.absorb(query, total, len(vectors))
-    return _finished(progress, parts)
+        before, progress = progress, progress.absorb(query, total, len(vectors))
+        if reference is not None and len(progress.trace) > len(before.trace):
+            apart = _apart(_scores(progress, parts), reference)
+            settled = None if apart > within else settled or len(progress.trace)
+    return replace(_finished(progress, parts), settled=settled)
+
+
+def _apart(scores: Mapping[MemberId, Vector], reference: Mapping[MemberId, Vector]) -> float:
+    return max(float(np.max(np.abs(scores[site] - reference[site]))) for site in reference)
 
 
 class Protected:

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.learning.figures import Figures, figures
 from benchmarks.learning.pooled import fit_pooled
 from benchmarks.learning.published import flamby_rows
-from benchmarks.learning.report import Arm, Table, as_json, as_markdown, gates
+from benchmarks.learning.report import PROBABILITY_GATE, Arm, Table, as_json, as_markdown, gates
 from benchmarks.pipeline import (
     Divided,
     Protected,
@@ -94,8 +94,8 @@ def _split(dataset: Dataset, parts: Divided, seed: int) -> dict[str, Arm]:
         for arm, model in MODELS.items():
             masked = protected.run(arm, model, seed, parts)
             plan = make_plan(dataset.contract, model, seed)
-            unmasked = run_unmasked(plan, dataset.contract, parts)
             pooled = fit_pooled(parts, site_intercepts=model.site_intercepts)
+            unmasked = run_unmasked(plan, dataset.contract, parts, pooled.scores, PROBABILITY_GATE)
             arms[arm] = Arm(
                 figures(masked.scores, labels),
                 difference=max(
@@ -103,6 +103,7 @@ def _split(dataset: Dataset, parts: Divided, seed: int) -> dict[str, Arm]:
                     for site in parts
                 ),
                 rounds=masked.rounds,
+                settled=unmasked.settled,
                 identical=(masked.model, masked.outcome) == (unmasked.model, unmasked.outcome),
             )
             arms[arm.replace("federated", "pooled")] = Arm(figures(pooled.scores, labels))

@@ -39,13 +39,15 @@ class Arm:
     """One way to fit on one split.
 
     For federated arms: `difference` is the largest absolute difference of a predicted probability
-    from the pooled fit, `rounds` the training rounds, `identical` whether the masked run ended in
-    the same bytes as the unmasked sums.
+    from the pooled fit, `rounds` the training rounds, `settled` those after which every probability
+    equals that of the pooled fit within the gate (None: never), `identical` whether the masked run
+    ended in the same bytes as the unmasked sums.
     """
 
     figures: Figures
     difference: float | None = None
     rounds: int | None = None
+    settled: int | None = None
     identical: bool | None = None
 
 
@@ -85,7 +87,9 @@ def gates(table: Table) -> list[Gate]:
         runs = table.splits[arm]
         worst = max(run.difference or 0.0 for run in runs)
         within = sum((run.difference or 0.0) <= PROBABILITY_GATE for run in runs)
-        rounds = max(run.rounds or 0 for run in runs)
+        settled = [run.settled for run in runs if run.settled is not None]
+        early = sum(rounds <= ROUNDS_GATE for rounds in settled)
+        rounds = [run.rounds or 0 for run in runs]
         name = ARMS[arm]
         found += [
             Gate(
@@ -95,7 +99,11 @@ def gates(table: Table) -> list[Gate]:
                 worst <= PROBABILITY_GATE,
             ),
             Gate(
-                f"{name}: training rounds", f"<= {ROUNDS_GATE}", str(rounds), rounds <= ROUNDS_GATE
+                f"{name}: training rounds until it equals the pooled fit",
+                f"<= {ROUNDS_GATE}",
+                f"{max(settled, default=0)}, {early} of {len(runs)} within; training ends after "
+                f"{min(rounds)} to {max(rounds)}",
+                early == len(runs),
             ),
             Gate(
                 f"{name}: masked sums give the bytes of unmasked sums",
@@ -165,6 +173,7 @@ def _arm(run: Arm) -> dict[str, Any]:
         stored |= {
             "difference": float(f"{run.difference:.0e}"),
             "rounds": run.rounds,
+            "settled": run.settled,
             "identical": run.identical,
         }
     return stored

@@ -36,7 +36,7 @@ from treaty.errors import UsageError, VerificationError
 from treaty.ids import Digest
 from treaty.models.averaging import next_tensors
 from treaty.models.descent import least_persons, mean_iterate, next_iterate
-from treaty.models.newton import next_coefficients
+from treaty.models.newton import NewtonMemory, next_coefficients
 from treaty.models.quadratic import model_from_statistics
 from treaty.models.specification import (
     LogisticRegression,
@@ -96,7 +96,8 @@ class StudyProgress:
     """Where a study stands after `index` published sums.
 
     Under noise `persons` is the noised count that gradient sums are divided by, and `iterates`
-    are those of the second half of training, whose mean is the final model.
+    are those of the second half of training, whose mean is the final model. `memory` is what the
+    next Newton step needs of the last.
     """
 
     plan: Plan
@@ -114,6 +115,7 @@ class StudyProgress:
     halt_reason: str | None = None
     persons: float = 0.0
     iterates: tuple[NamedTensors, ...] = ()
+    memory: NewtonMemory | None = None
     _asked: dict[QueryKind, tuple[Query, "StudyProgress"]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -319,12 +321,15 @@ class StudyProgress:
         spec = self.plan.model
         loss: float | None = None
         settled = False
+        memory: NewtonMemory | None = None
         if isinstance(spec, MultilayerPerceptron | TorchModule):
             model = next_tensors(self.model, sums, bits)
             step = float(np.max(np.abs(model.flat() - self.model.flat())))
         else:
-            model, newton = next_coefficients(spec, self.model, sums, bits)
-            step, settled = newton.step, newton.converged
+            model, newton = next_coefficients(
+                spec, self.model, sums, bits, contributors=survivors, memory=self.memory
+            )
+            step, settled, memory = newton.step, newton.converged, newton.memory
             loss = newton.loss / rows if rows else None
         trace = (*self.trace, RoundTrace(rows, survivors, step, loss))
         done = settled or len(trace) >= max_rounds(spec)
@@ -332,6 +337,7 @@ class StudyProgress:
             self,
             model=model,
             trace=trace,
+            memory=None if done else memory,
             stage=Stage.EVALUATION if done else Stage.TRAINING,
         )
 

@@ -9,7 +9,7 @@ from treaty.aggregation.tensors import NamedTensors, Tensor
 from treaty.crypto.canonical import sha256
 from treaty.errors import VerificationError
 from treaty.models.averaging import next_tensors
-from treaty.models.newton import next_coefficients
+from treaty.models.newton import NewtonMemory, next_coefficients
 from treaty.models.specification import (
     DELTA_PREFIX,
     WEIGHT,
@@ -90,6 +90,7 @@ def train_alone(
     """
     spec = task.specification
     model = initial_model(spec, task.features.shape[1])
+    memory: NewtonMemory | None = None
     for index in range(max_rounds(spec)):
         entropy = bytes.fromhex(sha256(b"alone" + index.to_bytes(8, "big") + task.entropy))
         contribution = compute(TrainingTask(spec, model, task.features, task.label, entropy))
@@ -101,7 +102,8 @@ def train_alone(
             if isinstance(spec, MultilayerPerceptron | TorchModule):
                 model = next_tensors(model, sums, ALONE_SCALE_BITS)
                 continue
-            model, trace = next_coefficients(spec, model, sums, ALONE_SCALE_BITS)
+            model, trace = next_coefficients(spec, model, sums, ALONE_SCALE_BITS, memory=memory)
+            memory = trace.memory
         except VerificationError as error:
             raise TrainerFailure(FailureCode.NO_CONVERGENCE) from error
         if trace.converged:

@@ -25,6 +25,7 @@ from tests.worlds import (
     small_plan,
 )
 from treaty.aggregation.quantization import RingVector, encode
+from treaty.aggregation.tensors import NamedTensors
 from treaty.contracts.design import design_columns
 from treaty.crypto.canonical import sha256
 from treaty.errors import UsageError
@@ -216,11 +217,36 @@ def test_training_equals_a_direct_newton_loop_on_the_pooled_rows() -> None:
     )
     assert progress.stage is Stage.EVALUATION
     trace = progress.trace
-    assert trace[-1].step <= 2.0**-30 < trace[-2].step
+    assert trace[-1].step < 1e-5 < trace[-2].step
     assert all(one.rows == ROWS and one.survivors == 4 for one in trace)
     losses = [one.loss for one in trace if one.loss is not None]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-8)
     assert losses == sorted(losses, reverse=True)
+
+
+def test_a_step_knows_the_one_before_and_over_how_many_sites_it_was() -> None:
+    progress = training()
+    assert progress.memory is None
+    second = absorb(progress, newton_sum(progress))
+    assert second.memory is not None
+    assert second.memory.contributors == 4
+    third = absorb(second, newton_sum(second))
+    assert third.memory is not None
+    assert third.model != absorb(replace(second, memory=None), newton_sum(second)).model
+    assert third.memory.retreats == 0
+    # The same sums again, as if a great step had led from a far lower place.
+    lower = replace(second.memory, objective=-1e6)
+    assert absorb(replace(second, memory=lower), newton_sum(second)).memory == replace(
+        lower,
+        retreats=1,
+        slope=lower.slope / 8,
+        tensors=NamedTensors.from_arrays(
+            {"hessian": lower.tensors["hessian"], "step": lower.step / 8}
+        ),
+    )
+    while progress.stage is Stage.TRAINING:
+        progress = absorb(progress, newton_sum(progress))
+    assert progress.memory is None
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from treaty.aggregation.tensors import NamedTensors
 from treaty.errors import FormatError
 from treaty.models.averaging import next_tensors
-from treaty.models.newton import next_coefficients
+from treaty.models.newton import NewtonMemory, next_coefficients
 from treaty.models.specification import (
     LinearRegression,
     LogisticRegression,
@@ -63,6 +63,7 @@ def federate(
     model = initial_model(spec, columns)
     manifest = contribution_manifest(spec, columns)
     bounds = contribution_bounds(spec, columns, max_persons=300, feature_clip=10)
+    memory: NewtonMemory | None = None
     for index in range(rounds or max_rounds(spec)):
         sums = {tensor.name: 0 for tensor in manifest}
         for number, (features, label) in enumerate(sites):
@@ -74,7 +75,15 @@ def federate(
         if family(spec) == "averaging":
             model = next_tensors(model, sums, bits)  # type: ignore[arg-type]  # arrays by now
         else:
-            model, trace = next_coefficients(spec, model, sums, bits)  # type: ignore[arg-type]
+            model, trace = next_coefficients(
+                spec,
+                model,
+                sums,  # type: ignore[arg-type]  # arrays by now
+                bits,
+                contributors=len(sites),
+                memory=memory,
+            )
+            memory = trace.memory
             if trace.converged:
                 return model, index + 1
     return model, max_rounds(spec)
