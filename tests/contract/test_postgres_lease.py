@@ -3,7 +3,8 @@
 Planted faults that these tests caught: the epoch not compared by a commit; compared without the
 lock; not compared for a blob; a lease taken while another holds it; an epoch that does not
 grow; a release that ends another's lease; a holder that goes on although its renewals fail; a
-writer without a lease let in beside replicas.
+writer without a lease let in beside replicas; a lease that is renewed for a process that stands
+still, one that is not although it gets on, a standstill measured from the lease's beginning.
 """
 
 import threading
@@ -198,6 +199,28 @@ def _is_over(lease: PostgresLease) -> bool:
     except ResourceError:
         return True
     return False
+
+
+def test_a_lease_is_not_renewed_for_a_process_that_stands_still(
+    lease: Callable[..., PostgresLease],
+) -> None:
+    """The thread that renews lives on when the loop beside it hangs."""
+    first, second = lease("a", 600), lease("b", 600)
+    assert first.take()
+    turns = 0
+    first.keep_while(lambda: turns, 500)
+    end = time.monotonic() + 1.8
+    while time.monotonic() < end:
+        # Three times as long as the lease lasts and longer than it may stand still: it gets on.
+        turns += 1
+        first.require()
+        assert not second.take()
+        time.sleep(0.02)
+    began = time.monotonic()
+    until(second.take)
+    assert 0.5 < time.monotonic() - began < 3
+    with pytest.raises(ResourceError, match=r"lease lost: .* stood still for [0-9]+ s"):
+        first.require()
 
 
 def test_a_writer_without_a_lease_is_refused_where_replicas_have_been(

@@ -1,8 +1,9 @@
-"""Two replicas of a coordinator, four sites: one pauses, one is killed, and there is one log.
+"""Two replicas of a coordinator, four sites: one pauses, hangs or is killed, and there is one log.
 
 The model must be, byte for byte, that of the embedded engine, whoever was active when.
 
-Planted fault that these tests caught: a status that calls every running replica active.
+Planted faults that these tests caught: a status that calls every running replica active; a lease
+that is kept while the loop hangs.
 """
 
 import signal
@@ -19,6 +20,7 @@ from treaty.stores.kill_points import KILL_VARIABLE
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 pytest.importorskip("psycopg", reason="postgres: psycopg is not installed")
 
+from tests.hanging_party import HANG_VARIABLE, STILL_VARIABLE
 from tests.network_rig import HUB, assert_one_history, embedded_model, treaty
 from tests.postgres_server import PASSWORD, PostgresServer
 from tests.replica_rig import LEASE_S, SECOND, ReplicaRig
@@ -104,6 +106,32 @@ def test_a_replica_that_is_killed_is_followed_by_the_other(
     assert model(rig, digest) == embedded
     assert rig.status(SECOND)["role"] == "active"
     rig.export(tmp_path / "bundle", hub=SECOND)
+    rig.until(lambda: all(rig.size(name) == rig.size(HUB) for name in SITES), "a mirror is behind")
+    assert_one_history(rig, SECOND)
+
+
+def test_a_replica_whose_loop_hangs_loses_the_lease_although_its_threads_live(
+    rig: ReplicaRig, embedded: str, tmp_path: Path
+) -> None:
+    hang = tmp_path / "hang"
+    assert rig.children[SECOND].end(signal.SIGTERM) == 0
+    usual, rig.program = rig.program, "tests.hanging_party"
+    rig.start(HUB, **{HANG_VARIABLE: str(hang), STILL_VARIABLE: "2"})
+    rig.program = usual
+    rig.until(lambda: "serving" in rig.children[HUB].said, "it does not serve")
+    rig.start(SECOND)
+    rig.until(lambda: rig.status(SECOND)["role"] == "standby", "it does not stand by")
+    digest = rig.decide(rig.plan(contract(), MODEL, study="third"), contract())
+    size = rig.size(HUB)
+    rig.until(lambda: rig.size(HUB) > size + 8, "the study does not begin", pause=0.02)
+    hang.touch()
+    rig.until(lambda: rig.is_active(SECOND), "the standby does not take over", 30)
+    assert rig.children[HUB].process.poll() is None
+    rig.until(lambda: rig.finished(digest), "the study does not end")
+    hang.unlink()
+    assert rig.children[HUB].process.wait(20) == 5, rig.words()
+    assert "lease lost" in rig.children[HUB].said
+    assert model(rig, digest) == embedded
     rig.until(lambda: all(rig.size(name) == rig.size(HUB) for name in SITES), "a mirror is behind")
     assert_one_history(rig, SECOND)
 

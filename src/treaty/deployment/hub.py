@@ -34,7 +34,7 @@ from treaty.deployment.places import (
     settled_files,
     write_anchor,
 )
-from treaty.deployment.replica import GatedEngine, Replica
+from treaty.deployment.replica import STILL_S, GatedEngine, Replica
 from treaty.deployment.server import NatsServer
 from treaty.engines.jetstream import JetStreamEngine, NatsParty
 from treaty.engines.server_config import ServerSettings, server_config
@@ -171,7 +171,8 @@ def standings(directory: Path) -> Standings:
 class HubProcess:
     """The coordinator in `directory`, as it runs. `say` gets what people should know.
 
-    `engine` makes its end of the engine: tests put one there that loses and repeats.
+    `engine` makes its end of the engine: tests put one there that loses and repeats. `still_s` is
+    how long a replica may stand still before it loses its lease.
     """
 
     def __init__(
@@ -180,8 +181,10 @@ class HubProcess:
         say: Callable[[str], None],
         monitor: Monitor | None = None,
         engine: Callable[[NatsParty, Journal], JetStreamEngine] = JetStreamEngine,
+        still_s: float = STILL_S,
     ) -> None:
         self._directory = directory
+        self._still_s = still_s
         self._make_engine = engine
         self._say = say
         self._monitor = monitor or Monitor()
@@ -205,7 +208,7 @@ class HubProcess:
             exclusive(directory, self._name),
             self._monitor.running(self._name, is_hub=True),
         ):
-            replica = Replica(directory)
+            replica = Replica(directory, self._still_s)
             engine: GatedEngine | None = None
             storage = None
             try:
@@ -236,7 +239,9 @@ class HubProcess:
                 else:
                     self._admit_of(node.state)
                 self._start_server()
+                gate = engine
                 engine.open(self._engine(charter))
+                replica.serves(lambda: gate.moved)
                 if node.state.membership is None and not self._found(
                     node, charter, engine, storage, stop
                 ):

@@ -6,6 +6,10 @@ together from its store first. What is written is guarded by the store itself (d
 section 7); what is sent is guarded here, as well as a clock can: a frame that leaves a moment too
 late repeats what stands in the log.
 
+A coordinator whose loop hangs gets on with nothing, and loses its lease although the thread that
+renews it lives: `Replica` counts its questions whether it may act, of which every turn of the loop
+and every use of the engine asks one, the engine the pieces of large objects that have passed.
+
 A coordinator with a store of its own is a replica without a lease: it is always the active one.
 """
 
@@ -22,10 +26,19 @@ from treaty.ports import Delivery, Journal
 from treaty.stores.shared import lease_on, lease_state, replica_name, shared_store
 from treaty.wiring import Storage
 
-__all__ = ["GatedEngine", "Replica", "Replicated", "replicated"]
+__all__ = ["STILL_S", "GatedEngine", "Replica", "Replicated", "replicated"]
 
 LOOKS = 10
 """How often a standby looks whether the lease is free, while one lasts."""
+
+STILL_S = 120.0
+"""How long an active replica may stand still before its lease is no longer renewed.
+
+Longer than the sum of the largest vectors takes; a large object that arrives is no standstill.
+"""
+
+START_S = 1800.0
+"""How long it may read its log, before it serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +85,12 @@ def replicated(directory: Path, *, running: bool) -> Replicated | None:
 class Replica:
     """The coordinator in `directory` as one of several, or as the only one."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, still_s: float = STILL_S) -> None:
         self._directory = directory
         self._settings = shared_store(directory)
         self._lease = None if self._settings is None else lease_on(directory, self._settings)
+        self._still_s = still_s
+        self._turns = 0
 
     @property
     def epoch(self) -> int:
@@ -104,12 +119,19 @@ class Replica:
             if stop():
                 return False
             time.sleep(pause)
+        self._lease.keep_while(lambda: self._turns, int(1000 * START_S))
         say(f"active, with the lease of epoch {self._lease.epoch}")
         journal.note("lease-taken", f"epoch {self._lease.epoch}")
         return True
 
+    def serves(self, moved: Callable[[], int]) -> None:
+        """From now on keep the lease only while this process gets on; `moved` is the engine's."""
+        if self._lease is not None:
+            self._lease.keep_while(lambda: (self._turns, moved()), int(1000 * self._still_s))
+
     def require(self) -> None:
         """Raise `ResourceError` "lease lost" unless this process may act now."""
+        self._turns += 1
         if self._lease is not None:
             self._lease.require()
 
@@ -164,6 +186,11 @@ class GatedEngine:
     def is_connected(self) -> bool:
         """Say whether the connection stands now, as far as is known."""
         return self._inner is not None and self._inner.is_connected
+
+    @property
+    def moved(self) -> int:
+        """Return how many pieces of large objects have passed."""
+        return 0 if self._inner is None else self._inner.moved
 
     @property
     def connections(self) -> int:

@@ -185,6 +185,11 @@ class JetStreamEngine:
         return self._link.is_up
 
     @property
+    def moved(self) -> int:
+        """Return how many pieces of large objects have passed, either way."""
+        return self._objects.moved
+
+    @property
     def connections(self) -> int:
         """Return how often the connection was made; read it after `is_connected`."""
         return self._link.connections

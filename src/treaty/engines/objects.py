@@ -63,6 +63,8 @@ class Objects:
         self._party = party
         self._offerers = offerers
         self._partial: tuple[Digest, dict[int, bytes]] | None = None
+        self.moved = 0
+        """How many pieces have passed, either way: what tells a long transfer from a standstill."""
 
     async def store(
         self, subject: str, data: bytes | memoryview, headers: Mapping[str, str], patience_s: float
@@ -117,6 +119,7 @@ class Objects:
         async def put(name: str, piece: bytes | memoryview) -> None:
             async with gate:
                 await self.store(f"{prefix}.{name}", piece, {}, CHUNK_S)
+            self.moved += 1
 
         if missing and missing[0][0] == HEAD:
             await put(*missing.pop(0))
@@ -166,6 +169,7 @@ class Objects:
             if len(data) > CHUNK_BYTES or sha256(data) != expected:
                 raise _mismatch(digest, f"has another piece {number} than its header says")
             kept[number] = data
+            self.moved += 1
 
         results = await asyncio.gather(
             *(get(number, one) for number, one in enumerate(header.chunks)), return_exceptions=True

@@ -8,10 +8,13 @@ Guarantees (docs/spec/storage.md, section 7):
     goes on while the machine or the process sleeps, as soon as a renewal is overdue.
   * A replica that is started again in the directory of the holder takes its own lease back at once:
     the caller has made sure that the process before has ended.
+  * A lease is not renewed for a process that has stood still for longer than it was allowed to
+    (`keep_while`): the thread that renews outlives a loop that hangs.
 """
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from treaty.errors import ResourceError
@@ -53,6 +56,10 @@ class PostgresLease:
         self._lost: ResourceError | None = None
         self._ended = threading.Event()
         self._keeper: threading.Thread | None = None
+        self._progress: Callable[[], object] = lambda: None
+        self._still_ms: int | None = None
+        self._seen: object = None
+        self._moved_at = 0.0
 
     @property
     def epoch(self) -> int:
@@ -89,6 +96,14 @@ class PostgresLease:
         self._keeper.start()
         return True
 
+    def keep_while(self, progress: Callable[[], object], still_ms: int) -> None:
+        """Renew the lease only as long as `progress` returns something else every `still_ms`.
+
+        It is called in the thread that renews, and must not wait.
+        """
+        self._seen, self._moved_at = progress(), _awake_s()
+        self._progress, self._still_ms = progress, still_ms
+
     def require(self) -> None:
         """Raise `ResourceError` "lease lost" unless this process may still act as the active one.
 
@@ -124,6 +139,8 @@ class PostgresLease:
     def _keep(self) -> None:
         while not self._ended.wait(self._duration_ms / 1000 / RENEWALS):
             began = _awake_s()
+            if not self._moves(began):
+                continue
             try:
                 self._renew()
             except ResourceError as error:
@@ -133,6 +150,17 @@ class PostgresLease:
             else:
                 self._good_until = began + self._duration_ms / 1000
                 self._trouble = ""
+
+    def _moves(self, now: float) -> bool:
+        """Say whether this process has got on lately; if not, remember what to say of it."""
+        found = self._progress()
+        if self._still_ms is None or found != self._seen:
+            self._seen, self._moved_at = found, now
+        still_ms = 1000 * (now - self._moved_at)
+        if self._still_ms is None or still_ms <= self._still_ms:
+            return True
+        self._trouble = f"this process had stood still for {still_ms / 1000:.0f} s"
+        return False
 
     def _renew(self) -> None:
         with self._link.lock, self._link.errors("renew the lease of"):
