@@ -223,15 +223,14 @@ class Coordinator:
         ]
         for member in lagging:
             self._feed(member)
-        return bool(lagging) or self._show()
+        # What these answered may have been lost on its way here: asked, they send it again.
+        silent = self._reminders.silent(self._owing(), self._sizes, self._log.size, now)
+        self._ask(silent)
+        return bool(lagging or silent) or self._show()
 
     def expects_more(self) -> bool:
         """Say whether some members have said what the present phase asks, and others not yet."""
-        running = self._state.running
-        waits = None if running is None else awaited_in_study(running)
-        if not self._pending or waits is None:
-            return False
-        return not set(waits.parties) <= {self.name, *(one.sender for one in self._pending)}
+        return bool(self._pending) and not self._owing() <= {one.sender for one in self._pending}
 
     def expire(self) -> bool:
         """Let the present phase go on without those who are late; say whether anything followed."""
@@ -381,6 +380,12 @@ class Coordinator:
         return True
 
     # --- sending ------------------------------------------------------------------------------
+
+    def _owing(self) -> frozenset[MemberId]:
+        """Return the members that the present phase of the running study waits for."""
+        running = self._state.running
+        waits = None if running is None else awaited_in_study(running)
+        return frozenset(() if waits is None else waits.parties) - {self.name}
 
     def _active(self) -> tuple[MemberId, ...]:
         out = self._state.members.history.excluded() if self._state.membership else frozenset()

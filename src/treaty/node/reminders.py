@@ -2,7 +2,11 @@
 
 What was sent waits for the member at the engine, so it is sent again only where it may be lost: at
 once when the member stands elsewhere than the last feed left it, else after a pause that doubles.
+A member that holds the whole log and owes an answer is at work, or its answer was lost on the way:
+it is asked after the same pauses.
 """
+
+from collections.abc import Iterable, Mapping
 
 from treaty.ids import MemberId, Timestamp
 
@@ -36,3 +40,27 @@ class Reminders:
         """Say whether a member that stands there is to be fed now."""
         known = self._fed.get(member)
         return known is None or known[0] != stands or now >= known[1]
+
+    def silent(
+        self,
+        owing: Iterable[MemberId],
+        sizes: Mapping[MemberId, int],
+        size: int,
+        now: Timestamp,
+    ) -> list[MemberId]:
+        """Return those of `owing` that hold the whole log of `size` and are to be asked now.
+
+        A member's pause begins when it is first seen so; each answer here counts as a question.
+        """
+        stands = (size, size)
+        found = []
+        for member in owing:
+            if sizes.get(member) != size:
+                continue
+            known = self._fed.get(member)
+            if known is not None and known[0] == stands and now < known[1]:
+                continue
+            if known is not None and known[0] == stands:
+                found.append(member)
+            self.fed(member, stands, now)
+        return found
