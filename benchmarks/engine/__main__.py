@@ -1,5 +1,8 @@
 """Measure the network engine: `python -m benchmarks.engine [--rounds N] [--megabytes M] [--peers]`.
 
+With `--agents N` or `--memory` only what `benchmarks.engine.agents` measures: rounds with many
+agents on this machine, and what an agent holds in memory.
+
 Rounds: a coordinator and four sites as processes over TLS on loopback train a small perceptron; the
 time from one published sum to the next is read off the coordinator's store. It holds everything:
 training, masks, signatures, durable commits, and the engine.
@@ -28,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.engine.agents import agents_page, growth, memory
 from benchmarks.engine.peers import DEPLOYED, measure_peer
 from tests.nats_network import NatsNetwork
 from tests.network_rig import HUB, Rig
@@ -41,6 +45,7 @@ from treaty.protocol.statements import peek
 from treaty.stores.sqlite import SqliteStore
 
 BAR_MS = 50.0
+AGENT_ROUNDS = 5
 LOOK_S = 0.002
 
 
@@ -241,6 +246,37 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+AGENTS_BAR_S = 2.0
+AGENT_BAR_MIB = 60.0
+
+
+def measure_agents(counts: list[int], rounds: int, with_memory: bool, store: bool) -> int:
+    """Measure agents, print, store, and fail when a bar is missed."""
+    found: dict[str, Any] = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "bar_s": AGENTS_BAR_S,
+        "bar_mib": AGENT_BAR_MIB,
+        "growth": [],
+        "memory": [],
+    }
+    for count in counts:
+        found["growth"].append(growth(count, rounds))
+        print(json.dumps(found["growth"][-1]), flush=True)
+    if with_memory:
+        found["memory"] = memory()
+        print(json.dumps(found["memory"]))
+    if store:
+        place = Path(__file__).parents[1] / "results"
+        (place / "agents.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        (place / "agents.md").write_text(agents_page(found))
+    slow = [one for one in found["growth"] if one["median_s"] >= AGENTS_BAR_S]
+    large = [one for one in found["memory"] if one["agent_mib"]["resident"] >= AGENT_BAR_MIB]
+    return 1 if slow or large else 0
+
+
 def main() -> int:
     """Measure, print, store, and fail when the bar for rounds is missed."""
     parser = argparse.ArgumentParser()
@@ -251,7 +287,11 @@ def main() -> int:
     parser.add_argument("--peers", action="store_true", help="also run other frameworks")
     parser.add_argument("--environments", type=Path, help="keep the peers' environments here")
     parser.add_argument("--store", action="store_true", help="keep the figures under results/")
+    parser.add_argument("--agents", type=int, action="append", help="so many agents; repeat it")
+    parser.add_argument("--memory", action="store_true", help="what an agent holds")
     given = parser.parse_args()
+    if given.agents or given.memory:
+        return measure_agents(given.agents or [], AGENT_ROUNDS, given.memory, given.store)
     if given.reader:
         read()
         return 0
