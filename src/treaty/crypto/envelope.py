@@ -35,6 +35,7 @@ __all__ = [
     "pae",
     "parse",
     "seal",
+    "signed",
     "verified_keys",
 ]
 
@@ -78,13 +79,18 @@ def seal(payload: bytes, signers: Sequence[SigningKey]) -> bytes:
 
     Raises `UsageError` without signers or when a key signs twice. The order does not matter.
     """
+    return join(payload, dict(signed(payload, signers).signatures))
+
+
+def signed(payload: bytes, signers: Sequence[SigningKey]) -> Envelope:
+    """Return what `parse` gives for the envelope that `seal` makes. Raises as `seal`."""
     if not signers:
         raise UsageError("an envelope needs at least one signer")
     message = pae(PAYLOAD_TYPE, payload)
     signatures = {signer.public.keyid: signer.sign(message) for signer in signers}
     if len(signatures) != len(signers):
         raise UsageError("a key signs an envelope once")
-    return join(payload, signatures)
+    return Envelope(payload, tuple(sorted(signatures.items())))
 
 
 def parse(data: bytes, *, limit: int = MAX_ENVELOPE_BYTES) -> Envelope:

@@ -41,7 +41,7 @@ from treaty.protocol.consortium import DOCUMENTED, Consortium
 from treaty.protocol.frames import Feed, decode_post, encode_frame
 from treaty.protocol.messages import ProposalOpened
 from treaty.protocol.secagg_messages import MaskedInput, Reveal
-from treaty.protocol.statements import Body, Parsed, Predicate, peek, seal_statement
+from treaty.protocol.statements import Body, Parsed, Predicate, peek, sealed_and_parsed
 from treaty.protocol.waiting import awaited_in_study
 
 __all__ = ["Coordinator", "CoordinatorKeys"]
@@ -96,6 +96,7 @@ class Coordinator:
         self._entries: list[bytes] = []
         self._known: set[Digest] = set()
         self._bodies: dict[int, Body] = {}
+        self._fresh: Mapping[Digest, bytes] = {}
         self._cosignatures = Cosignatures(journal)
         self._driver = RoundDriver(self._blobs, journal, slots_per_epoch, spread)
         self._spool = Spool(self._blobs)
@@ -162,7 +163,7 @@ class Coordinator:
                 code="restored-backup",
             )
         try:
-            parsed = [peek(statement) for statement in post.statements]
+            parsed = [p or peek(s) for p, s in zip(post.parsed, post.statements, strict=True)]
             fetched = [blobs_of(post, body, self._state, self.engine) for _, body in parsed]
         except ResourceError as error:
             # A large input did not arrive. The size is not noted, so the member is asked again.
@@ -244,7 +245,7 @@ class Coordinator:
 
     def sign(self, predicate: Predicate) -> bytes:
         """Return the envelope of one of the coordinator's own statements."""
-        return seal_statement(predicate, self._keys.runner)
+        return sealed_and_parsed(predicate, self._keys.runner)[0]
 
     # --- sequencing ---------------------------------------------------------------------------
 
@@ -303,10 +304,10 @@ class Coordinator:
     def _admit(self, batch: Tray, item: Pending) -> None:
         """Fold one statement of a member; a refusal is journalled and changes nothing."""
         try:
-            if sha256(item.statement) in self._known or item.statement in batch.entries:
+            if (digest := sha256(item.statement)) in self._known or digest in batch.digests:
                 # A fold may bear a repetition, but nobody shall lengthen the log with it.
                 raise VerificationError("this statement stands in the log", code="replayed")
-            parsed = peek(item.statement) if item.parsed is None else item.parsed
+            parsed = item.parsed or peek(item.statement)
             body = parsed[1]
             own = item.sender == self.name
             if not own and not isinstance(body, MEMBER_STATEMENTS):
@@ -329,10 +330,11 @@ class Coordinator:
         batch.add(state, verified, kept_blobs(verified.predicate, item.blobs))
 
     def _append_own(self, batch: Tray, predicate: Predicate, blobs: tuple[bytes, ...]) -> None:
-        statement = self.sign(predicate)
+        statement, parsed = sealed_and_parsed(predicate, self._keys.runner)
         attached = {sha256(data): data for data in blobs}
         find = batch.finder(attached, self._blobs.get)
-        state, verified = batch.state.apply(statement, find, made=(sha256(statement),))
+        made = (sha256(statement),)
+        state, verified = batch.state.apply(statement, find, parsed=parsed, made=made)
         self._driver.logged(state, verified, find)
         batch.add(state, verified, attached)
 
@@ -366,15 +368,16 @@ class Coordinator:
         )
         self._log, self._note, self._state = log, note, batch.state
         self._entries.extend(batch.entries)
-        self._known.update(map(sha256, batch.entries))
+        self._known.update(batch.digests)
         self._bodies.update(enumerate(batch.bodies, self._log.size - len(batch.entries)))
         for index in list(self._bodies)[: max(len(self._bodies) - KEPT_BODIES, 0)]:
             del self._bodies[index]
         self._cosignatures.clear()
         self._asked = False
-        made: dict[Hashable, bytes] = {}
+        made, self._fresh = dict[Hashable, bytes](), batch.blobs
         for member in self._active():
             self._feed(member, made)
+        self._fresh = {}
         if self._on_change is not None:
             self._on_change(self._state)
         return True
@@ -398,7 +401,10 @@ class Coordinator:
         """
         first = self._sizes.get(member, 0)
         part = portion(
-            self._entries, first, lambda index: self._brought(index, member), self._blobs.get
+            self._entries,
+            first,
+            lambda index: self._brought(index, member),
+            lambda digest: self._fresh.get(digest) or self._blobs.get(digest),
         )
         for body in map(self._parsed, range(first, part.end)):
             self._driver.offer_pieces(self._state, body, self.engine)
@@ -468,7 +474,7 @@ class Coordinator:
     def _brought(self, index: int, member: MemberId) -> tuple[Digest, ...]:
         """Return the digests of the blobs that an entry brings to `member`, as far as here."""
         named = brought_by(self._parsed(index), lambda one: self._driver.columns_for(one, member))
-        return tuple(digest for digest in named if self._blobs.has(digest))
+        return tuple(one for one in named if one in self._fresh or self._blobs.has(one))
 
     def _parsed(self, index: int) -> Body:
         body = self._bodies.get(index)
@@ -491,9 +497,8 @@ class Coordinator:
             state, verified = tray.state.apply(entry, tray.finder({}, self._blobs.get))
             tray.add(state, verified, {})
             self._driver.replayed(state, verified)
-        self._state = tray.state
-        self._entries = tray.entries
-        self._known.update(map(sha256, tray.entries))
+        self._state, self._entries = tray.state, tray.entries
+        self._known.update(tray.digests)
         self._log = self._log.extended(tray.entries)
         self._recovered_size = self._log.size
         if self._note:

@@ -148,6 +148,7 @@ class Tray:
         self.state = state
         self.entries: list[bytes] = []
         self.bodies: list[Body] = []
+        self.digests: set[Digest] = set()
         self.blobs: dict[Digest, bytes] = {}
 
     def add(
@@ -157,6 +158,7 @@ class Tray:
         self.state = state
         self.entries.append(verified.envelope)
         self.bodies.append(verified.predicate)
+        self.digests.add(verified.digest)
         self.blobs.update(blobs)
 
     def finder(
@@ -176,13 +178,13 @@ class Tray:
         """Return a tray that can be filled on trial."""
         other = Tray(self.state)
         other.entries, other.bodies = list(self.entries), list(self.bodies)
-        other.blobs = dict(self.blobs)
+        other.digests, other.blobs = set(self.digests), dict(self.blobs)
         return other
 
     def take(self, other: "Tray") -> None:
         """Become what the trial has become."""
         self.state, self.blobs = other.state, other.blobs
-        self.entries, self.bodies = other.entries, other.bodies
+        self.entries, self.bodies, self.digests = other.entries, other.bodies, other.digests
 
 
 def shows_longer_log(post: Post, log: Verifier, size: int) -> bool:

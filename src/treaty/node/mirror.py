@@ -9,7 +9,7 @@ Invariants (docs/spec/protocol.md, section 3):
 Left to its callers: who may send a feed, and what the entries ask of this member.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from treaty.crypto.canonical import sha256
@@ -24,7 +24,7 @@ from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Feed
 from treaty.protocol.messages import TimeStated
-from treaty.protocol.statements import peek
+from treaty.protocol.statements import Parsed, peek
 
 __all__ = ["CHECKPOINT_KEY", "COSIGNED_KEY", "LOG_STREAM", "Accepted", "Mirror"]
 
@@ -77,11 +77,11 @@ class Mirror:
         """Return how many entries of the log this member holds."""
         return self._log.size
 
-    def check(self, feed: Feed, made: Collection[Digest] = ()) -> Accepted | None:
+    def check(self, feed: Feed, made: Mapping[Digest, Parsed] | None = None) -> Accepted | None:
         """Return what `feed` adds, all verified, or None when it adds nothing; changes nothing.
 
-        `feed` begins at or before the end of this log; `made` holds the digests of statements that
-        this member has signed in this life. Raises `VerificationError` with code
+        `feed` begins at or before the end of this log; `made` are the parsed statements that
+        this member has signed in this life, by digest. Raises `VerificationError` with code
         ``split-view`` or ``clock-skew``, and what the fold raises.
         """
         known = self._log.size - feed.first
@@ -96,13 +96,13 @@ class Mirror:
         entries = feed.entries[known:]
         if not entries:
             return None
-        state = self._state
-        digests = []
+        state, made, digests = self._state, made or {}, []
         for entry in entries:
-            parsed = peek(entry)
+            digest = sha256(entry)
+            parsed = made.get(digest) or peek(entry)
             documents = self._finder(feed.blobs, bounds_of(parsed[1], state))
-            state, verified = state.apply(entry, documents, parsed=parsed, made=made)
-            digests.append(verified.digest)
+            state, verified = state.apply(entry, documents, parsed=parsed, made=made, digest=digest)
+            digests.append(digest)
             body = verified.predicate
             if isinstance(body, TimeStated) and body.at - self._clock.now() > CLOCK_TOLERANCE_MS:
                 # Only ahead: whoever was away for days must be able to catch up.

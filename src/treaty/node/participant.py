@@ -46,7 +46,7 @@ from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Feed, Post, decode_feed, encode_frame
 from treaty.protocol.gate import check_statement
 from treaty.protocol.messages import Figures, SiteReported
-from treaty.protocol.statements import Predicate, seal_statement
+from treaty.protocol.statements import Parsed, Predicate, sealed_and_parsed
 from treaty.protocol.study import Study
 from treaty.studies.progress import Stage
 
@@ -57,6 +57,9 @@ REPORT_KEY = "report/"
 
 MAX_RETRIES = 5
 """How often a statement that the log does not show is sent again while the log stands still."""
+
+_Outgoing = tuple[bytes, Parsed | None, dict[Digest, bytes]]
+"""A statement for the next post, what `peek` gives for it where that is known, and its blobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +117,9 @@ class Participant:
         self._on_change = on_change
         self._store = store
         self._reported: set[Digest] = set()
-        self._outgoing: list[tuple[bytes, dict[Digest, bytes]]] = []
-        self._submitted: dict[Digest, tuple[bytes, dict[Digest, bytes]]] = {}
-        self._made: set[Digest] = set()
+        self._outgoing: list[_Outgoing] = []
+        self._submitted: dict[Digest, _Outgoing] = {}
+        self._made: dict[Digest, Parsed] = {}
         self._retries = 0
         self._unsent = False
         self._mirror = Mirror(anchor=anchor, store=store, blobs=blobs, engine=engine, clock=clock)
@@ -200,8 +203,8 @@ class Participant:
             return
         self._mirror.take(accepted)
         self._retries = 0
-        self._made.difference_update(accepted.digests)
         for digest in accepted.digests:
+            self._made.pop(digest, None)
             self._submitted.pop(digest, None)
         self._duties()
         self._mirror.write((), (), "participant-mirror", besides=self._performer.masked)
@@ -261,8 +264,9 @@ class Participant:
         long as this process lives.
         """
         self._retries = 0
-        self._submitted[sha256(statement)] = (statement, dict(blobs or {}))
-        self._outgoing.append((statement, dict(blobs or {})))
+        outgoing = (statement, None, dict(blobs or {}))
+        self._submitted[sha256(statement)] = outgoing
+        self._outgoing.append(outgoing)
         self._post()
 
     def approve_plan(self, plan: Digest) -> None:
@@ -358,9 +362,9 @@ class Participant:
     def _send(self, predicate: Predicate, blobs: tuple[tuple[Digest, bytes], ...]) -> None:
         """Put a statement into the next post, if the gate lets every field of it leave."""
         self._check_exposure(predicate)
-        statement = seal_statement(predicate, self._keys.runner)
-        self._made.add(sha256(statement))
-        self._outgoing.append((statement, dict(blobs)))
+        statement, parsed = sealed_and_parsed(predicate, self._keys.runner)
+        self._made[sha256(statement)] = parsed
+        self._outgoing.append((statement, parsed, dict(blobs)))
 
     def _check_exposure(self, predicate: Predicate) -> None:
         members = len(self.state.members.effective.active_members())
@@ -381,7 +385,7 @@ class Participant:
         outgoing, self._outgoing = self._outgoing, []
         attached: dict[Digest, bytes] = {sha256(evidence): evidence} if evidence else {}
         large: dict[Digest, bytes] = {}
-        for _, blobs in outgoing:
+        for _, _, blobs in outgoing:
             for digest, data in blobs.items():
                 (large if len(data) > ATTACH_LIMIT_BYTES else attached)[digest] = data
         frame = encode_frame(
@@ -389,8 +393,9 @@ class Participant:
                 self.name,
                 self._mirror.size,
                 self._mirror.cosignature(self._keys.witness, self.name),
-                tuple(statement for statement, _ in outgoing),
+                tuple(statement for statement, _, _ in outgoing),
                 attached,
+                tuple(parsed for _, parsed, _ in outgoing),
             )
         )
         self._sent += 1

@@ -7,6 +7,7 @@ builds the envelope again, bit by bit the one that was signed (docs/spec/protoco
 Guarantees:
   * ``expand(compact(data)) == data`` for all bytes, statements or not.
   * One spelling: `expand` refuses what `compact` does not write.
+  * What `expanded` says of a statement is what `peek` would find in its bytes.
 
 Nothing is verified here: signatures are of the envelope, and whoever reads it checks them.
 """
@@ -22,13 +23,14 @@ from treaty.protocol.statements import (
     MAX_ENTRY_BYTES,
     PREDICATE_BASE,
     Body,
+    Parsed,
     kind_of,
     peek,
     registered,
     statement_payload,
 )
 
-__all__ = ["compact", "expand"]
+__all__ = ["compact", "expand", "expanded"]
 
 _DIGEST: Final = re.compile(rb'"([0-9a-f]{64})"')
 _MARK: Final = b"\x01"
@@ -39,13 +41,13 @@ _LINE_BYTES: Final = _DIGEST_BYTES + SIGNATURE_BYTES
 _MOST: Final = 255
 
 
-def compact(statement: bytes) -> bytes:
-    """Return the form in which a post carries `statement`.
+def compact(statement: bytes, known: Parsed | None = None) -> bytes:
+    """Return the form in which a post carries `statement`; `known` is what `peek` gives for it.
 
     What is no statement of this product goes as it stands, behind a zero byte.
     """
     try:
-        parsed, body = peek(statement)
+        parsed, body = peek(statement) if known is None else known
     except FormatError:
         return b"\x00" + statement
     address = registered(type(body)).uri.removeprefix(PREDICATE_BASE).encode()
@@ -65,13 +67,18 @@ def compact(statement: bytes) -> bytes:
 
 def expand(data: bytes) -> bytes:
     """Return the statement whose form in a post is `data`; `FormatError` if there is none."""
+    return expanded(data)[0]
+
+
+def expanded(data: bytes) -> tuple[bytes, Parsed | None]:
+    """Return what `expand` does, and what `peek` gives for it; None for what is no statement."""
     if not data:
         raise FormatError("expected a statement, got nothing")
     count, at = data[0], 1 + data[0] * _LINE_BYTES
     if not count:
         if compact(data[1:]) != data:
             raise FormatError("expected a statement in its compact form, got an envelope")
-        return data[1:]
+        return data[1:], None
     if at >= len(data) or at + 1 + data[at] > len(data):
         raise FormatError(f"expected {count} signatures and a type, got {len(data)} bytes")
     signatures = {}
@@ -88,10 +95,12 @@ def expand(data: bytes) -> bytes:
     if _DIGEST.sub(_shrunk, text) != short:
         raise FormatError("expected digests of 32 bytes, got hexadecimal digits")
     body: Body = canonical.decode(text, _kind(data[at + 1 : ends]), limit=MAX_ENTRY_BYTES)
-    statement = envelope.join(statement_payload(body), signatures)
+    payload = statement_payload(body)
+    statement = envelope.join(payload, signatures)
     if len(statement) > MAX_ENTRY_BYTES:
         raise FormatError(f"expected a statement of at most {MAX_ENTRY_BYTES} bytes")
-    return statement
+    # Every check of `peek` has been made: the bytes were built here from a body that decodes.
+    return statement, (envelope.Envelope(payload, tuple(signatures.items())), body)
 
 
 def _kind(address: bytes) -> type[Body]:

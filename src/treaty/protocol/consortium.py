@@ -145,18 +145,19 @@ class Consortium(msgspec.Struct, frozen=True):
         *,
         parsed: Parsed | None = None,
         made: Collection[Digest] = (),
+        digest: Digest | None = None,
     ) -> tuple["Consortium", Verified[Body]]:
         """Return the state after `entry` and the verified statement.
 
-        `parsed` is what `peek` gave for the same bytes, `made` holds the digests of envelopes that
-        the caller signed itself: their signatures are not verified again.
+        `parsed` is what `peek` gave for the same bytes, `digest` is their SHA-256, `made` holds the
+        digests of envelopes that the caller signed itself: their signatures are not verified again.
         Raises `FormatError`, `VerificationError` or `PolicyError` with a code; the state is
         unchanged.
         """
         parsed = peek(entry) if parsed is None else parsed
         if self.membership is None or isinstance(parsed[1], _CHARTERS):
             return self._on_charter(entry, documents)
-        verified = open_statement(entry, self.membership.directory, parsed, made)
+        verified = open_statement(entry, self.membership.directory, parsed, made, digest)
         body = verified.predicate
         if isinstance(body, _IN_ROUND):
             # Most entries by far: answered without looking at anything but the running study.

@@ -19,7 +19,8 @@ from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, MemberName, Record
 from treaty.errors import FormatError
 from treaty.ids import Digest, MemberId
-from treaty.protocol.compact import compact, expand
+from treaty.protocol.compact import compact, expanded
+from treaty.protocol.statements import Parsed
 
 __all__ = ["MAX_FRAME_BYTES", "Feed", "Post", "decode_feed", "decode_post", "encode_frame"]
 
@@ -69,13 +70,18 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What a member sends: its log size, a cosignature line, statements and blobs."""
+    """What a member sends: its log size, a cosignature line, statements and blobs.
+
+    `parsed` spares parsing: what `peek` gives for each statement, None where it is not known.
+    Without it nothing is known.
+    """
 
     member: MemberId
     size: int
     cosignature: str
     statements: tuple[bytes, ...] = ()
     blobs: Mapping[Digest, bytes] = field(default_factory=dict)
+    parsed: tuple[Parsed | None, ...] = field(default=(), repr=False, compare=False)
 
 
 def encode_frame(frame: Feed | Post) -> bytes:
@@ -95,7 +101,8 @@ def encode_frame(frame: Feed | Post) -> bytes:
                 blobs=blobs,
             )
         case Post():
-            parts = tuple(map(compact, frame.statements))
+            known = frame.parsed or (None,) * len(frame.statements)
+            parts = tuple(map(compact, frame.statements, known))
             header = _PostHeader(
                 format="treaty.post/v1",
                 member=frame.member,
@@ -121,8 +128,15 @@ def decode_post(data: bytes) -> Post:
     head, rest = _split(data)
     header = canonical.decode(head, _PostHeader, limit=_MAX_HEADER)
     statements, blobs = _parts(rest, header.statements, header.blobs)
-    expanded = tuple(map(expand, statements))
-    return Post(MemberId(header.member), header.size, header.cosignature, expanded, blobs)
+    found = [expanded(statement) for statement in statements]
+    return Post(
+        MemberId(header.member),
+        header.size,
+        header.cosignature,
+        tuple(data for data, _ in found),
+        blobs,
+        tuple(parsed for _, parsed in found),
+    )
 
 
 def _split(data: bytes) -> tuple[bytes, memoryview]:

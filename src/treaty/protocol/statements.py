@@ -46,6 +46,7 @@ __all__ = [
     "peek",
     "registered",
     "seal_statement",
+    "sealed_and_parsed",
     "statement",
     "statement_payload",
 ]
@@ -288,30 +289,37 @@ def statement_payload(predicate: Body) -> bytes:
     )
 
 
-def seal_statement(predicate: Body, *signers: SigningKey) -> bytes:
-    """Return the envelope of `predicate`, signed by `signers`.
-
-    Raises `UsageError` when the result is not what `open_statement` would read.
-    """
-    payload = statement_payload(predicate)
-    try:
-        canonical.decode(canonical.encode(predicate), type(predicate))
-    except FormatError as error:
-        raise UsageError(f"statement would not be readable: {error}") from error
-    sealed = envelope.seal(payload, signers)
-    if len(sealed) > MAX_ENTRY_BYTES:
-        raise UsageError(
-            f"expected a statement of at most {MAX_ENTRY_BYTES} bytes, got {len(sealed)}; "
-            "put large content in a blob"
-        )
-    return sealed
-
-
 Documents = Callable[[Digest], bytes]
 """Returns the bytes with a digest, or raises `ResourceError` when they are not at hand."""
 
 Parsed = tuple[envelope.Envelope, Body]
 """What `peek` returns."""
+
+
+def seal_statement(predicate: Body, *signers: SigningKey) -> bytes:
+    """Return the envelope of `predicate`, signed by `signers`.
+
+    Raises `UsageError` when the result is not what `open_statement` would read.
+    """
+    return sealed_and_parsed(predicate, *signers)[0]
+
+
+def sealed_and_parsed(predicate: Body, *signers: SigningKey) -> tuple[bytes, Parsed]:
+    """Return what `seal_statement` does, and what `peek` gives for it: for who will need both."""
+    payload = statement_payload(predicate)
+    frame = registered(type(predicate)).frame
+    try:
+        body: Body = canonical.decode(payload, frame).predicate
+    except FormatError as error:
+        raise UsageError(f"statement would not be readable: {error}") from error
+    parts = envelope.signed(payload, signers)
+    sealed = envelope.join(payload, dict(parts.signatures))
+    if len(sealed) > MAX_ENTRY_BYTES:
+        raise UsageError(
+            f"expected a statement of at most {MAX_ENTRY_BYTES} bytes, got {len(sealed)}; "
+            "put large content in a blob"
+        )
+    return sealed, (parts, body)
 
 
 def peek(data: bytes, *, limit: int = MAX_ENTRY_BYTES) -> Parsed:
@@ -331,6 +339,7 @@ def open_statement(
     directory: Directory,
     parsed: Parsed | None = None,
     made: Collection[Digest] = (),
+    digest: Digest | None = None,
 ) -> Verified[Body]:
     """Return the verified statement in `data`.
 
@@ -339,6 +348,7 @@ def open_statement(
     kind this statement wants and belong to the author; 6 the author is not suspended.
     `parsed` spares a second parsing to who has called `peek` on the same bytes, `made` a
     verification to who sealed them: digests of envelopes that the caller itself has signed.
+    `digest` is the SHA-256 of `data`, for who has it.
     Raises `FormatError` for 1 and 2, `VerificationError` (with a code) for the rest.
     """
     parts, predicate = peek(data) if parsed is None else parsed  # 1, 2
@@ -353,7 +363,7 @@ def open_statement(
             f"got {predicate.charter[:16]}",
             code="wrong-charter",
         )
-    digest = canonical.sha256(data)
+    digest = canonical.sha256(data) if digest is None else digest
     if digest in made:  # 4
         keyids = envelope.known_keys(parts, directory.keys)
     else:

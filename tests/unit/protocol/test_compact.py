@@ -2,7 +2,8 @@
 
 Planted and caught: digests left as text; signatures that are not sorted accepted; an envelope
 accepted as it stands; the type's whole address accepted; hexadecimal digits accepted where 32 bytes
-belong; a size that is not compared.
+belong; a size that is not compared; signatures handed on in the order of the signers; a body handed
+on as it was given, not as it is read.
 """
 
 import pytest
@@ -12,9 +13,14 @@ from hypothesis import strategies as st
 from tests.worlds import World, runner
 from treaty.crypto import canonical
 from treaty.errors import FormatError
-from treaty.protocol.compact import compact, expand
-from treaty.protocol.secagg_messages import LedgerMark, MaskedInput
-from treaty.protocol.statements import PREDICATE_BASE, seal_statement
+from treaty.protocol.compact import compact, expand, expanded
+from treaty.protocol.secagg_messages import EpochSealed, LedgerMark, MaskedInput
+from treaty.protocol.statements import (
+    PREDICATE_BASE,
+    peek,
+    seal_statement,
+    sealed_and_parsed,
+)
 
 KEY = runner("aare.example")
 MARK = LedgerMark(ledger="1" * 64, head="2" * 64)
@@ -47,6 +53,30 @@ def test_every_statement_of_a_log_comes_back_bit_by_bit() -> None:
     for entry in world.entries:
         assert expand(compact(entry)) == entry
         assert len(compact(entry)) < 0.75 * len(entry)
+
+
+def test_what_a_reader_of_a_post_gets_parsed_is_what_the_statement_says() -> None:
+    """Nobody needs to parse again what was put together, or made, here."""
+    world = World()
+    world.start()
+    world.open_epoch()
+    world.open_round()
+    world.collect()
+    for entry in world.entries:
+        parsed = peek(entry)
+        assert expanded(compact(entry)) == (entry, parsed)
+        assert compact(entry, parsed) == compact(entry)
+    for several in (KEY,), (KEY, runner("birs.example"), runner("cama.example")):
+        assert sealed_and_parsed(INPUT, *several) == (
+            seal_statement(INPUT, *several),
+            peek(seal_statement(INPUT, *several)),
+        )
+        sealed = seal_statement(INPUT, *several)
+        assert expanded(compact(sealed)) == (sealed, peek(sealed))
+    assert expanded(compact(b"no statement")) == (b"no statement", None)
+    listed = EpochSealed(charter="3" * 64, author="a", epoch_hash="4" * 64, dealers=["b"])  # type: ignore[arg-type]  # read as a tuple
+    sealed, parsed = sealed_and_parsed(listed, KEY)
+    assert parsed == peek(sealed) != (parsed[0], listed)
 
 
 def test_a_masked_input_takes_less_than_half_of_its_envelope() -> None:
