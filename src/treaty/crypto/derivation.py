@@ -11,6 +11,7 @@ Text is UTF-8, a non-negative integer is 8 bytes, big-endian. The types of a lab
 fixed by the label; `enc` does not write them.
 """
 
+import functools
 import hashlib
 import hmac
 from typing import Final
@@ -25,6 +26,9 @@ DOMAIN: Final = b"cesa/1"
 Field = bytes | str | int
 
 _MAX_INT: Final = (1 << 64) - 1
+_EIGHT_BYTES: Final = 8 << 64
+"""The length of an integer, above its value: both are written at once."""
+
 _LENGTHS: Final = tuple(length.to_bytes(4, "big") for length in range(65))
 
 
@@ -37,6 +41,9 @@ def enc(*fields: Field) -> bytes:
     for field in fields:
         # The common cases first: every mask key of every round passes here.
         kind = type(field)
+        if kind is int and 0 <= field <= _MAX_INT:  # type: ignore[operator]  # just seen
+            parts.append((_EIGHT_BYTES | field).to_bytes(12, "big"))  # type: ignore[operator]
+            continue
         if kind is bytes:
             data: bytes = field  # type: ignore[assignment]  # just seen
         elif kind is str:
@@ -49,7 +56,7 @@ def enc(*fields: Field) -> bytes:
 
 def labelled_hash(label: str, *fields: Field) -> bytes:
     """Return ``SHA-256(enc(DOMAIN, label, fields...))``, 32 bytes."""
-    return hashlib.sha256(enc(DOMAIN, label, *fields)).digest()
+    return hashlib.sha256(_head(label) + enc(*fields)).digest()
 
 
 def kdf(key: bytes, label: str, *fields: Field) -> bytes:
@@ -57,7 +64,7 @@ def kdf(key: bytes, label: str, *fields: Field) -> bytes:
 
     `key` is uniformly random: 32 bytes of a generator, or the result of `extract` or `kdf`.
     """
-    return hmac.digest(key, enc(DOMAIN, label, *fields) + b"\x01", "sha256")
+    return hmac.digest(key, b"%b%b\x01" % (_head(label), enc(*fields)), "sha256")
 
 
 def extract(salt: bytes, ikm: bytes) -> bytes:
@@ -65,9 +72,13 @@ def extract(salt: bytes, ikm: bytes) -> bytes:
     return hmac.digest(salt, ikm, "sha256")
 
 
+@functools.lru_cache(maxsize=256)
+def _head(label: str) -> bytes:
+    """How everything with `label` begins. Labels are few, and no secrets."""
+    return enc(DOMAIN, label)
+
+
 def _bytes_of(field: Field) -> bytes:
-    if type(field) is int and 0 <= field <= _MAX_INT:
-        return field.to_bytes(8, "big")
     if isinstance(field, str):
         data = field.encode()
     elif isinstance(field, int):

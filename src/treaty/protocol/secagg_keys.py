@@ -14,6 +14,7 @@ member's shares are evaluated. Seeds are elements of the field of `treaty.crypto
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import pairwise
 from typing import Final
 
@@ -55,6 +56,9 @@ __all__ = [
     "wrap_context",
     "wrap_key",
 ]
+
+_AHEAD_BYTES: Final = 256
+"""Made of a stream at once: a seed, or the coefficients of one polynomial in a small group."""
 
 NO_RESULT: Final = Digest("0" * 64)
 """`previous` of a study's first round."""
@@ -260,7 +264,15 @@ class EpochSeed:
         return kdf(self._seed, "epoch-" + label, self._charter, self._epoch, self._index, *fields)
 
     def _stream(self, label: str, slot: int) -> Callable[[int], bytes]:
-        return Keystream(self._derive(label, slot)).take
+        """Return what gives the next bytes of a stream: elements are many and small."""
+        stream = Keystream(self._derive(label, slot))
+        ahead = BytesIO(stream.take(_AHEAD_BYTES))
+
+        def take(size_bytes: int) -> bytes:
+            data = ahead.read(size_bytes)
+            return data if len(data) == size_bytes else data + stream.take(size_bytes - len(data))
+
+        return take
 
     def __repr__(self) -> str:
         return "EpochSeed"

@@ -2,7 +2,8 @@
 
 The reference uses hmac and hashlib alone. Planted faults that these tests caught: a field left out
 of the context; a label shared by two values; an integer of other width; the pair key without
-the order of indexes; one seed for two slots.
+the order of indexes; one seed for two slots; a stream that begins anew where what was made ahead
+ends.
 """
 
 import hashlib
@@ -22,7 +23,10 @@ from tests.unit.protocol.secagg_rig import (
     send_inputs,
     tag,
 )
+from treaty.crypto import shamir
+from treaty.crypto.prg import Keystream
 from treaty.governance.quorum import DerivedParameters
+from treaty.ids import Digest
 from treaty.protocol.secagg_keys import EpochSeed, SlotSecrets, context_of, survivors_digest
 from treaty.protocol.secagg_messages import Survivor
 
@@ -206,3 +210,15 @@ def test_a_masked_vector_tells_nothing_about_its_input() -> None:
         blob = turn.node(header.predicate.author).disk.blobs[header.predicate.blob]
         ones = sum(byte.bit_count() for byte in blob)
         assert abs(ones - 4 * len(blob)) < 6 * (2 * len(blob)) ** 0.5
+
+
+def test_a_polynomial_of_many_coefficients_comes_from_one_stream() -> None:
+    """Whether what is made of a stream ahead suffices for it or not."""
+    charter = "ab" * 32
+    for threshold in (2, 8, 9, 10, 17, 30):
+        key = kdf(bytes(32), "epoch-self-deal", bytes.fromhex(charter), 3, 1, 5)
+        seed = EpochSeed(bytes(32), Digest(charter), 3, 1)
+        points = range(1, threshold + 1)
+        wanted = shamir.deal(seed.self_seed(5), threshold, points, Keystream(key).take)
+        assert seed.deal(5, threshold, points)[1] == wanted
+        assert seed.own_shares(5, threshold)[1] == wanted[1]
