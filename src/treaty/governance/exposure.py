@@ -58,6 +58,9 @@ class Artefact(Enum):
     carries none; the last is written by people.
     """
 
+    # Looked up for every field that leaves: a member is one object, so its identity will do.
+    __hash__ = object.__hash__
+
     RAW_DATA = "raw-data"
 
     MASKED_INPUT = "masked-input"
@@ -103,6 +106,9 @@ class Form(Enum):
     what cannot be guessed. code: one of a closed list. text: written by people. plain: a value
     that does not depend on data.
     """
+
+    # Looked up for every field that leaves: a member is one object, so its identity will do.
+    __hash__ = object.__hash__
 
     EXACT = "exact"
     NOISED = "noised"

@@ -27,6 +27,9 @@ __all__ = [
 class Role(Enum):
     """What a party is to the consortium."""
 
+    # Looked up for every field that leaves: a member is one object, so its identity will do.
+    __hash__ = object.__hash__
+
     COORDINATOR = "coordinator"
     MEMBER = "member"
     WITNESS = "witness"

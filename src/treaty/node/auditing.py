@@ -165,10 +165,15 @@ class Auditor:
         self._journal = journal
         self._send = send
         self._done: set[Digest] = set()
+        self._disputed: dict[Digest, bool] = {}
 
     def disputes(self, study: Study) -> bool:
-        """Say whether this member has proved a sum of `study` false."""
-        return self._store.get(DISPUTE_KEY + study.identity) is not None
+        """Say whether this member has proved a sum of `study` false. Asked at every feed."""
+        known = self._disputed.get(study.identity)
+        if known is None:
+            known = self._store.get(DISPUTE_KEY + study.identity) is not None
+            self._disputed[study.identity] = known
+        return known
 
     def follow(self, study: Study, besides: str | None) -> None:
         """Add up again the published sums that are this member's to audit; say what came out.
@@ -185,6 +190,8 @@ class Auditor:
         elif found is not None:
             proof = canonical.sha256(found.proof)
             put = (DISPUTE_KEY + study.identity, proof.encode())
+            # The store is asked again, also when it fails now.
+            self._disputed.pop(study.identity, None)
             self._mirror.write((put,), (found.proof,), "participant-dispute", besides=besides)
             self._journal.note("sum-disputed", f"result {found.result} is false, proof {proof}")
             statement = SumDisputed(

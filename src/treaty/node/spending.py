@@ -25,7 +25,14 @@ from treaty.ids import Digest, MemberId
 from treaty.node.budget import BudgetKeeper, Claim
 from treaty.node.dataset import caps_of
 from treaty.ports import EventStore
-from treaty.privacy.ledger_entries import GENESIS, HOLDOUT, TRAINING, LedgerHead, PrivateEvent
+from treaty.privacy.ledger_entries import (
+    GENESIS,
+    HOLDOUT,
+    TRAINING,
+    Capped,
+    LedgerHead,
+    PrivateEvent,
+)
 from treaty.privacy.terms import NoisedTerms
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.ledger_trail import LedgerTrail
@@ -85,6 +92,9 @@ class Spending:
         self._keeper = keeper
         self._store = store
         self._accounts: dict[Digest, Digest] = {}
+        self._caps: tuple[Digest, tuple[Capped, ...]] | None = None
+        self._stored: bytes | None = None
+        self._is_read = False
 
     @property
     def keeper(self) -> BudgetKeeper | None:
@@ -100,9 +110,13 @@ class Spending:
         if keeper is None or state.membership is None:
             return
         digest = state.membership.history.digest
-        keeper.cap(digest, caps_of(state.charter, digest))
+        if self._caps is None or self._caps[0] != digest:
+            self._caps = digest, caps_of(state.charter, digest)
+        keeper.cap(*self._caps)
+        if not self._is_read:
+            self._stored, self._is_read = self._store.get(LEDGER_KEY), True
         trail = state.trail(self._name)
-        keeper.confirm(trail, shown_head(self._store.get(LEDGER_KEY), trail))
+        keeper.confirm(trail, shown_head(self._stored, trail))
 
     def admit(self, state: Consortium, study: Study) -> None:
         """Take up a study: reserve what it may charge. Its content is recorded where it is read.
@@ -220,6 +234,8 @@ class Spending:
         """Return what the store keeps beside an input that shows `head`."""
         if head is None:
             return ()
+        # It is read again, whatever becomes of the transaction that this goes into.
+        self._is_read = False
         shown = _Shown(head=head, rebase=_rebase_of(state.trail(self._name), head))
         return ((LEDGER_KEY, encode(shown)),)
 
