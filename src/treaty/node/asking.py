@@ -4,13 +4,15 @@ Under noise a question goes on without a member that sent nothing to its last at
 release. An exact question waits for the members that it is bound to.
 """
 
+from treaty.errors import UsageError
 from treaty.ids import MemberId
+from treaty.protocol.consortium import Consortium
 from treaty.protocol.secagg_coordinator import CoordinatorEpoch
 from treaty.protocol.secagg_messages import RoundOpened
 from treaty.protocol.study import Study
 from treaty.studies.queries import NOISED
 
-__all__ = ["next_round"]
+__all__ = ["base_of", "circumstances_of", "next_round"]
 
 
 def next_round(study: Study, epoch: CoordinatorEpoch) -> RoundOpened:
@@ -43,3 +45,18 @@ def _reachable(study: Study, present: frozenset[MemberId]) -> frozenset[MemberId
         return present
     heard = present - (frozenset(last.participants) - frozenset(last.inputs))
     return heard if len(heard) >= study.group.min_survivors else present
+
+
+def base_of(state: Consortium) -> dict[str, str]:
+    """Return the fields that every statement of the coordinator has."""
+    if state.membership is None:
+        raise UsageError("expected a founded consortium")
+    return {
+        "charter": state.members.directory.charter,
+        "author": state.charter.coordinator.name,
+    }
+
+
+def circumstances_of(state: Consortium) -> tuple[int, int]:
+    """Return what must change before a decision that was refused may be tried again."""
+    return len(state.contracts), state.charter.version

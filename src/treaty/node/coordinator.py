@@ -316,8 +316,8 @@ class Coordinator:
                 )
             if isinstance(body, Reveal) and self._driver.has_enough(body):
                 return
-            if isinstance(body, MaskedInput) and not item.spooled:
-                self._driver.check_input(body, item.blobs)
+            if not item.spooled:
+                self._driver.check_blobs(body, item.blobs)
             find = batch.finder(item.blobs, self._blobs.get)
             if isinstance(body, ProposalOpened) and body.action in DOCUMENTED:
                 # A bundle holds what was voted on, so it must exist before the vote.

@@ -23,6 +23,8 @@ from treaty.protocol.messages import (
     ReleaseProvenance,
     SiteReported,
 )
+from treaty.protocol.secagg_dealing import column_bytes
+from treaty.protocol.secagg_keys import Group
 from treaty.protocol.secagg_messages import (
     EpochKeys,
     EpochReady,
@@ -44,6 +46,7 @@ __all__ = [
     "Pending",
     "Tray",
     "blobs_of",
+    "check_columns",
     "kept_blobs",
     "named_blobs",
     "shows_longer_log",
@@ -96,6 +99,28 @@ def kept_blobs(body: Body, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, byt
     """Return the blobs that belong to a statement: those it names, and no others."""
     wanted = named_blobs(body)
     return {digest: data for digest, data in blobs.items() if digest in wanted}
+
+
+def check_columns(
+    body: EpochShares, group: Group, slots: int, blobs: Mapping[Digest, bytes]
+) -> None:
+    """Raise `VerificationError` unless a dealer's post brings its columns, each of its right size.
+
+    Who signs digests and keeps the columns back would stop the epoch for everybody, and nobody
+    could complain of a column that nobody has (``column-missing``, ``shares-malformed``).
+    """
+    size = column_bytes(group, slots)
+    for name, digest in body.columns.items():
+        column = blobs.get(Digest(digest))
+        if column is None:
+            raise VerificationError(
+                f"{body.author} brings no column for {name}", code="column-missing"
+            )
+        if len(column) != size:
+            raise VerificationError(
+                f"expected a column of {size} bytes for {name}, {body.author} brings {len(column)}",
+                code="shares-malformed",
+            )
 
 
 def blobs_of(post: Post, body: Body, state: Consortium, engine: Engine) -> Mapping[Digest, bytes]:

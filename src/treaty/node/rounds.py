@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from treaty.aggregation.masking import Spread, input_root, open_sum
 from treaty.aggregation.quantization import ring_vector
 from treaty.crypto.canonical import sha256
-from treaty.errors import PolicyError, ResourceError, UsageError, VerificationError
+from treaty.errors import PolicyError, ResourceError, VerificationError
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
-from treaty.node.asking import next_round
+from treaty.node.asking import base_of, circumstances_of, next_round
 from treaty.node.auditing import AuditDriver
+from treaty.node.intake import check_columns
 from treaty.ports import BlobStore, Engine, Journal
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.messages import (
@@ -129,6 +130,13 @@ class RoundDriver:
                 "the masked vector has another root than its header", code="root-mismatch"
             )
 
+    def check_blobs(self, body: Body, blobs: Mapping[Digest, bytes]) -> None:
+        """Raise `VerificationError` unless a member's statement brings the blobs that it must."""
+        if isinstance(body, MaskedInput):
+            self.check_input(body, blobs)
+        elif isinstance(body, EpochShares) and self._epoch is not None:
+            check_columns(body, self._epoch.group, self._epoch.slots, blobs)
+
     def has_enough(self, answer: Reveal) -> bool:
         """Say whether the sum that `answer` would help to open is opened without it.
 
@@ -238,11 +246,11 @@ class RoundDriver:
         """
         if not isinstance(refused, StudyOpened | MemberSuspended):
             return False
-        self._put_off[Digest(refused.proposal)] = _circumstances(state)
+        self._put_off[Digest(refused.proposal)] = circumstances_of(state)
         return True
 
     def _is_put_off(self, state: Consortium, proposal: Digest) -> bool:
-        return self._put_off.get(proposal) == _circumstances(state)
+        return self._put_off.get(proposal) == circumstances_of(state)
 
     def deadline(self) -> list[Order]:
         """Let the time of the present phase be over; return what to append."""
@@ -289,7 +297,7 @@ class RoundDriver:
                 and self._blobs.has(proposal.subject)
                 and not self._is_put_off(state, identity)
             ):
-                base = _base(state)
+                base = base_of(state)
                 return [
                     (TimeStated(**base, at=max(now, state.at)), ()),
                     (StudyOpened(**base, plan=proposal.subject, proposal=identity), ()),
@@ -297,7 +305,7 @@ class RoundDriver:
         return []
 
     def _step(self, state: Consortium, study: Study, now: Timestamp) -> list[Order]:
-        base = _base(state)
+        base = base_of(state)
         audit = self._audits.next(base, study, self._epoch)
         if audit is not None:
             return audit
@@ -483,18 +491,3 @@ class RoundDriver:
                 f"{body.dealer} dealt no share to {body.author}", code="not-in-roster"
             )
         return find(Digest(column))
-
-
-def _base(state: Consortium) -> dict[str, str]:
-    """Return the fields that every statement of the coordinator has."""
-    if state.membership is None:
-        raise UsageError("expected a founded consortium")
-    return {
-        "charter": state.members.directory.charter,
-        "author": state.charter.coordinator.name,
-    }
-
-
-def _circumstances(state: Consortium) -> tuple[int, int]:
-    """Return what must change before a decision that was refused may be tried again."""
-    return len(state.contracts), state.charter.version

@@ -40,6 +40,7 @@ __all__ = [
     "BadShare",
     "Dealt",
     "Opened",
+    "column_bytes",
     "complaint_holds",
     "deal",
     "open_column",
@@ -161,6 +162,11 @@ def open_column(
     return Opened(tuple(shares), secret)
 
 
+def column_bytes(group: Group, slots: int) -> int:
+    """Return the size of a dealer's column for one holder, in an epoch of `slots` slots."""
+    return (KEM_CIPHERTEXT_BYTES if group.hybrid else 0) + slots * SHARE_BYTES
+
+
 def complaint_holds(
     group: Group,
     epoch_hash: str,
@@ -176,9 +182,9 @@ def complaint_holds(
     `column` is the blob whose digest the dealer signed. The dealer committed to every share key
     in it, so the right key either opens the share in front of everyone or does not.
     """
-    head = KEM_CIPHERTEXT_BYTES if group.hybrid else 0
-    if len(column) != head + slots * SHARE_BYTES or not 0 <= slot < slots:
-        return len(column) != head + slots * SHARE_BYTES
+    size, head = column_bytes(group, slots), KEM_CIPHERTEXT_BYTES if group.hybrid else 0
+    if len(column) != size or not 0 <= slot < slots:
+        return len(column) != size
     part = column[head + slot * SHARE_BYTES : head + (slot + 1) * SHARE_BYTES]
     if key_commitment(key) != part[:32]:
         return None
