@@ -3,10 +3,11 @@
 Planted faults that these tests catch: rounding to nearest instead of toward zero (norm above
 the bound), rows clipped one by one instead of per person, a person cut at a chunk's edge, the
 bias left out of a ghost norm, cross terms of a person's rows left out, noise shares rounded
-down, the ring's headroom unchecked.
+down, the ring's headroom unchecked, the cancellation of a person's rows not charged.
 """
 
 import math
+from collections import Counter
 from fractions import Fraction
 
 import numpy as np
@@ -168,6 +169,37 @@ def test_one_layer_serves_generalised_linear_models() -> None:
     x, residual = generator.normal(size=(30, 4)), generator.normal(size=(30, 1))
     norms = ghost_norms([Layer(x, residual, has_bias=False)])
     assert np.allclose(norms, np.abs(residual[:, 0]) * np.linalg.norm(x, axis=1), rtol=1e-12)
+
+
+def _nearly_cancelling(seed: int, pairs: int = 600) -> np.ndarray:
+    """Return one person's rows: `pairs` that cancel but for last places, and four that do not."""
+    draw = np.random.default_rng(seed)
+    one, rest = draw.normal(size=(2, 5))
+    one, rest = one / np.linalg.norm(one) / 1.5, rest / np.linalg.norm(rest) / 1.5
+    other = -np.where(draw.random(5) < 0.5, one, np.nextafter(one, 9 * one))
+    return np.vstack([np.tile(one, (pairs, 1)), np.tile(other, (pairs, 1)), np.tile(rest, (4, 1))])
+
+
+def _exact_square(rows: np.ndarray, factors: np.ndarray) -> Fraction:
+    """Return the squared length of the weighted sum of rows, without any rounding."""
+    total = [Fraction(0)] * rows.shape[1]
+    for (row, factor), count in Counter(
+        zip(map(tuple, rows.tolist()), factors.tolist(), strict=True)
+    ).items():
+        total = [
+            known + count * Fraction(factor) * Fraction(value)
+            for known, value in zip(total, row, strict=True)
+        ]
+    return sum((value * value for value in total), Fraction(0))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_of_a_person_that_nearly_cancel_stay_within_the_clip(seed: int) -> None:
+    """The difference of many products is known to their size, not to its own: it is charged."""
+    clip, rows = Clip(1.0), _nearly_cancelling(seed)
+    layer = Layer(rows, np.ones((len(rows), 1)), has_bias=False)
+    factors = ghost_factors([layer], np.zeros(len(rows), np.int64), clip)
+    assert Fraction(999_999, 10**6) < _exact_square(rows, factors) <= 1
 
 
 def test_ghost_sensitivity_covers_what_rounding_adds() -> None:
