@@ -92,6 +92,7 @@ def test_t47_a_record_that_covers_the_plan_is_taken(record: AssessmentRecord) ->
         ({"contract": "4" * 64}, "not-assessed"),
         ({"code": "4" * 64}, "not-assessed"),
         ({"protection": "exact", "epsilon_micro": None}, "not-assessed"),
+        ({"protection": "noised-statistics"}, "not-assessed"),
         ({"epsilon_micro": 999_999}, "not-assessed"),
         ({"epsilon_micro": None}, "not-assessed"),
         ({"delta_inverse": 20_000}, "not-assessed"),
@@ -200,8 +201,8 @@ def test_t47_exact_sums_that_can_be_read_back_keep_the_site_out(
     assert "study-refused.assessment-failed" in federation.journal_of(ASKS)
 
 
-def _private(directory: Path, epsilon: float) -> SmallFederation:
-    """Run a short private study that promises `epsilon`; the asking site has what it has."""
+def _private(directory: Path, asked: Privacy) -> SmallFederation:
+    """Run a short private study that promises what is `asked`; the asking site has what it has."""
     agreed = with_public_bounds(contract())
     federation = SmallFederation(directory, in_memory=True)
     federation.establish()
@@ -215,7 +216,7 @@ def _private(directory: Path, epsilon: float) -> SmallFederation:
             max_persons_per_site=256, slots_per_epoch=16, support_rows=1
         ),
         privacy=terms_for(
-            Privacy(epsilon=epsilon, rounds=4),
+            asked,
             model,
             agreed,
             federation.charter.privacy,
@@ -243,7 +244,7 @@ def test_t47_noised_sums_that_pass_let_the_site_in(tmp_path: Path) -> None:
     """Assessed at epsilon 1 by the command, then a private study at epsilon 1."""
     _found_private(tmp_path)
     assert _assess(tmp_path, with_public_bounds(contract())) == 0
-    assert _took_part(_private(tmp_path, 1.0))
+    assert _took_part(_private(tmp_path, Privacy(epsilon=1.0, rounds=4)))
 
 
 def test_t47_a_pass_at_epsilon_one_does_not_cover_two(tmp_path: Path) -> None:
@@ -251,9 +252,27 @@ def test_t47_a_pass_at_epsilon_one_does_not_cover_two(tmp_path: Path) -> None:
     _found_private(tmp_path)
     record = changed(contract=contract_digest(with_public_bounds(contract())), code=code_digest())
     _keep(tmp_path, seal_record(record, load_key(tmp_path / "parties" / ASKS, "runner")))
-    federation = _private(tmp_path, 2.0)
+    federation = _private(tmp_path, Privacy(epsilon=2.0, rounds=4))
     assert not _took_part(federation)
     assert "study-refused.not-assessed" in federation.journal_of(ASKS)
+
+
+@pytest.mark.parametrize("protection", ["noised", "noised-statistics"])
+def test_t47_a_sum_of_statistics_needs_an_assessment_of_its_own(
+    protection: str, tmp_path: Path
+) -> None:
+    """Gradient sums that passed say nothing of what one sum of statistics shows."""
+    _found_private(tmp_path)
+    record = changed(
+        contract=contract_digest(with_public_bounds(contract())),
+        code=code_digest(),
+        protection=protection,
+    )
+    _keep(tmp_path, seal_record(record, load_key(tmp_path / "parties" / ASKS, "runner")))
+    federation = _private(tmp_path, Privacy(epsilon=1.0, one_round=True))
+    assert _took_part(federation) is (protection == "noised-statistics")
+    refused = "study-refused.not-assessed" in federation.journal_of(ASKS)
+    assert refused is (protection == "noised")
 
 
 def test_t47_with_a_record_that_passed_the_site_takes_part(tmp_path: Path) -> None:

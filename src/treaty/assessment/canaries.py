@@ -58,7 +58,7 @@ class AuditPlan:
     `share_variance` is each site's, in grid units squared; `honest` members release and are
     not known to the attacker; one colluder more releases, and is known. `claimed_shares` of the
     variance are what the certificate counts on (min_honest). Canaries are shared out evenly
-    among the honest members.
+    among the honest members; `block` of them are in one execution of the mechanism.
     """
 
     clip: Clip
@@ -68,6 +68,7 @@ class AuditPlan:
     rounds: int
     ring_bits: int = 64
     canaries: int = 4000
+    block: int = BLOCK
 
     def __post_init__(self) -> None:
         if not 1 <= self.claimed_shares <= self.honest:
@@ -75,7 +76,7 @@ class AuditPlan:
                 f"expected 1 <= claimed shares <= honest members, got {self.claimed_shares} "
                 f"of {self.honest}"
             )
-        if self.rounds < 1 or self.canaries < 20:
+        if self.rounds < 1 or self.canaries < 20 or self.block < 1:
             raise UsageError("expected a round or more and 20 canaries or more")
 
     @property
@@ -144,8 +145,8 @@ def audit_mechanism(release: SiteRelease, plan: AuditPlan, seed: bytes) -> Mecha
     signs = np.where(np.arange(plan.rounds) % 2 == 0, 1.0, -1.0)
     generator.shuffle(signs)
     bits, scores, noises, excesses = [], [], [], []
-    for start in range(0, plan.canaries, BLOCK):
-        inside = generator.random(min(BLOCK, plan.canaries - start)) < 0.5
+    for start in range(0, plan.canaries, plan.block):
+        inside = generator.random(min(plan.block, plan.canaries - start)) < 0.5
         seen = _Block(release, plan, seed + start.to_bytes(4, "big"), inside, signs)
         bits.append(inside)
         scores.append(seen.scores())

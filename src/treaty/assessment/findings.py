@@ -29,6 +29,7 @@ from treaty.crypto.canonical import Count, DigestField, Int53, Name, Record
 from treaty.errors import UsageError
 from treaty.privacy.certificate import epsilon_micro
 from treaty.privacy.gaussian import AttackBound, attack_bound, epsilon_attack_bound
+from treaty.privacy.terms import NoisedStatistics, NoisedTerms
 
 __all__ = [
     "ASSESSMENT_FORMAT",
@@ -39,6 +40,7 @@ __all__ = [
     "Claim",
     "Findings",
     "GroupFinding",
+    "Protection",
     "RateFinding",
     "RecoveryFinding",
     "attack_finding",
@@ -46,6 +48,7 @@ __all__ = [
     "claimed_bound",
     "failures",
     "make_claim",
+    "protection_of",
     "rate_finding",
     "recovery_finding",
 ]
@@ -156,6 +159,17 @@ class Claim(Record):
     mu_micro: Count | None = None
 
 
+Protection = Literal["exact", "noised", "noised-statistics"]
+"""What is asked for: exact sums, noised gradient sums, or one noised sum of statistics."""
+
+
+def protection_of(terms: NoisedTerms | None) -> Protection:
+    """Return how a plan with these terms protects its sums; `terms` None: not at all."""
+    if terms is None:
+        return "exact"
+    return "noised-statistics" if isinstance(terms, NoisedStatistics) else "noised"
+
+
 class Findings(Record):
     """All that an assessment found. Local to the site: it is never sent."""
 
@@ -164,7 +178,7 @@ class Findings(Record):
     model: DigestField
     contract: DigestField
     code: DigestField
-    protection: Literal["exact", "noised"]
+    protection: Protection
     data: str
     sites: Count
     persons: Count

@@ -19,6 +19,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from treaty.assessment.findings import Protection
 from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, MemberName, Name, Record
 from treaty.crypto.derivation import enc
@@ -47,7 +48,7 @@ class AssessmentRecord(Record):
     format: Literal["treaty.assessment-record/v1"] = "treaty.assessment-record/v1"
     site: MemberName
     family: Name
-    protection: Literal["exact", "noised"]
+    protection: Protection
     epsilon_micro: Count | None
     delta_inverse: Annotated[int, msgspec.Meta(ge=2, le=(1 << 53) - 1)]
     contract: DigestField
@@ -68,7 +69,7 @@ class AssessmentNeed:
 
     site: str
     family: str
-    protection: Literal["exact", "noised"]
+    protection: Protection
     epsilon_micro: int | None
     delta_inverse: int
     contract: str

@@ -22,6 +22,7 @@ __all__ = [
     "decimal",
     "interval",
     "reasons",
+    "sums_text",
     "text_lines",
     "verdict_rows",
     "verdict_sentence",
@@ -76,6 +77,13 @@ def verdict_sentence(findings: Findings) -> str:
     if findings.protection == "exact":
         return "passes: no record was read from the exact sum; nothing is promised beyond that"
     return "passes: nothing that was tried contradicts the claim"
+
+
+def sums_text(findings: Findings) -> str:
+    """Return in words what sums were assessed."""
+    if findings.protection == "noised-statistics":
+        return "one noised sum of statistics"
+    return f"{findings.protection} sums"
 
 
 def reasons(findings: Findings) -> tuple[str, ...]:
@@ -154,7 +162,7 @@ def text_lines(findings: Findings) -> list[str]:
     """Return the assessment as lines for a terminal."""
     bound = claimed_bound(findings.claim)
     lines = [
-        f"privacy-impact assessment of {findings.family} on {findings.protection} sums",
+        f"privacy-impact assessment of {findings.family} on {sums_text(findings)}",
         f"data: {findings.data}, {findings.persons} persons, sites: {findings.sites}, "
         f"seed {findings.seed}" + ("" if findings.thorough else ", quick"),
         f"claim: {claim_text(findings.claim)}",

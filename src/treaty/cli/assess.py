@@ -54,6 +54,9 @@ def assess(
     epsilon: Annotated[
         float, typer.Option("--epsilon", help="What the plan promises with noised sums.")
     ] = 1.0,
+    one_round: Annotated[
+        bool, typer.Option("--one-round", help="Assess one noised sum of statistics.")
+    ] = False,
     delta_inverse: Annotated[
         int, typer.Option("--delta-inverse", min=2, help="1 / delta of what the plan promises.")
     ] = 100_000,
@@ -92,6 +95,7 @@ def assess(
                 data=data,
                 known=None if known is None else known.value,
                 epsilon=None if exact else epsilon,
+                one_round=one_round,
                 delta_inverse=delta_inverse,
                 members=members,
                 quick=quick,

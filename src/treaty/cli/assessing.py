@@ -37,7 +37,7 @@ from treaty.models.specification import (
     MultilayerPerceptron,
 )
 from treaty.privacy.certificate import Cohort
-from treaty.privacy.terms import DistributedGaussian
+from treaty.privacy.terms import DistributedGaussian, NoisedStatistics
 from treaty.reports.assessment_page import render_assessment
 from treaty.simulation.impact import Assessment, AssessmentRequest, Progress, assess, target_of
 from treaty.studies.calibrating import (
@@ -58,7 +58,10 @@ FAMILIES: Mapping[str, ModelSpecification] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the command line asks for; `epsilon` None means exact sums."""
+    """What the command line asks for; `epsilon` None means exact sums.
+
+    `one_round` means one noised sum of statistics.
+    """
 
     model: str
     contract: Path | None
@@ -66,6 +69,7 @@ class Request:
     data: Path | None
     known: str | None
     epsilon: float | None
+    one_round: bool
     delta_inverse: int
     members: int
     quick: bool
@@ -152,6 +156,8 @@ def run_assessment(request: Request, progress: Progress | None = None) -> Result
     derived = DerivedParameters(request.members, colluders)
     bound = min(AggregationSettings().max_persons_per_site, contract.max_persons_per_site)
     specification, terms = FAMILIES[request.model], None
+    if request.one_round and request.epsilon is None:
+        raise UsageError("one noised sum of statistics is not exact: leave out --exact")
     if request.epsilon is not None:
         if request.model == "site-intercepts":
             raise UsageError(
@@ -232,21 +238,18 @@ def _terms(
     specification: ModelSpecification,
     contract: Contract,
     bound: int,
-) -> DistributedGaussian:
+) -> DistributedGaussian | NoisedStatistics:
     """Return the terms that a study takes by default for this epsilon and delta."""
     # The next float above: one over it is then rounded up to the whole number that was asked.
     delta = math.nextafter(1.0 / request.delta_inverse, 1.0)
-    terms = terms_for(
-        Privacy(epsilon=epsilon, delta=delta),
+    return terms_for(
+        Privacy(epsilon=epsilon, delta=delta, one_round=request.one_round),
         specification,
         contract,
         PrivacyPolicy(mode=PrivacyMode.DIFFERENTIAL),
         members=request.members,
         max_persons_per_site=bound,
     )
-    if not isinstance(terms, DistributedGaussian):
-        raise UsageError("an assessment is of noised gradient descent")
-    return terms
 
 
 def _write(request: Request, found: Assessment, signer: SigningKey | None) -> Iterator[Path]:

@@ -46,9 +46,19 @@ def simulate(
     delta_inverse: Annotated[
         int | None, typer.Option("--delta-inverse", help="1/delta; by default 1e5 or 10 N.")
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", help="Training rounds.")] = 20,
-    clip: Annotated[float, typer.Option("--clip", help="Bound on a person's gradient.")] = 0.5,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Step length.")] = 16.0,
+    one_round: Annotated[
+        bool, typer.Option("--one-round", help="One noised sum of statistics, no descent.")
+    ] = False,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", help="Training rounds; by default 20.")
+    ] = None,
+    clip: Annotated[
+        float | None,
+        typer.Option("--clip", help="Bound on a person's gradient or statistics."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Step length; by default 16.")
+    ] = None,
     area: Annotated[
         float, typer.Option("--area", help="Expected area, for a stand-in from a contract.")
     ] = 0.85,
@@ -79,6 +89,7 @@ def simulate(
             colluders=colluders,
             min_survivors=min_survivors,
             delta_inverse=delta_inverse,
+            one_round=one_round,
             rounds=rounds,
             clip=clip,
             learning_rate=learning_rate,

@@ -15,7 +15,7 @@ from treaty.evaluation.forecast import Arm, Forecast
 from treaty.reports.forecast_page import forecast_headline, render_forecast
 from treaty.reports.numerals import area as shown
 from treaty.reports.numerals import signed_area
-from treaty.simulation.rehearsal import Recipe
+from treaty.simulation.rehearsal import OneRound, Recipe
 from treaty.simulation.stand_in import Cousin, Expectations, SchemaSampled, StandIn
 from treaty.simulation.whatif import Scenario, expected_sizes, forecast
 
@@ -34,9 +34,10 @@ class Wishes:
     colluders: int
     min_survivors: int | None
     delta_inverse: int | None
-    rounds: int
-    clip: float
-    learning_rate: float
+    one_round: bool
+    rounds: int | None
+    clip: float | None
+    learning_rate: float | None
     area: float
     prevalence: float
     repeats: int
@@ -60,6 +61,8 @@ class Rehearsal:
         """Yield it for people."""
         data = self.forecast
         yield forecast_headline(data)
+        if data.learning_rate_milli is None:
+            yield "one noised sum of statistics, from which the model follows"
         yield (
             f"{data.members} sites, stand-in: {data.stand_in}; {data.min_honest} honest shares "
             f"carry the noise; delta 1/{data.delta_inverse}; {data.repeats} repeats"
@@ -102,7 +105,7 @@ def rehearse_study(wishes: Wishes, *, show_progress: bool) -> Rehearsal:
         max_colluders=wishes.colluders,
         min_survivors=wishes.min_survivors,
         delta_inverse=wishes.delta_inverse,
-        recipe=Recipe(wishes.clip, wishes.rounds, wishes.learning_rate),
+        recipe=_recipe(wishes),
         repeats=wishes.repeats,
         seed=wishes.seed,
     )
@@ -122,6 +125,27 @@ def rehearse_study(wishes: Wishes, *, show_progress: bool) -> Rehearsal:
             wiring.replace_file(path, content)
         files = tuple(str(path) for path, _ in written)
     return Rehearsal(found, files)
+
+
+def _recipe(wishes: Wishes) -> Recipe | OneRound:
+    """Return how the model is trained; what was not asked for takes its default."""
+    asked = {
+        name: value
+        for name, value in (
+            ("clip", wishes.clip),
+            ("rounds", wishes.rounds),
+            ("learning_rate", wishes.learning_rate),
+        )
+        if value is not None
+    }
+    if not wishes.one_round:
+        return Recipe(**asked)  # type: ignore[arg-type]  # each of its own type
+    if wishes.rounds is not None or wishes.learning_rate is not None:
+        raise UsageError(
+            "one noised sum of statistics has no rounds and no learning rate: leave --rounds and "
+            "--learning-rate out"
+        )
+    return OneRound(**asked)
 
 
 def _stand_in(wishes: Wishes) -> tuple[str, StandIn]:

@@ -95,7 +95,8 @@ class SignalPoint(Record, frozen=True, kw_only=True):
     """Signal to noise of training rounds under the chartered sharing, in thousandths.
 
     The norm of the summed clipped gradient over that of the noise: in the first round, and the
-    median over the rounds. `loss` is the area lost to noise on the stand-in.
+    median over the rounds; of one sum of statistics that of the words that labels enter. `loss` is
+    the area lost to noise on the stand-in.
     """
 
     epsilon_milli: Milli
@@ -150,7 +151,7 @@ class CollusionPoint(Record, frozen=True, kw_only=True):
 
 
 class Forecast(Record, frozen=True, kw_only=True):
-    """Everything that a what-if run says."""
+    """Everything that a what-if run says. Without a learning rate it is of one noised sum."""
 
     format: Literal["treaty.forecast/v1"] = FORECAST_FORMAT
     scenario: Name
@@ -164,7 +165,7 @@ class Forecast(Record, frozen=True, kw_only=True):
     delta_inverse: Count
     rounds: Count
     clip_milli: Milli
-    learning_rate_milli: Milli
+    learning_rate_milli: Milli | None
     repeats: Count
     bands: tuple[Band, ...]
     signals: tuple[SignalPoint, ...]

@@ -8,6 +8,7 @@ Guarantees:
 
 from collections.abc import Callable, Sequence
 
+from treaty.assessment.findings import protection_of
 from treaty.assessment.record import AssessmentNeed, require_assessment
 from treaty.crypto.keys import PublicKey
 from treaty.errors import PolicyError, ResourceError, UsageError
@@ -19,7 +20,7 @@ from treaty.node.budget import BudgetKeeper
 from treaty.node.contribution import LocalStudy
 from treaty.ports import Batch, DataSource, EventStore, Journal, Trainer
 from treaty.privacy.ledger_entries import HOLDOUT
-from treaty.privacy.terms import NoisedStatistics, NoisedTerms
+from treaty.privacy.terms import NoisedTerms
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.membership import Membership
 from treaty.protocol.study import Study
@@ -170,17 +171,11 @@ class Admission:
                 code="not-assessed",
             )
         plan = study.plan
-        if isinstance(plan.privacy, NoisedStatistics):
-            raise PolicyError(
-                "the policy asks for an assessment, and none is of noised statistics: expected a "
-                "plan of noised gradient descent, or a policy without require_assessment",
-                code="not-assessed",
-            )
         terms = plan.privacy if isinstance(plan.privacy, NoisedTerms) else None
         need = AssessmentNeed(
             site=site,
             family=str(type(plan.model).__struct_config__.tag),
-            protection="exact" if terms is None else "noised",
+            protection=protection_of(terms),
             epsilon_micro=None if terms is None else terms.epsilon_milli * 1000,
             delta_inverse=2 if terms is None else terms.delta_inverse,
             contract=plan.contract,

@@ -31,6 +31,7 @@ from treaty.privacy.mechanisms import Clip, noise_share
 __all__ = [
     "COUNT_SHARE",
     "NOT_CALIBRATED",
+    "STATISTICS_CLIP_MICRO",
     "DistributedGaussian",
     "ExactHoldout",
     "ExactSums",

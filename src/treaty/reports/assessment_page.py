@@ -22,6 +22,7 @@ from treaty.assessment.wording import (
     decimal,
     interval,
     reasons,
+    sums_text,
     verdict_rows,
     verdict_sentence,
 )
@@ -46,6 +47,7 @@ def render_assessment(findings: Findings) -> str:
             failed=bool(failures(findings)),
             verdict=verdict_sentence(findings),
             reasons=reasons(findings),
+            sums=sums_text(findings),
             claim=claim_text(findings.claim),
             bound=(bound.area, bound.rate_at_one_percent, bound.rate_at_one_per_mille),
             rows=verdict_rows(findings),

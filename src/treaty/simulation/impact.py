@@ -32,6 +32,7 @@ from treaty.assessment.findings import (
     RecoveryFinding,
     attack_finding,
     attribute_finding,
+    protection_of,
     rate_finding,
 )
 from treaty.assessment.intervals import Area, OperatingPoint, Rate, area, operating_point
@@ -52,9 +53,15 @@ from treaty.crypto.derivation import labelled_hash
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import ModelSpecification
 from treaty.privacy.certificate import Cohort
-from treaty.privacy.terms import DistributedGaussian
-from treaty.simulation.impact_probes import Setting, probe_exact, probe_noised
+from treaty.privacy.terms import DistributedGaussian, NoisedStatistics
+from treaty.simulation.impact_probes import (
+    Setting,
+    probe_exact,
+    probe_noised,
+    probe_statistics,
+)
 from treaty.simulation.impact_rows import AssessedRows, assessed_rows, divided
+from treaty.simulation.impact_statistics import StatisticsTarget
 from treaty.simulation.impact_targets import ExactTarget, NoisedTarget, Target
 
 __all__ = [
@@ -93,7 +100,7 @@ class AssessmentRequest:
     data: Mapping[MemberId, ConformedData] = field(repr=False)
     source: str
     code: Digest
-    terms: DistributedGaussian | None
+    terms: DistributedGaussian | NoisedStatistics | None
     cohort: Cohort
     delta_inverse: int = 100_000
     max_persons_per_site: int = 1 << 14
@@ -177,7 +184,7 @@ def assess(
         model=digest_of(request.specification),
         contract=contract_digest(request.contract),
         code=request.code,
-        protection="exact" if request.terms is None else "noised",
+        protection=protection_of(request.terms),
         data=request.source,
         sites=len(rows.sites),
         persons=rows.people,
@@ -204,7 +211,8 @@ def target_of(request: AssessmentRequest) -> Target:
     """Return what the request wants assessed; `UsageError` where the terms cannot train it."""
     if request.terms is None:
         return ExactTarget(request.specification, request.delta_inverse)
-    return NoisedTarget(
+    kind = StatisticsTarget if isinstance(request.terms, NoisedStatistics) else NoisedTarget
+    return kind(
         request.specification,
         request.terms,
         request.cohort,
@@ -354,11 +362,13 @@ def _recoveries(
         entropy=request.key("probes"),
     )
     done = iter(range(1, 10**9))
-    steps = request.attempts + 1
+    steps = 1 if isinstance(target, StatisticsTarget) else request.attempts + 1
 
     def step() -> None:
         say("probes", next(done), steps)
 
+    if isinstance(target, StatisticsTarget):
+        return probe_statistics(target, setting, generator, step)
     if isinstance(target, NoisedTarget):
         return probe_noised(target, setting, generator, step)
     return probe_exact(request.specification, setting, generator, step)

@@ -38,10 +38,11 @@ from treaty.models.specification import (
 )
 from treaty.models.task import GradientPart, TrainingTask
 from treaty.simulation.impact_rows import AssessedRows
+from treaty.simulation.impact_statistics import StatisticsTarget
 from treaty.simulation.impact_targets import NoisedTarget
 from treaty.trainers.numpy_trainer import NumpyTrainer
 
-__all__ = ["Setting", "probe_exact", "probe_noised"]
+__all__ = ["Setting", "probe_exact", "probe_noised", "probe_statistics", "statistics_views"]
 
 Matrix = NDArray[np.float64]
 Progress = Callable[[], None]
@@ -148,6 +149,48 @@ def probe_noised(
                 )
             )
     return tuple(findings)
+
+
+def probe_statistics(
+    target: StatisticsTarget,
+    setting: Setting,
+    generator: np.random.Generator,
+    progress: Progress,
+) -> tuple[RecoveryFinding, ...]:
+    """Return what one sum of statistics gives away: bare, summed over sites, and noised.
+
+    It is asked for at zero coefficients, whatever the coordinator does: there are no trap weights.
+    """
+    seen = statistics_views(target, setting)
+    progress()
+    return tuple(
+        recovery_finding(
+            count_recovered(
+                f"{view}.honest",
+                target.candidates(total),
+                setting.rows.features[numbers],
+                generator,
+            ),
+            counts=view == "noised-sum",
+        )
+        for view, (total, numbers) in seen.items()
+    )
+
+
+def statistics_views(
+    target: StatisticsTarget, setting: Setting
+) -> dict[str, tuple[Matrix, NDArray[np.int64]]]:
+    """Return by view what is seen, flat, and the numbers of the rows in it."""
+    sites, rows = setting.sites(), setting.rows
+    plain = [target.plain(rows, chosen) for chosen in sites]
+    clipped = np.sum([target.statistics(rows, chosen) for chosen in sites], axis=0)
+    noise = target.noise(len(clipped), labelled_hash("probe noise", setting.entropy))
+    everybody = np.concatenate(sites)
+    return {
+        "bare-update": (plain[0], sites[0]),
+        "secure-sum": (np.sum(plain, axis=0), everybody),
+        "noised-sum": ((clipped + noise).astype(np.float64), everybody),
+    }
 
 
 def _models(

@@ -3,6 +3,7 @@
 `ExactTarget` trains with the product's trainer on exact sums. `NoisedTarget` takes the study's
 own path: activations and errors from the trainer, clipping and noise by `node.noising`, the
 next model by `models.descent`; its `release` is that mechanism alone, for the audit with canaries.
+One noised sum of statistics is `treaty.simulation.impact_statistics`.
 
 LIMIT: shadow models are trained as if all rows lay at one site; sums over sites differ from
 that only in rounding, and in site intercepts, of which the attacker is given one for all. Persons
@@ -36,24 +37,25 @@ from treaty.privacy.gaussian import square_root_up
 from treaty.privacy.mechanisms import Layer
 from treaty.privacy.terms import (
     DistributedGaussian,
+    NoisedStatistics,
     check_claim,
     effective_cohort,
     releases,
     share_of,
 )
 from treaty.simulation.impact_rows import AssessedRows
-from treaty.studies.noise import training_sensitivity
+from treaty.studies.noise import descent_terms, training_sensitivity
 from treaty.studies.plan import AggregationSettings, Plan
 from treaty.studies.queries import NO_DIGEST
 from treaty.trainers.numpy_trainer import NumpyTrainer
 
-__all__ = ["ExactTarget", "NoisedTarget", "Target"]
+__all__ = ["RING_BITS", "ExactTarget", "NoisedTarget", "Target"]
 
 Matrix = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Bits = NDArray[np.bool_]
 
-_RING_BITS = 64
+RING_BITS = 64
 _CANARIES = "canaries"
 
 
@@ -100,7 +102,7 @@ class NoisedTarget:
     def __init__(
         self,
         specification: ModelSpecification,
-        terms: DistributedGaussian,
+        terms: DistributedGaussian | NoisedStatistics,
         cohort: Cohort,
         contract: Contract,
         *,
@@ -110,7 +112,7 @@ class NoisedTarget:
 
         `PolicyError` (``epsilon-claim``, ``noise-range``) where the noise does not keep epsilon.
         """
-        if terms.sampling is not None:
+        if isinstance(terms, DistributedGaussian) and terms.sampling is not None:
             raise UsageError("an assessment audits plans that do not sample: leave sampling out")
         self.specification = specification
         self.terms = terms
@@ -126,7 +128,7 @@ class NoisedTarget:
             aggregation=AggregationSettings(max_persons_per_site=max_persons_per_site),
             privacy=terms,
         )
-        self._trainer = NumpyTrainer()
+        self.trainer = NumpyTrainer()
         self._columns = len(design_columns(contract))
         sensitivity = training_sensitivity(
             specification, terms, columns=self._columns, max_rows=max_persons_per_site
@@ -148,13 +150,18 @@ class NoisedTarget:
     @property
     def share_variance(self) -> int:
         """The variance of one member's share in a gradient sum, in grid units squared."""
-        return share_of(self.terms, self._variance, self.cohort)
+        return share_of(self.terms, self.terms.variance, self.cohort)
+
+    @property
+    def start(self) -> NamedTensors:
+        """The model at which the first sum is asked for."""
+        return initial_model(self.specification, self._columns)
 
     def train(self, rows: AssessedRows, inside: Bits, entropy: bytes) -> Predict:
         """See `Target.train`: the sums carry the honest shares that are counted on, no more."""
-        terms, spec = self.terms, self.specification
+        terms, spec = descent_terms(self.plan), self.specification
         chosen = np.flatnonzero(rows.of(inside))
-        model = initial_model(spec, self._columns)
+        model = self.start
         width = len(model.flat())
         noise = self.noise(width * terms.rounds, entropy).reshape(terms.rounds, width)
         iterates = []
@@ -169,13 +176,13 @@ class NoisedTarget:
             if number >= terms.rounds // 2:
                 iterates.append(model)
         final = mean_iterate(tuple(iterates))
-        return lambda asked: self._trainer.predict(spec, final, asked)
+        return lambda asked: self.trainer.predict(spec, final, asked)
 
     def parts(
         self, model: NamedTensors, rows: AssessedRows, chosen: Integers
     ) -> Sequence[GradientPart]:
         """Return what the gradients of the `chosen` rows at `model` are made of."""
-        return self._trainer.layers(
+        return self.trainer.layers(
             TrainingTask(
                 self.specification, model, rows.features[chosen], rows.label[chosen], bytes(32)
             )
@@ -199,7 +206,7 @@ class NoisedTarget:
             total = noised(
                 total,
                 share_variance=self.share_variance,
-                ring_bits=_RING_BITS,
+                ring_bits=RING_BITS,
                 key=kdf(entropy, "assessed noise", share),
             )
         return total
@@ -211,8 +218,8 @@ class NoisedTarget:
             self.share_variance,
             claimed_shares=self.honest_shares,
             honest=self.honest_shares,
-            rounds=self.terms.rounds,
-            ring_bits=_RING_BITS,
+            rounds=descent_terms(self.plan).rounds,
+            ring_bits=RING_BITS,
             canaries=canaries,
         )
 
@@ -234,12 +241,6 @@ class NoisedTarget:
             key=item.key,
             sampling_key=item.key,
         )
-
-    @property
-    def _variance(self) -> str:
-        if self.terms.variance is None:
-            raise UsageError("the terms state no noise: calibrate them first")
-        return self.terms.variance
 
     def _named(self, model: NamedTensors, flat: Integers) -> dict[str, list[int]]:
         found, start = {}, 0

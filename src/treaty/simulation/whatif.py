@@ -39,8 +39,15 @@ from treaty.evaluation.forecast import (
 from treaty.governance.quorum import DerivedParameters
 from treaty.ids import Digest
 from treaty.privacy.certificate import Certificate, Cohort, Unit, certificate_text, certify
-from treaty.privacy.terms import DistributedGaussian, calibrated, count_sum, training_sum
-from treaty.simulation.rehearsal import NoiseShares, Outcome, Recipe, rehearse
+from treaty.privacy.terms import (
+    STATISTICS_CLIP_MICRO,
+    DistributedGaussian,
+    NoisedStatistics,
+    calibrated,
+    count_sum,
+    training_sum,
+)
+from treaty.simulation.rehearsal import NoiseShares, OneRound, Outcome, Recipe, rehearse
 from treaty.simulation.stand_in import StandIn
 from treaty.simulation.sweep import Numbers, run_sweep
 from treaty.studies.calibrating import default_delta_inverse
@@ -49,6 +56,7 @@ __all__ = ["CLIPS", "ROUND_COUNTS", "Scenario", "expected_sizes", "forecast"]
 
 CLIPS = (0.25, 0.5, 1.0)
 ROUND_COUNTS = (5, 10, 20, 50)
+STATISTICS_CLIPS = (0.5, 1.0, STATISTICS_CLIP_MICRO / 1e6)
 TARGETS_PPM = (5_000, 10_000, 20_000)
 
 
@@ -62,7 +70,7 @@ class Scenario:
     max_colluders: int = 1
     min_survivors: int | None = None
     delta_inverse: int | None = None
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe | OneRound = field(default_factory=Recipe)
     holdout_permille: int = 340
     bins: int = 64
     repeats: int = 50
@@ -99,6 +107,16 @@ class Scenario:
         """Return the epsilon at which recipes and departures are compared: the one nearest 1."""
         return min(self.epsilons, key=lambda epsilon: abs(math.log(epsilon)))
 
+    @property
+    def others(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
+        """Return the clips and the numbers of rounds that are compared with the planned ones."""
+        return (STATISTICS_CLIPS, (1,)) if self.one_round else (CLIPS, ROUND_COUNTS)
+
+    @property
+    def one_round(self) -> bool:
+        """Say whether the model follows from one noised sum of statistics."""
+        return isinstance(self.recipe, OneRound)
+
     def digest(self) -> Digest:
         """Return the digest of everything that determines a repeat."""
         return sha256(
@@ -130,6 +148,7 @@ class _OneRepeat:
 
     def __call__(self, number: int) -> Numbers:
         scenario = self.scenario
+        clips, round_counts = scenario.others
         outcome = rehearse(
             scenario.stand_in.draw(number),
             recipe=scenario.recipe,
@@ -138,8 +157,8 @@ class _OneRepeat:
             delta=1.0 / scenario.delta,
             holdout_permille=scenario.holdout_permille,
             seed=(scenario.seed, number),
-            clips=CLIPS,
-            round_counts=ROUND_COUNTS,
+            clips=clips,
+            round_counts=round_counts,
             middle=scenario.middle,
             shares_without_one=self.without_one,
         )
@@ -249,6 +268,7 @@ def _summarised(scenario: Scenario, shares: NoiseShares, results: Sequence[Numbe
         for target in TARGETS_PPM
     )
     planned = (scenario.recipe.clip, scenario.recipe.rounds)
+    clips, round_counts = scenario.others
     recipes = tuple(
         RecipePoint(
             clip_milli=_milli(clip),
@@ -257,8 +277,8 @@ def _summarised(scenario: Scenario, shares: NoiseShares, results: Sequence[Numbe
             clipped_share=_ppm(column(f"clipped/{clip!r}/{rounds}").mean()),
             planned=(clip, rounds) == planned,
         )
-        for clip in CLIPS
-        for rounds in ROUND_COUNTS
+        for clip in clips
+        for rounds in round_counts
     )
     departures = tuple(
         Departure(
@@ -282,7 +302,9 @@ def _summarised(scenario: Scenario, shares: NoiseShares, results: Sequence[Numbe
         delta_inverse=scenario.delta,
         rounds=scenario.recipe.rounds,
         clip_milli=_milli(scenario.recipe.clip),
-        learning_rate_milli=_milli(scenario.recipe.learning_rate),
+        learning_rate_milli=(
+            None if isinstance(scenario.recipe, OneRound) else _milli(scenario.recipe.learning_rate)
+        ),
         repeats=len(results),
         bands=bands,
         signals=signals,
@@ -310,21 +332,29 @@ def _summarised(scenario: Scenario, shares: NoiseShares, results: Sequence[Numbe
 
 def _certificate(scenario: Scenario, epsilon: float) -> Certificate:
     """Return the certificate that training with this budget would print."""
-    parameters = scenario.parameters
-    asked = DistributedGaussian(
-        epsilon_milli=_milli(epsilon),
-        delta_inverse=scenario.delta,
-        rounds=scenario.recipe.rounds,
-        clip_micro=round(scenario.recipe.clip * 1_000_000),
-        learning_rate_milli=_milli(scenario.recipe.learning_rate),
-    )
-    terms = calibrated(asked, asked.clip.units)
+    parameters, recipe = scenario.parameters, scenario.recipe
     cohort = Cohort(parameters.members, parameters.min_survivors, parameters.max_colluders)
+    clip_micro = round(recipe.clip * 1_000_000)
+    if isinstance(recipe, OneRound):
+        only = NoisedStatistics(
+            epsilon_milli=_milli(epsilon), delta_inverse=scenario.delta, clip_micro=clip_micro
+        )
+        sums = [training_sum(calibrated(only, only.clip.units), cohort, only.clip.units)]
+    else:
+        asked = DistributedGaussian(
+            epsilon_milli=_milli(epsilon),
+            delta_inverse=scenario.delta,
+            rounds=recipe.rounds,
+            clip_micro=clip_micro,
+            learning_rate_milli=_milli(recipe.learning_rate),
+        )
+        terms = calibrated(asked, asked.clip.units)
+        sums = [count_sum(terms, cohort), training_sum(terms, cohort, terms.clip.units)]
     return certify(
         partition="training",
         unit=Unit.PERSON,
         person_identifier_present=True,
-        sums=[count_sum(terms, cohort), training_sum(terms, cohort, terms.clip.units)],
+        sums=sums,
         cohort=cohort,
         delta_inverse=scenario.delta,
     )

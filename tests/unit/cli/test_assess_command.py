@@ -80,6 +80,15 @@ def test_a_failure_exits_with_four_and_json_names_the_rules(
     assert again.out == shown.out
 
 
+def test_one_sum_of_statistics_is_assessed(treaty: Command, own: list[object]) -> None:
+    shown = treaty("assess", *own, "--quick", "--one-round", "--format", "json")
+    found = json.loads(shown.out)
+    assert shown.code == 0, shown.err
+    assert found["findings"]["protection"] == "noised-statistics"
+    assert found["findings"]["claim"]["epsilon_micro"] == 1_000_000
+    assert not any("trap" in one["view"] for one in found["findings"]["recoveries"])
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -90,6 +99,8 @@ def test_a_failure_exits_with_four_and_json_names_the_rules(
         (["--delta-inverse", "1"], "--delta-inverse"),
         (["--model", "site-intercepts"], "common intercept"),
         (["--members", "2"], "--members"),
+        (["--one-round", "--exact"], "leave out --exact"),
+        (["--one-round", "--model", "perceptron"], "logistic regression only"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_at_once(

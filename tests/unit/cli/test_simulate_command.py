@@ -25,6 +25,18 @@ def test_a_rehearsal_writes_a_page_and_says_the_same_as_json(treaty: Command, de
     assert [len(stored["sites"]), stored["sites"][0]] == [4, ["site-001", 80]]
 
 
+def test_one_sum_of_statistics_is_rehearsed(treaty: Command, desk: Path) -> None:
+    few = ("--repeats", 2, "--epsilon", "1,8", "--persons", "80", "--one-round")
+    shown = treaty("simulate", "--contract", desk / "contract.toml", *few)
+    assert shown.code == 0, shown.err
+    assert "one noised sum of statistics, from which the model follows" in shown.out
+    data = json.loads(
+        treaty("simulate", "--contract", desk / "contract.toml", *few, "--format", "json").out
+    )
+    assert (data["rounds"], data["learning_rate_milli"]) == (1, None)
+    assert data["clip_milli"] == 1414
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -41,6 +53,9 @@ def test_a_rehearsal_writes_a_page_and_says_the_same_as_json(treaty: Command, de
         (("--area", "0.4"), "expected area"),
         (("--repeats", "0"), "repeats must be"),
         (("--jobs", "0"), "jobs must be"),
+        (("--one-round", "--rounds", "5"), "leave --rounds and --learning-rate out"),
+        (("--one-round", "--learning-rate", "5"), "leave --rounds and --learning-rate out"),
+        (("--one-round", "--clip", "0"), "clip must be positive"),
     ],
 )
 def test_a_wish_out_of_range_is_one_line_and_writes_nothing(
