@@ -15,7 +15,7 @@ __all__ = ["ASK_AGAIN_MS", "Reminders"]
 ASK_AGAIN_MS = 15_000
 """After how long a restarted coordinator asks those again who have not said their log's size."""
 
-FIRST_MS = 15_000
+FIRST_MS = 3_000
 LONGEST_MS = 15 * 60_000
 
 
