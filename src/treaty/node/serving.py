@@ -45,12 +45,15 @@ class LiveNode(Node, Protocol):
 class Pace:
     """How often a quiet node is reminded, how long it waits at a time, how often it is ticked.
 
-    `gather_ms` is how long frames that belong together are waited for: what several members say
-    about one phase then costs one transaction and one feed to each.
+    `gather_ms` is how long the next of the frames that belong together is waited for, `gathered_ms`
+    how long all of them: what several members say about one phase then costs one transaction and
+    one feed to each. With many members answers come for as long as they all compute; were those of
+    each instant passed on at once, every member would be fed and answer anew for each of them.
     """
 
     remind_ms: int = 500
     gather_ms: int = 25
+    gathered_ms: int = 2000
     wait_ms: int = 100
     tick_ms: int = 200
 
@@ -72,7 +75,7 @@ def serve(
     reminded = ticked = began = now_ms()
     phase: tuple[object, ...] = ()
     while not stop():
-        moved = _deliver(node, wait, now_ms, pace.gather_ms)
+        moved = _deliver(node, wait, now_ms, pace)
         now = now_ms()
         if now - ticked >= pace.tick_ms:
             ticked = now
@@ -98,16 +101,23 @@ def _deliver(
     node: LiveNode,
     wait: Callable[[float], object],
     now_ms: Callable[[], int],
-    gather_ms: int,
+    pace: Pace,
 ) -> bool:
     """Deliver what waits and what follows closely; acknowledge after it has become durable."""
     taken: list[Delivery] = []
-    end = now_ms() + gather_ms
+    latest = now_ms()
+    # Whoever sends without an end must not keep the others waiting.
+    end = latest + pace.gathered_ms
     while True:
         while (delivery := node.engine.receive()) is not None:
             handle(node, delivery)
             taken.append(delivery)
-        if not taken or not node.expects_more() or (left := end - now_ms()) <= 0:
+            latest = now_ms()
+            if latest >= end:
+                break
+        if not taken or not node.expects_more():
+            break
+        if (left := min(latest + pace.gather_ms, end) - now_ms()) <= 0:
             break
         wait(left / 1000)
     moved = node.flush() or bool(taken)
