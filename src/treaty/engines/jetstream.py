@@ -3,7 +3,9 @@
 The coordinator is the hub: it sends to every member and every member to it, never members to one
 another. Guarantees beside those of the port (docs/spec/transport.md, sections 3 and 4):
   * A frame is handed over when the server has stored it. Its `Nats-Msg-Id` is sender, recipient and
-    key, so that a repetition within the server's window is one message.
+    key, so that a repetition within the server's window is one message. The coordinator, which
+    sends to many at once, does not wait for each: a frame that the server has not confirmed in time
+    is said at the next one to the same recipient, and at the end all are waited for.
   * A frame leaves its stream when it is acknowledged. The coordinator's unacknowledged frames come
     again at its start, in their places; a member's within `ACK_WAIT_S` after its process ended.
   * No message exceeds `CHUNK_BYTES` and a header: larger frames and objects go in chunks.
@@ -20,6 +22,8 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Coroutine
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -103,6 +107,9 @@ class JetStreamEngine:
         self._queued_bytes = 0
         self._acknowledged: list[str] = []
         self._saying: set[asyncio.Future[None]] = set()
+        self._sending: set[Future[None]] = set()
+        self._sending_bytes = 0
+        self._unsent: dict[MemberId, ResourceError] = {}
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._tasks: list[asyncio.Task[None]] = []
@@ -127,7 +134,11 @@ class JetStreamEngine:
             raise UsageError(
                 f"{recipient!r} is not a party here: expected one of {', '.join(self.peers())}"
             )
-        self._call(self._send(recipient, frame, key), SEND_S + CHUNK_S)
+        work = self._send(recipient, frame, key)
+        if self._party.is_hub and self._link.is_up and len(frame) <= CHUNK_BYTES:
+            self._send_later(recipient, work, len(frame))
+        else:
+            self._call(work, SEND_S + CHUNK_S)
 
     def receive(self) -> Delivery | None:
         """See `treaty.ports.Engine.receive`."""
@@ -201,6 +212,9 @@ class JetStreamEngine:
                 return
             self._closed = True
             self._arrived.notify_all()
+            sending = set(self._sending)
+        # What was accepted leaves, as far as the server is there.
+        wait_for(sending, SEND_S)
         with contextlib.suppress(ResourceError):
             self._call(self._end(), SEND_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -210,11 +224,14 @@ class JetStreamEngine:
 
     # --- the thread ---------------------------------------------------------------------------
 
-    def _call(self, work: Coroutine[Any, Any, _T], timeout_s: float | None) -> _T:
+    def _begin_call(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":
         if self._bug is not None:
             work.close()
             raise RuntimeError("the engine's thread has failed") from self._bug
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _call(self, work: Coroutine[Any, Any, _T], timeout_s: float | None) -> _T:
+        future = self._begin_call(work)
         try:
             return future.result(timeout_s)
         except TimeoutError as error:
@@ -402,6 +419,41 @@ class JetStreamEngine:
                 await self._link.publish(reply, b"+ACK")
 
     # --- sending ------------------------------------------------------------------------------
+
+    def _send_later(
+        self, recipient: MemberId, work: Coroutine[Any, Any, None], size_bytes: int
+    ) -> None:
+        """Let `work` send while the caller goes on; raise the failure of the last one, if any.
+
+        Sends begin in the order of the calls, and each publishes before it waits.
+        """
+        with self._arrived:
+            failure = self._unsent.pop(recipient, None)
+            full = self._sending_bytes > QUEUE_LIMIT_BYTES
+        if failure is not None:
+            work.close()
+            raise failure
+        if full:
+            self._call(work, SEND_S + CHUNK_S)
+            return
+
+        def done(future: "Future[None]") -> None:
+            with self._arrived:
+                self._sending.discard(future)
+                self._sending_bytes -= size_bytes
+                if future.cancelled():
+                    return
+                error = future.exception()
+                if isinstance(error, ResourceError):
+                    self._unsent[recipient] = error
+                elif error is not None:
+                    self._bug = error
+
+        future = self._begin_call(work)
+        with self._arrived:
+            self._sending.add(future)
+            self._sending_bytes += size_bytes
+        future.add_done_callback(done)
 
     async def _send(self, recipient: MemberId, frame: bytes, key: str) -> None:
         me, hub = self._party.name, self._party.is_hub

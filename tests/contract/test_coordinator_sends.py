@@ -1,0 +1,105 @@
+"""The coordinator's end of a message server sends to many without waiting for each.
+
+Planted and caught: a failure that nobody hears of, one that is heard by another recipient's sender,
+an end that closes before what it accepted has left, sends that overtake one another.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nats", reason="nats: nats-py is not installed")
+
+from tests.nats_network import NatsNetwork
+from treaty.engines.jetstream import SEND_S
+from treaty.errors import ResourceError
+from treaty.ids import MemberId
+from treaty.ports import Engine
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
+
+A, B, C = MemberId("a"), MemberId("b"), MemberId("c")
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[NatsNetwork]:
+    made = NatsNetwork(tmp_path, C, (A, B))
+    for name in (C, A, B):
+        made.endpoint(name)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def paused(net: NatsNetwork) -> Iterator[int]:
+    """The server stands still; the connections stay."""
+    pid = net.server.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    yield pid
+    os.kill(pid, signal.SIGCONT)
+
+
+def frames(net: NatsNetwork, engine: Engine, count: int) -> list[bytes]:
+    """Receive and acknowledge until `count` frames are there, and look for one too many."""
+    found: list[bytes] = []
+    end = time.monotonic() + 20
+    while time.monotonic() < end and len(found) <= count:
+        net.look(engine, 1)
+        delivery = engine.receive()
+        if delivery is None:
+            if len(found) == count:
+                break
+            continue
+        found.append(delivery.frame)
+        delivery.ack()
+    return found
+
+
+def test_frames_leave_in_order_and_nobody_waits_for_the_server(
+    net: NatsNetwork, paused: int
+) -> None:
+    c = net.endpoint(C)
+    began = time.monotonic()
+    for number in range(20):
+        c.send(A, b"%d" % number, f"{number}")
+        c.send(B, b"%d" % number, f"{number}")
+    assert time.monotonic() - began < SEND_S / 2
+    os.kill(paused, signal.SIGCONT)
+    for name in (A, B):
+        assert frames(net, net.endpoint(name), 20) == [b"%d" % number for number in range(20)]
+
+
+def test_what_the_server_does_not_confirm_is_said_at_the_next_frame_to_the_same_member(
+    net: NatsNetwork, paused: int
+) -> None:
+    c = net.endpoint(C)
+    c.send(A, b"first", "first")
+    time.sleep(SEND_S + 1)
+    os.kill(paused, signal.SIGCONT)
+    c.send(B, b"other", "other")
+    with pytest.raises(ResourceError, match="try again"):
+        c.send(A, b"second", "second")
+    # It was said once; whoever persists gets everything through, and nothing twice.
+    c.send(A, b"first", "first")
+    c.send(A, b"second", "second")
+    assert frames(net, net.endpoint(A), 2) == [b"first", b"second"]
+    assert frames(net, net.endpoint(B), 1) == [b"other"]
+
+
+def test_what_was_accepted_leaves_before_the_end_closes(net: NatsNetwork, paused: int) -> None:
+    """More than the connection's buffers hold, to a server that goes on in a moment."""
+    c = net.endpoint(C)
+    sent = [bytes([number]) * 3_000_000 for number in range(6)]
+    for number, frame in enumerate(sent):
+        c.send(A, frame, f"{number}")
+    timer = threading.Timer(0.7, os.kill, (paused, signal.SIGCONT))
+    timer.start()
+    net.restart(C)
+    timer.join()
+    assert frames(net, net.endpoint(A), len(sent)) == sent
