@@ -349,8 +349,8 @@ class Rig:
             data_use=tuple(term.code for term in charter.data_use.terms),
         )
 
-    def decide(self, plan: Plan, contract: Contract) -> str:
-        """Propose `plan` at the first site and let every site vote; return the plan's digest."""
+    def decide(self, plan: Plan, contract: Contract, voters: tuple[str, ...] | None = None) -> str:
+        """Propose `plan` at the first site, let `voters` (all) vote; return the plan's digest."""
         (self.root / "plan.json").write_bytes(plan_bytes(plan))
         (self.root / "contract.json").write_bytes(contract_bytes(contract))
         first = next(iter(self.sites))
@@ -359,7 +359,7 @@ class Rig:
             *("--plan", self.root / "plan.json", "--contract", self.root / "contract.json"),
         )
         for proposal in filter(None, (made["contract_proposal"], made["proposal"])):
-            self.ratify(str(proposal))
+            self.ratify(str(proposal), voters)
         return str(made["plan"])
 
     def ratify(self, proposal: str, voters: tuple[str, ...] | None = None) -> None:

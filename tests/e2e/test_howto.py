@@ -1,4 +1,4 @@
-"""The pages for coordinator, site, auditor and study lead are executed as they stand.
+"""The pages for coordinator, site, auditor, study lead and newcomer are executed as they stand.
 
 Everybody has a fresh directory.
 
@@ -31,6 +31,7 @@ from tests.network_rig import treaty as run_treaty
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
 
 SITES = ("north.example", "east.example", "south.example")
+NEWCOMER = "west.example"
 BLOCK = re.compile(r"^```console (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROGRAM = re.compile(r"^```python (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PLAN = """study = "rivers"
@@ -77,6 +78,14 @@ class Stage:
         place = self.root / who
         place.mkdir(exist_ok=True)
         return place
+
+    def furnish(self, name: str) -> None:
+        """Give a site its own files."""
+        files = site_files(name)
+        place = self.place(name)
+        (place / "data.csv").write_bytes(files.data)
+        (place / "adapter.toml").write_bytes(files.adapter)
+        (place / "policy.toml").write_text(POLICY.format(site=name, automatic="true"))
 
     def perform(self, who: str, bodies: list[str], name: str = "north.example") -> None:
         """Play `bodies` in the directory of `who`, whom the page calls north.example."""
@@ -149,11 +158,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     """Directories for everybody; sites have their files and no more."""
     made = Stage(tmp_path, free_port())
     for name in SITES:
-        files = site_files(name)
-        place = made.place(name)
-        (place / "data.csv").write_bytes(files.data)
-        (place / "adapter.toml").write_bytes(files.adapter)
-        (place / "policy.toml").write_text(POLICY.format(site=name, automatic="true"))
+        made.furnish(name)
     (made.place(SITES[0]) / "plan.toml").write_text(PLAN)
     (made.place(SITES[0]) / "contract.toml").write_text(CONTRACT)
     yield made
@@ -215,3 +220,24 @@ def test_the_pages_play_as_they_stand(stage: Stage) -> None:
     assert (place / "report.html").stat().st_size > 10_000
     said = run_treaty("verify", place / "bundle", "--anchor", stage.known["anchor"])
     assert "attested" in said
+
+    # The page for whoever joins later, too.
+    later = blocks("join-later")
+    assert set(later) == {"invite", "join", "up", "propose", "vote", "members"}
+    assert sum(len(parse(body).steps) for key in ("join", "up") for body in later[key]) == 2
+    stage.furnish(NEWCOMER)
+    stage.perform("coordinator", later["invite"])
+    invite = f"invite-{NEWCOMER}-2.json"
+    sent = stage.place("coordinator") / "invites" / invite
+    (stage.place(NEWCOMER) / invite).write_bytes(sent.read_bytes())
+    stage.perform(NEWCOMER, later["join"])
+    stage.perform(NEWCOMER, later["up"])
+    request = (stage.place(NEWCOMER) / "treaty-site" / "request.json").read_bytes()
+    (stage.place(SITES[0]) / f"request-{NEWCOMER}.json").write_bytes(request)
+    stage.perform(SITES[0], later["propose"])
+    for name in SITES[:2]:
+        there = "$ treaty proposal show <newcomer> --dir treaty-site\n...\n"
+        stage.until(name, there + "action     member.accept\n...\n")
+        stage.perform(name, later["vote"])
+    for name in (*SITES, NEWCOMER):
+        stage.until(name, "".join(later["members"]))

@@ -3,8 +3,7 @@
 One script runs over both, unchanged but for the line that makes its consortium, and ends with the
 same model, byte for byte. A site makes a bundle of its own from the checkpoint that it was shown.
 
-Planted and caught: a bundle of the site made before its study is cosigned; the founding charter's
-digest in a plan without looking at the log; a comparison that is passed over instead of refused.
+Planted and caught: a comparison that is passed over instead of refused.
 """
 
 import threading

@@ -134,11 +134,24 @@ def coordinator_init(
 def coordinator_invite(
     directory: HubOption = HUB_DIR,
     out: Annotated[Path, typer.Option("--out", help="Where the invitations go.")] = Path("invites"),
+    newcomer: Annotated[
+        str, typer.Option("--newcomer", help="Once founded: who is to join now.")
+    ] = "",
+    charter: Annotated[
+        Path | None,
+        typer.Option("--charter", help="The next version, with the newcomer and without its keys."),
+    ] = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """Write an invitation for each member. It holds no secret."""
+    """Write an invitation for each member, or for one that joins later. It holds no secret."""
     from treaty.deployment.hub import invite
 
+    if newcomer or charter is not None:
+        from treaty.cli.newcomers import invite_one
+
+        made = invite_one(directory, newcomer, charter, out)
+        emit(form, made.record(), made.lines())
+        return
     written = invite(directory, out)
     emit(
         form,
@@ -183,12 +196,23 @@ def coordinator_status(
 @_members.command("accept")
 def member_accept(
     requests: Annotated[list[Path], typer.Argument(help="Requests that members sent back.")],
-    directory: HubOption = HUB_DIR,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="The coordinator's directory; once founded, a site's.")
+    ] = HUB_DIR,
+    key: KeyOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """Take members' signed requests; when all are here, print the anchor of the charter."""
-    from treaty.cli.network_files import accept_requests
+    """Take members' signed requests; when all are here, print the anchor of the charter.
 
+    In a site's directory: propose that the newcomer whose request it is becomes a member.
+    """
+    from treaty.cli.network_files import accept_requests
+    from treaty.cli.newcomers import propose_newcomer
+
+    if (directory / "site.json").is_file():
+        proposed = propose_newcomer(directory, requests, key)
+        emit(form, proposed.record(), proposed.lines())
+        return
     taken = accept_requests(directory, requests)
     emit(form, taken.record(), taken.lines())
 

@@ -248,6 +248,7 @@ class Joined:
     terms: Digest
     member: str
     page: str
+    newcomer: bool = False
 
     def record(self) -> dict[str, object]:
         """Return it for programs."""
@@ -255,11 +256,12 @@ class Joined:
 
     def lines(self) -> list[str]:
         """Return it for people."""
+        to = "a member" if self.newcomer else "the coordinator"
         return [
             *self.page.splitlines(),
             "",
             *aligned([("member", self.member), ("terms", self.terms), ("request", self.request)]),
-            "send the request to the coordinator; when the anchor is read out to you:",
+            f"send the request to {to}; when the anchor is read out to you:",
             "  treaty site up --anchor ANCHOR",
         ]
 
@@ -276,7 +278,8 @@ def join_site(
     paper = read_invite(invite)
     files = {"data": data, "adapter": adapter, "policy": policy}
     request, digest = join(directory, paper, terms, files)
-    return Joined(request, digest, paper.member, charter_page(paper.terms))
+    newcomer = paper.founding is not None
+    return Joined(request, digest, paper.member, charter_page(paper.terms), newcomer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from treaty import wiring
 from treaty.cli.output import aligned
 from treaty.contracts.schema import contract_from_bytes
 from treaty.crypto import canonical
-from treaty.errors import UsageError
-from treaty.governance.charter import time_to_text
+from treaty.errors import PeerError, UsageError
+from treaty.governance.charter import charter_digest, parse_charter, time_to_text
+from treaty.governance.page import charter_diff
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
 from treaty.protocol.consortium import Consortium, ProposalRecord
@@ -199,6 +200,8 @@ class ProposalStatus:
     number: Digest
     held: ProposalRecord
     about: str
+    changes: tuple[str, ...] = ()
+    """What the charter that is voted on changes."""
 
     @property
     def missing(self) -> tuple[MemberId, ...]:
@@ -213,6 +216,7 @@ class ProposalStatus:
             "about": self.about,
             "action": proposal.action,
             "approvals": proposal.count(Choice.APPROVE),
+            "changes": list(self.changes),
             "ballots": {name: choice.value for name, choice in sorted(proposal.ballots.items())},
             "electorate": sorted(proposal.electorate),
             "equivocators": sorted(proposal.equivocators),
@@ -238,6 +242,7 @@ class ProposalStatus:
         rows += [(choice.value, name) for name, choice in sorted(proposal.ballots.items())]
         rows += [("no ballot", name) for name in self.missing]
         rows += [("two ballots", name) for name in sorted(proposal.equivocators)]
+        rows += [("changes", sentence) for sentence in self.changes]
         return aligned(rows)
 
     def row(self) -> tuple[str, ...]:
@@ -270,7 +275,12 @@ def proposals_of(directory: Path, member: str | None) -> list[ProposalStatus]:
         else StoredConsortium(directory).standing(_party(member))
     )
     return [
-        ProposalStatus(number, record, _about(record, standing.documents))
+        ProposalStatus(
+            number,
+            record,
+            _about(record, standing.documents),
+            _changes(record, standing),
+        )
         for number, record in standing.state.proposals.items()
     ]
 
@@ -349,6 +359,21 @@ def _own(directory: Path, member: str | None) -> Standing:
 
 def _party(member: str | None) -> MemberId | None:
     return None if member is None else MemberId(member)
+
+
+def _changes(record: ProposalRecord, standing: Standing) -> tuple[str, ...]:
+    """Return what a proposed charter changes in the one that was in force when it was proposed."""
+    data = standing.documents.get(record.proposal.subject)
+    if data is None or record.proposal.action != Action.MEMBER_ACCEPT.value:
+        return ()
+    try:
+        charter = parse_charter(data)
+    except PeerError:
+        # Whoever may propose can propose anything; it takes no effect.
+        return ("it is no charter",)
+    versions = standing.state.members.history.versions
+    before = [one for one in versions if charter_digest(one) == charter.previous]
+    return charter_diff(before[0], charter).sentences if before else ("it follows no version",)
 
 
 def _about(record: ProposalRecord, documents: Mapping[Digest, bytes]) -> str:

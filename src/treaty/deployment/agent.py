@@ -16,6 +16,8 @@ from treaty.deployment.papers import (
     Invite,
     JoinRequest,
     decode_invite,
+    open_accession,
+    seal_accession,
     seal_request,
     terms_of,
 )
@@ -31,6 +33,7 @@ from treaty.engines.jetstream import JetStreamEngine, NatsParty
 from treaty.errors import PeerError, PolicyError, ResourceError, UsageError, VerificationError
 from treaty.governance.charter import (
     Charter,
+    charter_bytes,
     charter_digest,
     parse_charter,
     require_networked,
@@ -45,6 +48,7 @@ from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
 from treaty.wiring import (
     Storage,
     create_keys,
+    has_store,
     load_key,
     make_directory,
     open_participant,
@@ -58,6 +62,12 @@ __all__ = ["WITHDRAWN", "SiteProcess", "join", "read_invite", "withdraw"]
 
 WITHDRAWN = "withdrawn"
 """A file of this name in a site's directory: the site takes no part."""
+
+ADMISSION_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+"""How often a newcomer tries whether it has been accepted: ever more rarely."""
+
+JOINED = "joined-charter.json"
+"""The version of the charter by which a newcomer joins, in its directory."""
 
 CHARTER_S = 60.0
 """How long a starting site waits for the coordinator to offer the charter."""
@@ -102,7 +112,12 @@ def join(
     )
     path = directory / "request.json"
     if not path.exists():
-        write_new_file(path, seal_request(request, keys) + b"\n")
+        founds = invite.founding is None
+        sealed = seal_request(request, keys) if founds else seal_accession(invite, keys)
+        if not founds:
+            # The version that lists this site's keys: a data set is registered under it.
+            write_file(directory / JOINED, charter_bytes(open_accession(sealed)[0].charter))
+        write_new_file(path, sealed + b"\n")
     # The settings come last: a directory without them has not joined.
     write_file(directory / "site.json", canonical.encode(SiteSettings(invite=invite)))
     return path, found
@@ -152,13 +167,16 @@ class SiteProcess:
             exclusive(directory, self._name),
             self._monitor.running(self._name, is_hub=False),
         ):
-            engine = self._connect()
+            known = self._known()
+            engine = self._admitted(stop)
+            if engine is None:
+                return
             storage = None
             try:
-                anchor, charter = self._charter(engine, stop)
+                anchor, charter = known or self._charter(engine, stop)
                 storage = Storage.on_disk(directory)
                 node = self._open(anchor, engine, storage)
-                if not node.size:
+                if not node.size and self._invite.founding is None:
                     self._sign(engine, charter)
                 self._say(f"{self._name} serves {charter.consortium}, anchor {anchor}")
                 node.start()
@@ -193,6 +211,31 @@ class SiteProcess:
             confined=True,
         )
 
+    def _admitted(self, stop: Callable[[], bool]) -> JetStreamEngine | None:
+        """Return this party's end, connected; a newcomer waits until it is a member.
+
+        None when it was told to stop before.
+        """
+        said, pause = False, ADMISSION_PAUSE_S
+        while True:
+            try:
+                return self._connect()
+            except PolicyError as error:
+                # A member whose key is refused is suspended; a newcomer's is not listed yet.
+                newcomer = self._invite.founding is not None and not has_store(self._directory)
+                if error.code != "key-refused" or not newcomer:
+                    raise
+            if not said:
+                said = True
+                self._say(f"{self._name} waits until the members have accepted it")
+            end = time.monotonic() + pause
+            pause = min(pause * 1.25, LONGEST_PAUSE_S)
+            while time.monotonic() < end:
+                self._monitor.awaits("acceptance by the members", ())
+                if stop():
+                    return None
+                time.sleep(0.1)
+
     def _connect(self) -> JetStreamEngine:
         invite = self._invite
         party = NatsParty(
@@ -211,8 +254,8 @@ class SiteProcess:
             raise
         return engine
 
-    def _charter(self, engine: JetStreamEngine, stop: Callable[[], bool]) -> tuple[Digest, Charter]:
-        """Return anchor and founding charter: as kept, or as the coordinator offers it."""
+    def _known(self) -> tuple[Digest, Charter] | None:
+        """Return anchor and founding charter as kept, or as a newcomer's invitation has it."""
         kept = founded(self._directory)
         if kept is not None:
             if self._anchor and not kept[0].startswith(self._anchor):
@@ -228,6 +271,20 @@ class SiteProcess:
                 "expected the anchor of the founding charter, 64 hexadecimal digits that the "
                 "coordinator and the other members read out: give it with --anchor"
             )
+        founding = self._invite.founding
+        if founding is None:
+            return None
+        # It is no party to the founding charter: what it has agreed to is a later version.
+        if charter_digest(founding) != self._anchor:
+            raise VerificationError(
+                f"the invitation is into the consortium with anchor {charter_digest(founding)}, "
+                f"not {self._anchor}: compare the anchor with the members",
+                code="wrong-anchor",
+            )
+        return write_anchor(self._directory, charter_bytes(founding)), founding
+
+    def _charter(self, engine: JetStreamEngine, stop: Callable[[], bool]) -> tuple[Digest, Charter]:
+        """Return anchor and founding charter as the coordinator offers it."""
         data = self._fetch(engine, Digest(self._anchor), stop)
         charter = parse_charter(data)
         if terms_of(charter) != self._invite.terms:

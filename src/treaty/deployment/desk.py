@@ -12,10 +12,14 @@ from treaty.crypto import canonical, envelope
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey, decode_key_file
 from treaty.deployment.outbox import Outbox
+from treaty.deployment.papers import charter_statement, open_accession
 from treaty.deployment.places import Party, load_party
 from treaty.errors import FormatError, PolicyError, ResourceError, UsageError
+from treaty.governance.accession import newcomer_of
+from treaty.governance.charter import charter_bytes, parse_charter, require_networked
 from treaty.governance.consents import Consent, sign_consent
 from treaty.governance.roles import Action
+from treaty.governance.validity import check
 from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import Consortium, ProposalRecord
 from treaty.protocol.differencing import round_to_resume
@@ -31,6 +35,7 @@ from treaty.wiring import (
     make_directory,
     read_consents,
     read_private_file,
+    stored_log,
     write_new_file,
 )
 
@@ -76,6 +81,32 @@ class Desk:
             )
         subject = self._state.members.directory.charter
         return self._propose(Action.MEMBER_SUSPEND, Digest(subject), None, target)
+
+    def propose_accession(self, data: bytes) -> Digest:
+        """Propose that the newcomer whose request is `data` becomes a member.
+
+        What it has signed is left to be sent too. Raises `FormatError` or `VerificationError` for a
+        request that does not hold, `PolicyError` when it does not follow the version in force.
+        """
+        request, statement = open_accession(data)
+        history = self._state.members.history
+        charter = request.charter
+        require_networked(charter)
+        if charter.previous != history.digest or charter.version != history.current.version + 1:
+            raise PolicyError(
+                f"{request.member} has signed version {charter.version} after "
+                f"{str(charter.previous)[:16]}, in force is version {history.current.version} "
+                f"({history.digest[:16]}): let the coordinator invite it anew",
+                code="stale-invite",
+            )
+        if newcomer_of(history.current, charter) != request.member:
+            raise PolicyError(f"{request.member} is a member already", code="not-an-accession")
+        document = charter_bytes(charter)
+        # The newcomer has no way of its own to the coordinator yet.
+        self._outbox.put(statement, (document,))
+        return self._propose(
+            Action.MEMBER_ACCEPT, sha256(document), document, MemberId(request.member)
+        )
 
     def propose_halt(self, study: str) -> Digest:
         """Propose to halt the study with this name or beginning of its plan's digest."""
@@ -138,6 +169,8 @@ class Desk:
             raise UsageError(f"{name} has voted: {cast.value}; a ballot is final")
         if record.proposal.settled:
             raise UsageError(f"the proposal is {record.proposal.phase.value}: no vote counts now")
+        if record.proposal.action == Action.MEMBER_ACCEPT.value and choice == "approve":
+            self._sign_charter(record)
         ballot = BallotCast(
             charter=self._state.members.directory.charter,
             author=self._party.name,
@@ -176,6 +209,24 @@ class Desk:
         make_directory(place)
         write_new_file(place / f"{plan[:16]}-{number}.json", sign_consent(record, self._key))
         return plan
+
+    def _sign_charter(self, record: ProposalRecord) -> None:
+        """Sign the version that is voted on, as it stands in this member's own store."""
+        with stored_log(self._directory) as log:
+            document = log.find(record.proposal.subject)
+        charter = parse_charter(document)
+        require_networked(charter)
+        history = self._state.members.history
+        named = newcomer_of(history.current, charter)
+        if named != record.target or charter.previous != history.digest:
+            raise PolicyError(
+                f"the proposal is about {record.target}, the charter in it lets {named} join after "
+                f"version {str(charter.previous)[:16]}: vote against it",
+                code="wrong-charter",
+            )
+        check(charter)
+        signed = seal_statement(charter_statement(charter), self._key)
+        self._outbox.put(signed, (document,))
 
     def _consents(self, plan: Digest) -> list[Consent]:
         found = []

@@ -62,7 +62,14 @@ from treaty.wiring import (
     write_new_file,
 )
 
-__all__ = ["HubProcess", "Standings", "accept", "invite", "prepare", "standings"]
+__all__ = [
+    "HubProcess",
+    "Standings",
+    "accept",
+    "invite",
+    "prepare",
+    "standings",
+]
 
 
 def prepare(
@@ -125,7 +132,8 @@ def accept(
     """Take members' requests; return all that are here, and the anchor once they are complete."""
     if founded(directory) is not None:
         raise UsageError(
-            "the consortium is founded: another member joins by an amendment of the charter"
+            "the consortium is founded, so its members accept whoever joins: give the request to "
+            "one of them, for `treaty member accept REQUEST --dir treaty-site`"
         )
     terms = _terms(directory)
     opened = [(open_request(data, terms), data) for data in requests]
@@ -200,6 +208,7 @@ class HubProcess:
             )
         )
         self._note = ""
+        self._served: frozenset[str] = frozenset()
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Serve until `stop` says so. Raises what people must mend."""
@@ -222,7 +231,7 @@ class HubProcess:
                     raise ResourceError(f"{directory}: the charter has gone, restore it")
                 anchor, charter = found
                 members = tuple(MemberId(name) for name in sorted(charter.members))
-                engine = GatedEngine(replica, members)
+                engine = GatedEngine(replica)
                 storage = replica.storage()
                 node = open_coordinator(
                     directory,
@@ -240,7 +249,8 @@ class HubProcess:
                     self._admit_of(node.state)
                 self._start_server()
                 gate = engine
-                engine.open(self._engine(charter))
+                present = charter if node.state.membership is None else node.state.charter
+                self._connect(engine, present)
                 replica.serves(lambda: gate.moved)
                 if node.state.membership is None and not self._found(
                     node, charter, engine, storage, stop
@@ -298,6 +308,13 @@ class HubProcess:
         out = state.members.history.excluded()
         keys = _transport_keys(charter)
         self._admit({name: own for name, own in keys.items() if name not in out})
+
+    def _connect(self, engine: GatedEngine, charter: Charter) -> None:
+        """Let frames through to an end that knows the members of `charter`, and to no other."""
+        # The other one first: two of one name would take frames from each other.
+        engine.close()
+        engine.open(self._engine(charter))
+        self._served = frozenset(charter.members)
 
     def _engine(self, charter: Charter) -> JetStreamEngine:
         """Return this party's end, connected to the server on this machine or beside it."""
@@ -384,6 +401,10 @@ class HubProcess:
         if self._settings.managed and self._server.ensure():
             self._journal.note("server-restarted", "the message server had ended")
         self._admit_of(node.state)
+        if self._served != frozenset(node.state.charter.members):
+            # Each member has streams of its own, which are prepared on connecting.
+            self._journal.note("members-changed", f"{len(node.state.charter.members)} members")
+            self._connect(engine, node.state.charter)
         self._keep_checkpoint(node)
         self._monitor.observe(node, engine, storage.store, cosignatures=len(node.witnesses()))
 

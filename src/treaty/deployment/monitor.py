@@ -8,6 +8,7 @@ Guarantee: a cause that depends on a site's rows is not told. Refusals are count
 """
 
 import json
+import logging
 import os
 import threading
 import time
@@ -191,6 +192,8 @@ class Monitor:
     def running(self, party: MemberId, *, is_hub: bool) -> Iterator[None]:
         """Watch the process of `party` meanwhile. Raises `ResourceError` for a port in use."""
         self._party, self._is_hub = party, is_hub
+        # It warns of every connection that ends; that is noted in the journal, in one place.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
         if self._log is not None:
             self._log.check()
             self._log.party = party

@@ -20,20 +20,28 @@ from treaty.crypto import canonical, envelope
 from treaty.crypto.canonical import DigestField, MemberName, Record
 from treaty.crypto.keys import PublicKey, SigningKey
 from treaty.errors import FormatError, PolicyError, UsageError, VerificationError
+from treaty.governance.accession import with_keys
 from treaty.governance.charter import Charter, charter_digest, require_networked
 from treaty.governance.terms import MemberKeys
 from treaty.governance.validity import check
 from treaty.ids import Digest, MemberId, Timestamp
+from treaty.protocol.messages import CharterPublished
+from treaty.protocol.statements import seal_statement, statement_payload
 
 __all__ = [
+    "Accession",
     "Invite",
     "JoinRequest",
+    "charter_statement",
     "compose",
     "decode_invite",
     "encode_invite",
     "keys_of_request",
+    "open_accession",
     "open_request",
+    "require_accession_terms",
     "require_terms",
+    "seal_accession",
     "seal_request",
     "terms_of",
 ]
@@ -44,7 +52,11 @@ _MAX_INVITE = 1 << 20
 
 
 class Invite(Record):
-    """What a member needs to join: where, which server key, which terms. `made_at` in ms."""
+    """What a member needs to join: where, which server key, which terms. `made_at` in ms.
+
+    An invitation into a consortium that is founded holds the founding charter too: its terms are
+    then the version after the one in force, with empty places for this member's keys alone.
+    """
 
     format: Literal["treaty.invite/v1"] = "treaty.invite/v1"
     member: MemberName
@@ -52,6 +64,7 @@ class Invite(Record):
     pin: DigestField
     made_at: canonical.Count
     terms: Charter
+    founding: Charter | None = None
 
 
 class JoinRequest(Record):
@@ -61,6 +74,15 @@ class JoinRequest(Record):
     member: MemberName
     terms: DigestField
     keys: MemberKeys
+
+
+class Accession(Record):
+    """A newcomer's keys: the version that lists them, and its statement signed by each of them."""
+
+    format: Literal["treaty.accession/v1"] = "treaty.accession/v1"
+    member: MemberName
+    charter: Charter
+    statement: str
 
 
 def terms_of(charter: Charter) -> Charter:
@@ -82,13 +104,27 @@ def require_terms(terms: Charter) -> None:
     if terms.coordinator.certificate is None:
         raise PolicyError("the terms pin no certificate of the coordinator", code="no-pin")
     # Any keys will do to see whether the rest holds.
-    stand_ins = {
-        MemberId(name): MemberKeys(
-            **{kind: (_stand_in(name, kind),) for kind in MemberKeys.__struct_fields__}
+    check(_with_keys(terms, {MemberId(name): _stand_ins(name) for name in terms.members}))
+
+
+def require_accession_terms(terms: Charter, member: str, founding: Charter) -> None:
+    """Raise `PolicyError` when `terms` cannot become the version by which `member` joins.
+
+    Whether it follows the version in force is for whoever holds the log.
+    """
+    require_networked(terms)
+    require_networked(founding)
+    if terms.version < 2 or founding.version != 1 or terms.consortium != founding.consortium:
+        raise PolicyError(
+            f"expected a version after the founding charter of {founding.consortium}, got version "
+            f"{terms.version} of {terms.consortium}",
+            code="wrong-terms",
         )
-        for name in terms.members
-    }
-    check(_with_keys(terms, stand_ins))
+    if member not in terms.members or terms.members[member].keys != MemberKeys():
+        raise PolicyError(f"expected empty places for the keys of {member}", code="keys-given")
+    if terms.coordinator.certificate is None:
+        raise PolicyError("the terms pin no certificate of the coordinator", code="no-pin")
+    check(with_keys(terms, member, _stand_ins(member)))
 
 
 def encode_invite(invite: Invite) -> bytes:
@@ -109,9 +145,12 @@ def decode_invite(data: bytes, now: Timestamp) -> Invite:
             f"this is no invitation, or it was changed on the way: {error}; ask the coordinator "
             "for another copy"
         ) from error
-    require_terms(invite.terms)
+    if invite.founding is None:
+        require_terms(invite.terms)
     if invite.member not in invite.terms.members:
         raise FormatError(f"the invitation is for {invite.member}, whom its terms do not name")
+    if invite.founding is not None:
+        require_accession_terms(invite.terms, invite.member, invite.founding)
     if invite.terms.coordinator.certificate != invite.pin:
         raise FormatError("the invitation pins another server key than its terms")
     if now + 60_000 < invite.made_at:
@@ -156,6 +195,63 @@ def open_request(data: bytes, terms: Charter) -> JoinRequest:
     return request
 
 
+def seal_accession(invite: Invite, keys: Mapping[str, SigningKey]) -> bytes:
+    """Return the request of the invited newcomer: its version of the charter, signed by its keys.
+
+    The terms hold everything but these keys, so what is signed here is what members vote on.
+    """
+    listed = MemberKeys(**{kind: (key.public.hex,) for kind, key in keys.items()})
+    charter = with_keys(invite.terms, invite.member, listed)
+    check(charter)
+    return canonical.encode(
+        Accession(
+            member=invite.member,
+            charter=charter,
+            statement=envelope.encode_base64(
+                seal_statement(charter_statement(charter), *keys.values())
+            ),
+        )
+    )
+
+
+def open_accession(data: bytes) -> tuple[Accession, bytes]:
+    """Return a newcomer's request and its statement, signed by every key that it lists.
+
+    Raises `FormatError`, `VerificationError` or `PolicyError`. Whether it follows the version in
+    force is for whoever holds the log.
+    """
+    request = canonical.decode(data.removesuffix(b"\n"), Accession, limit=_MAX_INVITE)
+    charter = request.charter
+    check(charter)
+    if request.member not in charter.members:
+        raise VerificationError(f"the charter names no member {request.member}", code="not-listed")
+    statement = envelope.decode_base64(request.statement)
+    parsed = envelope.parse(statement)
+    if parsed.payload != statement_payload(charter_statement(charter)):
+        raise VerificationError(
+            f"{request.member} has signed something else than the charter that it sends",
+            code="wrong-charter",
+        )
+    own = [key.public for key in charter.listed_keys() if key.owner == request.member]
+    signed = envelope.verified_keys(parsed, {key.keyid: key for key in own})
+    if len(signed) != len(own):
+        raise VerificationError(
+            f"{len(signed)} of the {len(own)} keys of {request.member} have signed: expected all",
+            code="no-possession",
+        )
+    return request, statement
+
+
+def charter_statement(charter: Charter) -> CharterPublished:
+    """Return what everybody signs who lets `charter` take effect."""
+    return CharterPublished(
+        charter=charter_digest(charter),
+        author=charter.coordinator.name,
+        version=charter.version,
+        previous=charter.previous,
+    )
+
+
 def keys_of_request(request: JoinRequest) -> tuple[PublicKey, ...]:
     """Return the public keys of a request. Raises `FormatError` for what is no key."""
     return tuple(
@@ -186,6 +282,10 @@ def _with_keys(terms: Charter, keys: Mapping[MemberId, MemberKeys]) -> Charter:
             for name, one in terms.members.items()
         },
     )
+
+
+def _stand_ins(name: str) -> MemberKeys:
+    return MemberKeys(**{kind: (_stand_in(name, kind),) for kind in MemberKeys.__struct_fields__})
 
 
 def _stand_in(name: str, kind: str) -> str:

@@ -148,18 +148,19 @@ class Replica:
 class GatedEngine:
     """An `Engine` that works between `open` and the end of the lease."""
 
-    def __init__(self, replica: Replica, members: tuple[MemberId, ...]) -> None:
+    def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._members = members
         self._inner: JetStreamEngine | None = None
 
     def open(self, inner: JetStreamEngine) -> None:
-        """Let frames through to `inner`."""
+        """Let frames through to `inner`. What another one did not acknowledge comes again."""
         self._inner = inner
 
     def send(self, recipient: MemberId, frame: bytes, key: str) -> None:
         """See `treaty.ports.Engine.send`. Keys of different epochs are different messages."""
         epoch = self._replica.epoch
+        if recipient not in self.peers():
+            raise ResourceError(f"there are no streams for {recipient} yet: it has just joined")
         self._engine().send(recipient, frame, f"{epoch}/{key}" if epoch else key)
 
     def receive(self) -> Delivery | None:
@@ -176,7 +177,7 @@ class GatedEngine:
 
     def peers(self) -> tuple[MemberId, ...]:
         """See `treaty.ports.Engine.peers`."""
-        return self._members
+        return () if self._inner is None else self._inner.peers()
 
     def wait(self, timeout_s: float) -> bool:
         """See `treaty.engines.jetstream.JetStreamEngine.wait`."""

@@ -20,6 +20,7 @@ from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
 from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError, code_of
 from treaty.ids import Digest, MemberId
+from treaty.node.amending import Amendments
 from treaty.node.cosignatures import Cosignatures
 from treaty.node.feeding import brought_by, portion
 from treaty.node.intake import (
@@ -28,6 +29,7 @@ from treaty.node.intake import (
     Tray,
     blobs_of,
     kept_blobs,
+    names_of,
     shows_longer_log,
 )
 from treaty.node.log_keeper import LogKeeper
@@ -42,7 +44,7 @@ from treaty.protocol.frames import Feed, decode_post, encode_frame
 from treaty.protocol.messages import ProposalOpened
 from treaty.protocol.secagg_messages import MaskedInput, Reveal
 from treaty.protocol.statements import Body, Parsed, Predicate, peek, sealed_and_parsed
-from treaty.protocol.waiting import awaited_in_study
+from treaty.protocol.waiting import owing
 
 __all__ = ["Coordinator", "CoordinatorKeys"]
 
@@ -100,10 +102,9 @@ class Coordinator:
         self._cosignatures = Cosignatures(journal)
         self._driver = RoundDriver(self._blobs, journal, slots_per_epoch, spread)
         self._spool = Spool(self._blobs)
+        self._amendments = Amendments(store, journal, name, keys.runner)
         self._note = ""
-        self._asked = False
-        self._asked_sizes = False
-        self._confirmed = False
+        self._asked = self._asked_sizes = self._confirmed = False
         # Engines forget keys in time; a new life of this process must not repeat old ones.
         self._sent = int(clock.now()) * 1000
         self._recovered_size = 0
@@ -145,7 +146,7 @@ class Coordinator:
     def handle(self, sender: MemberId, frame: bytes) -> None:
         """Take one post: note the sender's log size and cosignature, queue its statements."""
         post = decode_post(frame)
-        if post.member != sender or sender not in self._members:
+        if post.member != sender or sender not in (names_of(self._state) or self._members):
             raise VerificationError(
                 f"a post of {post.member} came from {sender}", code="wrong-author"
             )
@@ -225,13 +226,15 @@ class Coordinator:
         for member in lagging:
             self._feed(member)
         # What these answered may have been lost on its way here: asked, they send it again.
-        silent = self._reminders.silent(self._owing(), self._sizes, self._log.size, now)
+        owed = owing(self._state, self.name)
+        silent = self._reminders.silent(owed, self._sizes, self._log.size, now)
         self._ask(silent)
         return bool(lagging or silent) or self._show()
 
     def expects_more(self) -> bool:
         """Say whether some members have said what the present phase asks, and others not yet."""
-        return bool(self._pending) and not self._owing() <= {one.sender for one in self._pending}
+        heard = {one.sender for one in self._pending}
+        return bool(heard) and not owing(self._state, self.name) <= heard
 
     def expire(self) -> bool:
         """Let the present phase go on without those who are late; say whether anything followed."""
@@ -254,6 +257,8 @@ class Coordinator:
     ) -> None:
         """Let a statement of a post wait; a large masked input is checked and stored at once."""
         body = parsed[1]
+        if self._amendments.takes(Pending(statement, blobs, sender), body, self._state):
+            return
         spooled = self._spool.takes(body, blobs)
         if isinstance(body, MaskedInput) and spooled:
             try:
@@ -266,7 +271,7 @@ class Coordinator:
 
     def _sequence(self) -> bool:
         """Append what waits, then what the driver asks for, until nothing follows; one commit."""
-        waiting, self._pending = self._pending, []
+        waiting, self._pending = [*self._pending, *self._amendments.ready(self._state)], []
         stored = self._spool.release()
         batch = Tray(self._state)
         for item in waiting:
@@ -384,15 +389,8 @@ class Coordinator:
 
     # --- sending ------------------------------------------------------------------------------
 
-    def _owing(self) -> frozenset[MemberId]:
-        """Return the members that the present phase of the running study waits for."""
-        running = self._state.running
-        waits = None if running is None else awaited_in_study(running)
-        return frozenset(() if waits is None else waits.parties) - {self.name}
-
     def _active(self) -> tuple[MemberId, ...]:
-        out = self._state.members.history.excluded() if self._state.membership else frozenset()
-        return tuple(member for member in self._members if member not in out)
+        return names_of(self._state, active=True) or self._members
 
     def _feed(self, member: MemberId, made: dict[Hashable, bytes] | None = None) -> None:
         """Send `member` the entries it lacks, with the blobs that they bring it.
@@ -423,11 +421,8 @@ class Coordinator:
             self._reminders.lost(member)
 
     def _show(self) -> bool:
-        """Send the checkpoint that a quorum has cosigned to those who hold what it covers, once.
-
-        Members keep it, so that each can show what it holds to others. While a study runs the next
-        entry follows at once, and brings another checkpoint.
-        """
+        """Send what a quorum has cosigned to those who hold it all, once; say whether it was."""
+        # While a study runs the next entry follows at once, and brings another checkpoint.
         if self._state.running is not None or not self._log.size:
             return False
         current = [member for member in self._active() if self._sizes.get(member) == self._log.size]
@@ -449,7 +444,7 @@ class Coordinator:
             quorum = self._state.members.effective.parameters().witness_quorum
             self._confirmed = len(self._sizes) >= quorum
         if not self._confirmed:
-            self._ask(self._members)
+            self._ask(names_of(self._state) or self._members)
         asked, self._asked_sizes = self._asked_sizes, True
         return self._confirmed or not asked
 

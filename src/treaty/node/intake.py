@@ -49,6 +49,7 @@ __all__ = [
     "check_columns",
     "kept_blobs",
     "named_blobs",
+    "names_of",
     "shows_longer_log",
 ]
 
@@ -93,6 +94,17 @@ def named_blobs(body: Body) -> frozenset[str]:
             return frozenset({body.proof})
         case _:
             return frozenset()
+
+
+def names_of(state: Consortium, *, active: bool = False) -> tuple[MemberId, ...]:
+    """Return the members that the charter in force names, only those not suspended if `active`.
+
+    Nobody before there is a charter.
+    """
+    if state.membership is None:
+        return ()
+    out = state.membership.history.excluded() if active else frozenset()
+    return tuple(MemberId(name) for name in sorted(state.charter.members) if name not in out)
 
 
 def kept_blobs(body: Body, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, bytes]:

@@ -25,6 +25,7 @@ from treaty.errors import PeerError, PolicyError, ResourceError, VerificationErr
 from treaty.governance.site_policy import SitePolicy
 from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
+from treaty.node.amending import is_settled
 from treaty.node.auditing import Auditor
 from treaty.node.budget import BudgetKeeper
 from treaty.node.contribution import LocalStudy
@@ -206,6 +207,8 @@ class Participant:
         for digest in accepted.digests:
             self._made.pop(digest, None)
             self._submitted.pop(digest, None)
+        for digest in [d for d, one in self._submitted.items() if is_settled(one[0], self.state)]:
+            del self._submitted[digest]
         self._duties()
         self._mirror.write((), (), "participant-mirror", besides=self._performer.masked)
         self._post()
@@ -245,8 +248,8 @@ class Participant:
         return frozenset(self._submitted)
 
     def holds(self, statement: bytes) -> bool:
-        """Say whether `statement` stands in the log that this member holds."""
-        return statement in self._store.read(LOG_STREAM)
+        """Say whether `statement` stands in the log that this member holds, or is past it."""
+        return is_settled(statement, self.state) or statement in self._store.read(LOG_STREAM)
 
     def start(self) -> None:
         """Say where this member's log ends, and do again what may have been lost."""

@@ -29,6 +29,7 @@ from treaty.errors import PolicyError, VerificationError
 from treaty.governance.charter import Charter
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
+from treaty.protocol.accession import ProposalRecord, carried_out, require_accepted
 from treaty.protocol.ledger_trail import LedgerTrail
 from treaty.protocol.membership import Membership, open_charter
 from treaty.protocol.messages import (
@@ -71,24 +72,18 @@ PROPOSABLE = frozenset(
         Action.STUDY_APPROVE,
         Action.STUDY_HALT,
         Action.STUDY_RESUME,
+        Action.MEMBER_ACCEPT,
         Action.MEMBER_SUSPEND,
     }
 )
 """Actions that are decided by proposal and ballots; the others carry their own signatures."""
 
-DOCUMENTED = frozenset({Action.CONTRACT_ADOPT.value, Action.STUDY_APPROVE.value})
+DOCUMENTED = frozenset(
+    {Action.CONTRACT_ADOPT.value, Action.STUDY_APPROVE.value, Action.MEMBER_ACCEPT.value}
+)
 """Proposals whose subject is the digest of a document that every bundle holds."""
 
 _EPOCH = Timestamp(0)
-
-
-class ProposalRecord(msgspec.Struct, frozen=True):
-    """A proposal, who it names, and the approving ballots' keys."""
-
-    proposal: Proposal
-    target: MemberId | None
-    approving: frozenset[Digest] = frozenset()
-    used: bool = False
 
 
 class Consortium(msgspec.Struct, frozen=True):
@@ -214,8 +209,11 @@ class Consortium(msgspec.Struct, frozen=True):
             anchor=self.anchor,
             at=self.at,
         )
-        state = self._lapse(lambda _: True)
-        return replace(state, membership=membership, size=self.size + 1), verified
+        if self.membership is not None:
+            require_accepted(self.proposals.values(), self.membership, membership)
+        proposals = carried_out(self._lapse(lambda _: True).proposals)
+        size = self.size + 1
+        return replace(self, proposals=proposals, membership=membership, size=size), verified
 
     def _on_time(self, body: TimeStated) -> "Consortium":
         if body.at < self.at:
@@ -396,12 +394,18 @@ class Consortium(msgspec.Struct, frozen=True):
 
     def _check_target(self, action: Action, body: ProposalOpened) -> None:
         """Refuse a named member where there is none to name: naming it would bar its ballot."""
-        suspends = action is Action.MEMBER_SUSPEND
         present = set(self.charter.members) - self.members.history.excluded()
-        if suspends != (body.target is not None) or (suspends and body.target not in present):
+        match action:
+            case Action.MEMBER_SUSPEND:
+                holds, expected = body.target in present, "a party that is not suspended"
+            case Action.MEMBER_ACCEPT:
+                listed = {*self.charter.members, self.charter.coordinator.name, None}
+                holds, expected = body.target not in listed, "one whom the charter does not name"
+            case _:
+                holds, expected = body.target is None, "nobody"
+        if not holds:
             raise VerificationError(
-                f"{action.value} names {body.target or 'nobody'}: expected "
-                f"{'a party that is not suspended' if suspends else 'nobody'}",
+                f"{action.value} names {body.target or 'nobody'}: expected {expected}",
                 code="wrong-target",
             )
         if action is Action.STUDY_HALT:

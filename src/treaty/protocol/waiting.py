@@ -15,7 +15,7 @@ from treaty.protocol.proposal import Phase as ProposalPhase
 from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
 from treaty.protocol.study import Phase, Study
 
-__all__ = ["RELEASE", "Awaited", "awaited", "awaited_in_study", "phase_of", "unreleased"]
+__all__ = ["RELEASE", "Awaited", "awaited", "awaited_in_study", "owing", "phase_of", "unreleased"]
 
 RELEASE = "approval of the release"
 """What `Awaited.what` says when officers are due and no node is."""
@@ -50,6 +50,10 @@ def awaited(state: Consortium) -> Awaited | None:
         ratified = proposal.phase is ProposalPhase.RATIFIED
         if ratified and not record.used and proposal.action in carried:
             return Awaited(f"carrying out {proposal.action}", hub)
+    for record in state.proposals.values():
+        if record.accepts and not record.used:
+            # Partial signatures are not logged: each officer's lies at the coordinator.
+            return Awaited(f"signatures that let {record.target} join", hub)
     for study in state.studies.values():
         figures = awaited_in_study(study)
         if figures is not None:
@@ -80,6 +84,13 @@ def phase_of(state: Consortium) -> tuple[object, ...]:
 def unreleased(state: Consortium, study: Study) -> bool:
     """Say whether the study has a final model that nobody has released."""
     return study.final_model is not None and study.final_model not in state.releases
+
+
+def owing(state: Consortium, besides: MemberId) -> frozenset[MemberId]:
+    """Return the parties, `besides` one, that the present phase of the running study waits for."""
+    running = state.running
+    waits = None if running is None else awaited_in_study(running)
+    return frozenset(() if waits is None else waits.parties) - {besides}
 
 
 def awaited_in_study(study: Study) -> Awaited | None:

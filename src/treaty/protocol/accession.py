@@ -1,0 +1,66 @@
+"""Accession: who may become a member by an amendment, as the fold decides it.
+
+The members decide `member.accept` by ballots on the digest of the whole next version of the
+charter, the newcomer's keys in it; the amendment itself is signed as every other. So a key that was
+not voted on cannot be listed, and a version that the newcomer's keys did not sign takes no effect.
+
+Invariants (docs/spec/governance.md, section 8):
+  * An amendment lists a new member only if its acceptance by exactly this version is ratified.
+  * What was accepted by another version than the one that took effect is void.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from treaty.errors import PolicyError
+from treaty.governance.roles import Action
+from treaty.ids import Digest, MemberId
+from treaty.protocol.membership import Membership
+from treaty.protocol.proposal import Phase, Proposal
+
+__all__ = ["ProposalRecord", "carried_out", "require_accepted"]
+
+
+class ProposalRecord(msgspec.Struct, frozen=True):
+    """A proposal, who it names, the approving ballots' keys, and whether it was carried out."""
+
+    proposal: Proposal
+    target: MemberId | None
+    approving: frozenset[Digest] = frozenset()
+    used: bool = False
+
+    @property
+    def accepts(self) -> bool:
+        """Say whether it is a ratified decision to accept a member."""
+        decided = self.proposal.phase is Phase.RATIFIED
+        return decided and self.proposal.action == Action.MEMBER_ACCEPT.value
+
+
+def require_accepted(
+    records: Iterable[ProposalRecord], before: Membership, after: Membership
+) -> None:
+    """Raise `PolicyError` (``not-accepted``) if `after` has a member that nobody accepted by it."""
+    digest = after.history.digest
+    accepted = {one.target for one in records if one.accepts and one.proposal.subject == digest}
+    for name in sorted(set(after.charter.members) - set(before.charter.members)):
+        if name not in accepted:
+            raise PolicyError(
+                f"no ratified decision accepts {name} by charter {digest[:16]}: expected the "
+                "members' approval of member.accept first",
+                code="not-accepted",
+            )
+
+
+def carried_out(records: Mapping[Digest, ProposalRecord]) -> Mapping[Digest, ProposalRecord]:
+    """Return `records` after an amendment: acceptances are carried out by it, or void.
+
+    Each was about the version after the one in force, of which there is one.
+    """
+    return MappingProxyType(
+        {
+            number: msgspec.structs.replace(one, used=True) if one.accepts else one
+            for number, one in records.items()
+        }
+    )
