@@ -43,9 +43,14 @@ def private_plan(
     federation: Federation,
     asked: Privacy | None = None,
     model: ModelSpecification | None = None,
+    *,
+    surplus: bool = False,
     **changes: object,
 ) -> Plan:
-    """Return a plan of few noised rounds that lint has nothing against, with `changes`."""
+    """Return a plan of few noised rounds that lint has nothing against, with `changes`.
+
+    With `surplus` noise that a sum does not need comes off, as studies have it by default.
+    """
     spec = private_model(model or LogisticRegression())
     terms = terms_for(
         asked or Privacy(rounds=ROUNDS),
@@ -54,6 +59,7 @@ def private_plan(
         federation.charter.privacy,
         members=len(SITES),
         max_persons_per_site=MAX_ROWS,
+        surplus_tiers=1 if surplus else msgspec.UNSET,
     )
     plan = federation.plan(
         "rivers-private",

@@ -51,11 +51,13 @@ MODULES = (
     "secagg_coordinator",
     "secagg_enrolment",
     "secagg_epoch",
+    "secagg_expected",
     "secagg_graph",
     "secagg_member",
     "secagg_opening",
     "secagg_roster",
     "secure_round",
+    "surplus",
 )
 
 TESTS = (
@@ -65,6 +67,7 @@ TESTS = (
     "tests/unit/protocol/test_secure_round.py",
     "tests/unit/protocol/test_secagg_graph.py",
     "tests/unit/protocol/test_secagg_audit.py",
+    "tests/unit/protocol/test_surplus.py",
     "tests/stateful/test_resumed_questions.py",
     "tests/adversarial/test_two_faced.py",
 )

@@ -16,24 +16,40 @@ from numpy.typing import NDArray
 
 from benchmarks.learning.figures import area
 from benchmarks.pipeline import Divided
+from treaty.aggregation.quantization import RingVector
 from treaty.aggregation.tensors import NamedTensors
+from treaty.contracts.design import design_columns
 from treaty.contracts.normalisation import normaliser_from_bounds, with_public_bounds
 from treaty.contracts.schema import Contract, contract_digest
 from treaty.crypto.canonical import sha256
+from treaty.governance.quorum import DerivedParameters
 from treaty.governance.terms import PrivacyMode, PrivacyPolicy
 from treaty.ids import MemberId
+from treaty.models.quadratic import statistics_width
 from treaty.models.specification import LogisticRegression, initial_model
 from treaty.models.task import TrainingTask
-from treaty.node.contribution import LocalStudy
+from treaty.node.contribution import Answer, LocalStudy
 from treaty.privacy.certificate import Cohort
+from treaty.privacy.surplus import surplus_noise
+from treaty.privacy.terms import sum_variance
 from treaty.simulation.descent import PlainRows, descend
 from treaty.studies.calibrating import Privacy, private_model, terms_for
-from treaty.studies.noise import noise_terms
+from treaty.studies.noise import cohort_of, noise_terms
 from treaty.studies.plan import Plan
 from treaty.studies.progress import Stage, StudyProgress, begin
+from treaty.studies.queries import UNNOISED_WORDS, Query
+from treaty.studies.surplus import parts_within, query_tiers
 from treaty.trainers.numpy_trainer import NumpyTrainer
 
-__all__ = ["ARMS", "ONE_ROUND", "areas", "bytes_for", "make_private_plan", "run_plain_sums"]
+__all__ = [
+    "ARMS",
+    "ONE_ROUND",
+    "areas",
+    "bytes_for",
+    "make_private_plan",
+    "run_plain_sums",
+    "without_surplus",
+]
 
 ARMS = {
     "ours": "every site's share of noise, in secure sums",
@@ -72,6 +88,10 @@ def make_private_plan(
     public = with_public_bounds(contract)
     bound = min(base.aggregation.max_persons_per_site, public.max_persons_per_site)
     policy = PrivacyPolicy(mode=PrivacyMode.DIFFERENTIAL)
+    # What plans take by default where the charter has a row for the keys, as a new one has.
+    words = len(initial_model(SPEC, len(design_columns(public))).flat())
+    cohort = cohort_of(DerivedParameters(members, 1))
+    tiers = parts_within(cohort, statistics_width(words) if one_round else words)
     terms = terms_for(
         Privacy(epsilon=epsilon, delta=delta, one_round=one_round),
         SPEC,
@@ -79,6 +99,7 @@ def make_private_plan(
         policy,
         members=members,
         max_persons_per_site=bound,
+        surplus_tiers=tiers or msgspec.UNSET,
     )
     return msgspec.structs.replace(
         base,
@@ -127,8 +148,10 @@ def areas(
     held = {site: (scaled(one.holdout.features), one.holdout.label) for site, one in parts.items()}
     arm = _Arm(plan, plain, held)
     everybody = tuple(plain.values())
-    # As many shares as sites take part, each sigma^2 / min_honest: what an opened sum carries.
-    excess = len(parts) / cohort.min_honest
+    # What an opened sum carries when all sites answer, over what a trusted curator would add.
+    variance = noise_terms(plan).variance
+    left = sum_variance(noise_terms(plan), variance, cohort, len(parts))
+    excess = left / int(variance, 16)
     makers: dict[str, Callable[[], float]] = {
         "ours": lambda: arm.auc(
             run_plain_sums(plan, public, parts, cohort, bytes_for(label, "ours")).model
@@ -173,9 +196,24 @@ def run_plain_sums(
         total = np.zeros(query.layout.length, dtype=np.uint64)
         for name, site in sites.items():
             entropy = bytes_for(noise, str(name), query.digest)
-            total += site.answer(query, progress, entropy, cohort).vector
+            answer = site.answer(query, progress, entropy, cohort, opens=True)
+            total += without_surplus(plan, query, answer, cohort, len(sites))
         progress = progress.absorb(query, total, len(sites))
     return progress
+
+
+def without_surplus(
+    plan: Plan, query: Query, answer: Answer, cohort: Cohort, survivors: int
+) -> RingVector:
+    """Return a site's vector without the parts of its noise that so many survivors open."""
+    tiers = query_tiers(plan, query.kind, cohort)
+    if tiers is None or answer.keys is None or not answer.surplus:
+        return answer.vector
+    words = query.layout.length - UNNOISED_WORDS
+    opened = answer.keys.surplus[: tiers.opened(survivors)]
+    cleaned = answer.vector.copy()
+    cleaned[:words] -= surplus_noise(tiers, opened, survivors, words).astype(cleaned.dtype)
+    return cleaned
 
 
 def _noisier(plan: Plan, factor: float) -> Plan:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pipeline import site_files
+from benchmarks.privacy.arms import without_surplus
 from treaty.aggregation.quantization import ring_vector
 from treaty.contracts.normalisation import with_public_bounds
 from treaty.datasets.registry import Dataset
@@ -78,6 +79,7 @@ class Governed(Federation):
             query = progress.expected_query()
             assert query.kind in NOISED and record.sum is not None
             total = np.zeros(query.layout.length, dtype=np.uint64)
+            cleaned = total.copy()
             for name in record.members_in:
                 found = committed[record.context, name]
                 [entropy] = [
@@ -87,11 +89,14 @@ class Governed(Federation):
                     and noise_commitment(noise_key(drawn), query.digest) == found
                 ]
                 local = self.participants[name].local_study(study)
-                total += local.answer(query, progress, entropy, cohort).vector
+                answer = local.answer(query, progress, entropy, cohort, opens=True)
+                total += answer.vector
+                survivors = len(record.members_in)
+                cleaned += without_surplus(study.plan, query, answer, cohort, survivors)
             published = self._storages[0].blobs.get(record.sum)
             if not (ring_vector(published, 64, query.layout.length) == total).all():
                 return False
-            progress = progress.absorb(query, total, len(record.members_in))
+            progress = progress.absorb(query, cleaned, len(record.members_in))
         return progress.model_digest == study.final_model
 
     def run_private(self, plan: Plan, dataset: Dataset) -> Study:

@@ -173,8 +173,9 @@ def as_markdown(tables: Sequence[dict[str, Any]]) -> str:
         "all sites together, means over splits, plus or minus half of the 95 % interval (Nadeau",
         "and Bengio: splits share rows). Product defaults, nothing tuned to a set: logistic",
         "regression on rows of length one, 20 rounds over everybody, clip 0.5, learning rate 16,",
-        "one colluding member covered. *ours* carries the noise shares of all sites, more than the",
-        "honest ones that epsilon counts. A gate that does not hold is printed as it is.",
+        "one colluding member covered. *ours* carries the noise of all sites without the surplus",
+        "that their answers take off: still what the colluding one adds above what epsilon counts.",
+        "A gate that does not hold is printed as it is.",
     ]
     for table in tables:
         lines += [

@@ -51,6 +51,7 @@ from treaty.studies.calibrating import Privacy, private_model, terms_for
 from treaty.studies.certificates import PrivacyStatement, statement_text
 from treaty.studies.outcome import EvaluationOutcome, FigureRecord
 from treaty.studies.plan import AggregationSettings, EvaluationSettings, Plan, SplitSettings
+from treaty.studies.surplus import default_tiers
 from treaty.wiring import (
     SystemEntropy,
     code_digest,
@@ -282,6 +283,9 @@ class Consortium(ABC):
                 policy,
                 members=len(self.state.members.effective.active_members()),
                 max_persons_per_site=bound,
+                surplus_tiers=default_tiers(
+                    charter, spec, contract, one_round=privacy is not None and privacy.one_round
+                ),
             )
         elif privacy is not None:
             raise UsageError(

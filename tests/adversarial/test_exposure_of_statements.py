@@ -32,7 +32,7 @@ from treaty.governance.site_policy import SitePolicy, site_policy_from_toml
 from treaty.protocol.frames import decode_post
 from treaty.protocol.messages import SiteReported
 from treaty.protocol.secagg_messages import InputDeclined, MaskedInput, Reveal
-from treaty.protocol.statements import Body, SignerKind, peek, registered
+from treaty.protocol.statements import Body, SignerKind, holds_something, peek, registered
 from treaty.protocol.study import Phase
 from treaty.provenance.verify import verify_bundle
 from treaty.studies.lint import lint_plan
@@ -79,7 +79,7 @@ def classes(bodies: list[Body]) -> set[tuple[Artefact, Form]]:
         shown
         for body in bodies
         for name, shown in registered(type(body)).classes.items()
-        if getattr(body, name) is not None
+        if holds_something(body, name)
     }
 
 

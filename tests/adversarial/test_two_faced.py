@@ -69,11 +69,13 @@ class View:
 class Slot:
     """One slot of a group whose last `c` members collude; `participants` are those of each context.
 
-    An honest member sends one input in a slot, so it is in one context or in none.
+    An honest member sends one input in a slot, so it is in one context or in none. With `surplus`
+    answers open keys of noise (`test_two_faced_noise`).
     """
 
     group: Group
     participants: tuple[Set, ...]
+    surplus: bool = False
 
     @property
     def colluders(self) -> Set:
@@ -96,7 +98,8 @@ class Slot:
         for name, view in views.items():
             if view is None or not self.accepts(name, view, views):
                 continue
-            fast = self.group.fast_survivors(len(self.participants[view.context]))
+            taking = len(self.participants[view.context])
+            fast = self.group.fast_survivors(taking, surplus=self.surplus)
             confirmed = sum(1 for other in self.honest if views.get(other) == view)
             helpers = len(self.colluders & view.survivors)
             if len(view.survivors) >= fast or confirmed + helpers >= self.group.share_threshold:

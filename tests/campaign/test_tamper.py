@@ -10,10 +10,13 @@ a check that happens to stand behind another is no check. Classes:
   computed anew and the checkpoint says so, but nobody signed that;
 * *entries, all log keys*: an entry's bytes altered, and the log and all witnesses sign the result;
 * *rules*: every key in the attacker's hands, one rule of the protocol broken (`tests.violations`);
+* *keys of noise*: in a study whose answers take noise off, a key altered, left out or added, a
+  commitment to one altered, signed by whoever said it;
 * *prefixes*: an older genuine log with files of the newer one.
 
 Controls are accepted: the bundle itself, other exports of it, and every older prefix alone.
-`TREATY_CAMPAIGN=ci` plays 1,000 mutations, ``full`` 12,000; both are seeded.
+`TREATY_CAMPAIGN=ci` plays 1,000 mutations and 100 of keys of noise, ``full`` 12,000 and 1,200; both
+are seeded.
 """
 
 import os
@@ -22,9 +25,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
 import pytest
 
-from tests.forgery import Files, Forge, Genuine, released_history, suspended_history
+from tests.forgery import Files, Forge, Genuine, genuine_of, released_history, suspended_history
+from tests.private_federation import found_private, private_contract, private_plan
+from tests.small_federation import SITES
 from tests.violations import VIOLATIONS
 from treaty.crypto import canonical
 from treaty.crypto.canonical import sha256
@@ -37,7 +43,7 @@ from treaty.protocol.messages import (
     StudyCompleted,
     TimeStated,
 )
-from treaty.protocol.secagg_messages import Reveal
+from treaty.protocol.secagg_messages import MaskedInput, Reveal
 from treaty.protocol.statements import peek
 from treaty.provenance.bundle import BLOBS, CHECKPOINT, LOG, MANIFEST, Manifest
 from treaty.provenance.verify import verify_bundle
@@ -315,6 +321,121 @@ MAKERS: tuple[tuple[int, Maker], ...] = (
     (20, rule_broken),
     (2, prefix_with_later_files),
 )
+
+
+# --- a study whose answers take noise off -----------------------------------------------------
+
+
+def noised_answers(forge: Forge) -> list[int]:
+    """Return where in the log the answers stand that open keys of noise."""
+    return [at for at in forge.places(Reveal) if forge.said(at, Reveal).surplus]
+
+
+def other_hex(text: str, choose: Random) -> str:
+    at = choose.randrange(len(text))
+    digit = choose.choice([one for one in "0123456789abcdef" if one != text[at]])
+    return text[:at] + digit + text[at + 1 :]
+
+
+def noise_key_altered(genuine: Genuine, choose: Random) -> Mutant:
+    forge = genuine.forge
+    at = choose.choice(noised_answers(forge))
+    keys = list(forge.said(at, Reveal).surplus or ())
+    place = choose.randrange(len(keys))
+    others = [key for one in noised_answers(forge) for key in forge.said(one, Reveal).surplus or ()]
+    foreign = [key for key in others if key not in keys]
+    keys[place] = choose.choice([other_hex(keys[place], choose), choose.choice(foreign)])
+    files = forge.changed(at, surplus=tuple(keys)).bundle()
+    return Mutant("key of noise altered", files, frozenset({"surplus-differs"}))
+
+
+def noise_key_added(genuine: Genuine, choose: Random) -> Mutant:
+    forge = genuine.forge
+    at = choose.choice(forge.places(Reveal))
+    keys = forge.said(at, Reveal).surplus or ()
+    known = [key for one in noised_answers(forge) for key in forge.said(one, Reveal).surplus or ()]
+    files = forge.changed(at, surplus=(*keys, choose.choice(known))).bundle()
+    return Mutant("key of noise added", files, frozenset({"surplus-parts"}))
+
+
+def noise_key_removed(genuine: Genuine, choose: Random) -> Mutant:
+    """The noise stays in, and everybody arrives at another model than the log goes on with."""
+    forge = genuine.forge
+    at = choose.choice(noised_answers(forge))
+    files = forge.changed(at, surplus=msgspec.UNSET).bundle()
+    return Mutant("key of noise removed", files, frozenset({"wrong-query", "wrong-model"}))
+
+
+def noise_commitment_altered(genuine: Genuine, choose: Random) -> Mutant:
+    """In the header, with nothing after it: as many as parts, each once."""
+    forge = genuine.forge
+    at = choose.choice(forge.places(MaskedInput))
+    header = forge.said(at, MaskedInput)
+    parts = header.surplus or ()
+    more = (*parts, other_hex(header.root, choose))
+    repeated = (header.noise,) if parts and header.noise else more
+    changed = choose.choice([more, repeated])
+    files = forge.until(at + 1).changed(at, surplus=changed).bundle()
+    return Mutant(
+        "commitment to noise altered", files, frozenset({"surplus-parts", "surplus-repeat"})
+    )
+
+
+NOISE_MAKERS: tuple[tuple[int, Maker], ...] = (
+    (4, noise_key_altered),
+    (4, noise_key_added),
+    (4, noise_key_removed),
+    (4, noise_commitment_altered),
+    (4, bytes_altered),
+    (2, entry_altered_signed),
+)
+
+
+@pytest.fixture(scope="module")
+def noised(tmp_path_factory: pytest.TempPathFactory) -> Genuine:
+    """A study whose answers take noise off, with a member lost in one round, released."""
+    federation = found_private(tmp_path_factory.mktemp("noised"), in_memory=True, capture=False)
+    lost = SITES[-1]
+
+    def lose_one() -> None:
+        study = federation.coordinator.state.running
+        index = -1 if study is None else study.progress.index
+        if index == 2:
+            federation.network.sever(lost)
+        elif index == 3:
+            federation.network.heal(lost)
+
+    plan = private_plan(federation, surplus=True)
+    study = federation.run_study(plan, private_contract(), lose_one)
+    assert [len(one.members_in) for one in study.rounds] == [4, 4, 3, 4, 4]
+    federation.release(study)
+    genuine = genuine_of(federation)
+    assert len(noised_answers(genuine.forge)) == 3 * 4
+    return genuine
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_altered_key_of_noise_is_accepted(noised: Genuine, seed: int) -> None:
+    choose = Random(f"noise {seed}")
+    makers = [maker for weight, maker in NOISE_MAKERS for _ in range(weight)]
+    counts: Counter[str] = Counter()
+    wrong: list[str] = []
+    verify_bundle(noised.forge.bundle(), noised.forge.anchor)
+    while counts.total() < MUTATIONS // len(SEEDS) // 10:
+        mutant = choose.choice(makers)(noised, choose)
+        if mutant is None or mutant.files == noised.files:
+            continue
+        counts[mutant.kind] += 1
+        try:
+            verify_bundle(mutant.files, noised.forge.anchor)
+        except (FormatError, VerificationError) as refusal:
+            reason = getattr(refusal, "code", FORMAT)
+            if reason not in mutant.reasons:
+                wrong.append(f"{mutant.kind}: {reason}: {refusal}")
+        else:
+            wrong.append(f"{mutant.kind}: accepted")
+    print(*(f"{count:6} {kind}" for kind, count in sorted(counts.items())), sep="\n")
+    assert not wrong, "\n".join(wrong[:40])
 
 
 def kind_of(path: str) -> str:

@@ -47,6 +47,15 @@ def fast_survivors(members: int, colluders: int, least: int, participants: int) 
     return n + 1
 
 
+def at_once(
+    members: int, colluders: int, least: int, participants: int, survivors: int, *, comes_off: bool
+) -> bool:
+    """6.6: whether a member answers so many survivors without confirming them first."""
+    if comes_off and share_threshold(members, colluders) < participants - 1:
+        return False
+    return survivors >= fast_survivors(members, colluders, least, participants)
+
+
 # --- notation of 5 -------------------------------------------------------------------------------
 
 

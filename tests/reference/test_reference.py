@@ -139,6 +139,13 @@ def test_thresholds(members: int) -> None:
             assert group.fast_survivors(taking) == ref.fast_survivors(
                 members, colluders, least, taking
             )
+            for survivors in range(least, taking + 1):
+                for comes_off in (False, True):
+                    assert (
+                        survivors >= group.fast_survivors(taking, surplus=comes_off)
+                    ) is ref.at_once(
+                        members, colluders, least, taking, survivors, comes_off=comes_off
+                    )
 
 
 @pytest.mark.parametrize("bits", [16, 32, 64])

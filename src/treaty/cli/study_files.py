@@ -33,15 +33,22 @@ from treaty.governance.exposure import Artefact, Form, describe_artefact
 from treaty.governance.roles import Role
 from treaty.ids import MemberId
 from treaty.models.specification import parameter_count
-from treaty.privacy.certificate import shown_epsilon
+from treaty.privacy.certificate import Cohort, curve_lines
 from treaty.privacy.events import SAMPLING_UNIT
-from treaty.privacy.terms import DistributedGaussian, NoisedTerms
+from treaty.privacy.terms import (
+    DistributedGaussian,
+    NoisedStatistics,
+    NoisedTerms,
+    noise_tiers,
+    sum_variance,
+)
 from treaty.studies.calibrating import with_noise
 from treaty.studies.certificates import PrivacyStatement, partition_lines, privacy_statement
 from treaty.studies.lint import Finding as PlanFinding
 from treaty.studies.lint import kinds_of, lint_plan
 from treaty.studies.plan import Plan, parse_plan, plan_from_toml
 from treaty.studies.queries import NO_DIGEST, Query, QueryKind, make_query, sums_at_most
+from treaty.studies.surplus import default_tiers
 
 __all__ = [
     "ContractChange",
@@ -74,7 +81,8 @@ def read_plan(path: Path, contract: Contract, charter: Charter) -> Plan:
     """Return the plan in `path`: canonical JSON as proposed, or TOML bound to the two given.
 
     Of TOML the code is not bound yet: its digest is filled in on proposing. Where it states an
-    epsilon and no noise, the least noise that keeps it is filled in.
+    epsilon and no noise, the least noise that keeps it is filled in, and in how many parts surplus
+    noise comes off.
     """
     text = read_text(path)
     try:
@@ -86,7 +94,9 @@ def read_plan(path: Path, contract: Contract, charter: Charter) -> Plan:
             contract=contract_digest(contract),
             code=NO_DIGEST,
         )
-        return with_noise(plan, contract)
+        once = isinstance(plan.privacy, NoisedStatistics)
+        tiers = default_tiers(charter, plan.model, contract, one_round=once)
+        return with_noise(plan, contract, tiers)
     except UsageError as error:
         raise UsageError(unnamed(path, error)) from error
     except FormatError as error:
@@ -275,12 +285,18 @@ class NoiseExplanation:
             f"  noise of {total:.2f} clips {noise}, carried by {honest} honest shares of "
             f"{training.members}; every site draws {total / math.sqrt(honest):.2f} clips"
         )
-        for point in training.curve:
-            missing = training.members - point.honest_shares
+        if training.surplus_removed:
+            cohort = Cohort(training.members, training.min_survivors, training.max_colluders)
+            tiers = noise_tiers(terms, terms.variance, cohort)
+            left = math.sqrt(sum_variance(terms, terms.variance, cohort, training.members))
             yield (
-                f"  {missing} of {training.members} shares known or missing: epsilon "
-                f"{shown_epsilon(point.epsilon_micro)}"
+                f"  surplus noise comes off in up to {len(tiers.components)} parts: a sum over all "
+                f"{training.members} carries {left / terms.clip.units:.2f} clips"
             )
+        else:
+            yield "  surplus noise stays in, however many take part"
+        for line in curve_lines(training):
+            yield f"  {line}"
 
 
 @dataclass(frozen=True, slots=True)

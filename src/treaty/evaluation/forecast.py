@@ -15,6 +15,8 @@ import msgspec
 
 from treaty.crypto.canonical import Count, Name, Record
 from treaty.errors import UsageError
+from treaty.privacy.certificate import Cohort
+from treaty.privacy.surplus import carried
 
 __all__ = [
     "AMBER_LOSS",
@@ -218,17 +220,24 @@ def traffic_light(loss_ppm: float) -> Light:
 
 
 def least_sites(
-    law: LossLaw, signal: float, overshoot: float, target_ppm: int, max_colluders: int, sites: int
+    law: LossLaw,
+    signal: float,
+    overshoot: float,
+    target_ppm: int,
+    max_colluders: int,
+    sites: int,
+    surplus_tiers: int = 0,
 ) -> int | None:
     """Return the fewest sites of the same mean size that are expected to lose `target_ppm`.
 
     `signal` is that of `sites` sites, whose noise is `overshoot` times a trusted curator's. The
     signal grows with the number of persons, and so with the sites; the noise with the square
-    root of sites over honest shares. None when 128 sites would not do.
+    root of what a sum over all of them carries (`privacy.surplus.carried`, of `surplus_tiers`
+    parts). None when 128 sites would not do.
     """
     for count in range(max(3, max_colluders + 2), MOST_SITES + 1):
         survivors = max((count + max_colluders) // 2 + 1, max_colluders + 2)
-        noise = math.sqrt(count / (survivors - max_colluders))
+        noise = math.sqrt(carried(Cohort(count, survivors, max_colluders), count, surplus_tiers))
         if law.loss(signal * (count / sites) * (overshoot / noise)) <= target_ppm:
             return count
     return None

@@ -78,6 +78,7 @@ class Artefact(Enum):
     REFUSAL_CODE = "refusal-code"
     PROTOCOL_KEY = "protocol-key"
     SECRET_SHARE = "secret-share"
+    SURPLUS_NOISE_KEY = "surplus-noise-key"
     SIGNATURE = "signature"
     COMMITMENT = "commitment"
     LOG_POSITION = "log-position"
@@ -174,6 +175,7 @@ FORMS: Mapping[Artefact, frozenset[Form]] = MappingProxyType(
         Artefact.REFUSAL_CODE: _CODE,
         Artefact.PROTOCOL_KEY: _PLAIN,
         Artefact.SECRET_SHARE: _PLAIN,
+        Artefact.SURPLUS_NOISE_KEY: _PLAIN,
         Artefact.SIGNATURE: _PLAIN,
         Artefact.COMMITMENT: _DIGEST,
         Artefact.LOG_POSITION: _PLAIN,
@@ -212,6 +214,7 @@ _ARTEFACT_WORDS: Mapping[Artefact, str] = MappingProxyType(
         Artefact.REFUSAL_CODE: "that an institution declined, by code",
         Artefact.PROTOCOL_KEY: "public and encrypted protocol values",
         Artefact.SECRET_SHARE: "shares that take masks off a sum",
+        Artefact.SURPLUS_NOISE_KEY: "keys of noise that a sum does not need",
         Artefact.SIGNATURE: "signatures",
         Artefact.COMMITMENT: "salted commitments",
         Artefact.LOG_POSITION: "positions in the log",

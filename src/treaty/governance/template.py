@@ -129,8 +129,9 @@ def default_exposure(
 ) -> tuple[ExposureRule, ...]:
     """Return the rows that a study needs, and no more.
 
-    With `differential` sums over training rows are noised only, and the holdout's
-    histograms stay exact, as accepted by name. Only a simulation may compare with pooled data.
+    With `differential` sums over training rows are noised only, noise that a sum does not need may
+    come off, and the holdout's histograms stay exact, as accepted by name. Only a simulation may
+    compare with pooled data.
     """
     rows: list[ExposureRule] = []
 
@@ -219,6 +220,15 @@ def default_exposure(
         row(Artefact.SIMULATION_COMPARISON, Form.EXACT, _READERS, HowOften.PER_STUDY, _CORRECT)
     for artefact in (Artefact.PROTOCOL_KEY, Artefact.SECRET_SHARE):
         row(artefact, Form.PLAIN, _READERS, HowOften.PER_ROUND, _ROTATE)
+    if differential:
+        row(
+            Artefact.SURPLUS_NOISE_KEY,
+            Form.PLAIN,
+            _READERS,
+            HowOften.PER_ROUND,
+            _STOP,
+            least=min_survivors,
+        )
     for artefact in (
         Artefact.SIGNATURE,
         Artefact.LOG_POSITION,

@@ -25,6 +25,7 @@ from treaty.protocol.consortium import Consortium
 from treaty.protocol.membership import Membership
 from treaty.protocol.study import Study
 from treaty.studies.queries import sums_at_most
+from treaty.studies.surplus import may_open
 
 __all__ = ["Admission"]
 
@@ -83,6 +84,10 @@ class Admission:
             matrix = effective_matrix(members.charter, self._policy, matrix=members.matrix)
             self._narrowed = (members, matrix)
         return self._narrowed[1]
+
+    def opens_surplus(self, state: Consortium) -> bool:
+        """Say whether this site may open keys of surplus noise: charter and own policy allow it."""
+        return may_open(self.matrix(state), len(state.members.effective.active_members()))
 
     def permits(self, state: Consortium, study: Study) -> bool:
         """Say whether this site takes part: its policy, and its officer where that asks for one."""

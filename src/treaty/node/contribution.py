@@ -36,11 +36,13 @@ from treaty.node.guarding import GuardedTrainer
 from treaty.node.noising import noised_contribution
 from treaty.ports import SiteData, Trainer
 from treaty.privacy.certificate import Cohort
-from treaty.privacy.distributed import noise_commitment, noise_key
+from treaty.privacy.distributed import noise_commitment
+from treaty.privacy.surplus import NoiseKeys, noise_keys
 from treaty.privacy.terms import NoisedTerms
 from treaty.studies.plan import Plan
 from treaty.studies.progress import StudyProgress
 from treaty.studies.queries import CONTRIBUTORS, ROWS, Query, QueryKind
+from treaty.studies.surplus import opening_numbers
 
 __all__ = ["Answer", "LocalStudy"]
 
@@ -54,13 +56,15 @@ NO_ENTROPY = bytes(32)
 class Answer:
     """A site's unmasked contribution as ring integers. It stays at the site.
 
-    Under noise, `noise` is the commitment to the key of the noise that is in it, and `key` that
-    key: whoever has it can take this site's noise off.
+    Under noise, `noise` is the commitment to the key of the noise that is in it, `surplus` those of
+    the parts that may come off again, and `keys` all these keys: whoever has them can take this
+    site's noise off.
     """
 
     vector: RingVector = field(repr=False)
     noise: Digest | None = None
-    key: bytes | None = field(default=None, repr=False)
+    surplus: tuple[Digest, ...] = ()
+    keys: NoiseKeys | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +86,13 @@ class LocalStudy:
         progress: StudyProgress,
         entropy: bytes,
         cohort: Cohort | None = None,
+        *,
+        opens: bool = False,
     ) -> Answer:
         """Return the contribution to `query` at the state `progress`.
 
         `cohort` is the group now, from which the share of noise follows; `entropy` 32 fresh bytes.
+        Only with `opens` is noise drawn so that parts of it can come off again, as the plan says.
 
         Raises `PolicyError` (codes of `check_contribution`, ``overflow``, ``rows-over-bound``,
         of `GuardedTrainer`) when the site has nothing that may be sent.
@@ -101,7 +108,7 @@ class LocalStudy:
             case QueryKind.COUNT | QueryKind.DESCENT | QueryKind.SUFFICIENT:
                 if cohort is None:
                     raise UsageError("a noised sum needs the group from which shares follow")
-                return self._noised(query, progress, entropy, cohort)
+                return self._noised(query, progress, entropy, cohort, opens=opens)
             case QueryKind.SUPPORT:
                 values: Mapping[str, object] = {
                     "support": support_indicator(training, self.plan.aggregation.support_rows)
@@ -210,7 +217,13 @@ class LocalStudy:
         return {**federated, **self._sums("alone", alone)}
 
     def _noised(
-        self, query: Query, progress: StudyProgress, entropy: bytes, cohort: Cohort
+        self,
+        query: Query,
+        progress: StudyProgress,
+        entropy: bytes,
+        cohort: Cohort,
+        *,
+        opens: bool,
     ) -> Answer:
         training = self.data.training
         tensors = None
@@ -224,7 +237,8 @@ class LocalStudy:
                 return self.trainer.layers(task)
 
             tensors = parts
-        key = noise_key(entropy)
+        parts_off = opening_numbers(self.plan, query.kind, cohort) if opens else ()
+        keys = noise_keys(entropy, len(parts_off))
         found = noised_contribution(
             self.plan,
             progress.model.manifest,
@@ -232,11 +246,16 @@ class LocalStudy:
             tensors,
             cohort,
             ring_bits=query.layout.ring_bits,
-            key=key,
+            keys=keys,
             sampling_key=entropy,
         )
         flat = np.concatenate([found, np.array([0, 1], dtype=np.int64)])
-        return Answer(encode_grid(flat, query.layout), noise_commitment(key, query.digest), key)
+        return Answer(
+            encode_grid(flat, query.layout),
+            noise_commitment(keys.base, query.digest),
+            keys.commitments(query.digest),
+            keys,
+        )
 
     def _sums(self, model: str, scores: Matrix) -> dict[str, object]:
         sums: ScoreSums = local_sums(

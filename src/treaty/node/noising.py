@@ -26,13 +26,13 @@ from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import (
     count_units,
     ghost_person_sum,
-    noised,
     person_sum,
     persons_in_order,
     sampled_persons,
 )
 from treaty.privacy.mechanisms import clipped_sum
-from treaty.privacy.terms import DistributedGaussian, share_of
+from treaty.privacy.surplus import NoiseKeys, noised_in_parts
+from treaty.privacy.terms import DistributedGaussian, noise_tiers
 from treaty.studies.noise import descent_terms, noise_terms, uses_ghost_norms
 from treaty.studies.plan import Plan
 
@@ -51,13 +51,14 @@ def noised_contribution(
     cohort: Cohort,
     *,
     ring_bits: int,
-    key: bytes,
+    keys: NoiseKeys,
     sampling_key: bytes,
 ) -> Integers:
     """Return a site's noised words, int64: what the plan trains `manifest` from, or a count.
 
-    Without `parts` persons are counted. `key` is the noise key (32 bytes, for this vector only);
-    `sampling_key` decides who takes part where the plan samples. Raises `PolicyError` as
+    Without `parts` persons are counted. `keys` are of the noise (for this vector only): with those
+    of its parts the noise is such that they come off, without them all stays in. `sampling_key`
+    decides who takes part where the plan samples. Raises `PolicyError` as
     `privacy.distributed`, ``contribution-names`` or ``contribution-shape``.
     """
     terms = noise_terms(plan)
@@ -71,8 +72,8 @@ def noised_contribution(
         total = clipped_gradient(plan, manifest, parts, rows, person)
     else:
         total = clipped_statistics(plan, manifest, parts, order, person)
-    share = share_of(terms, variance, cohort)
-    return noised(total, share_variance=share, ring_bits=ring_bits, key=key)
+    tiers = noise_tiers(terms, variance, cohort)
+    return noised_in_parts(total, tiers, keys, ring_bits=ring_bits)
 
 
 def clipped_gradient(

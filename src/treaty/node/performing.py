@@ -28,9 +28,9 @@ from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
 from treaty.node.bounds import COLUMN_BYTES
 from treaty.node.mirror import Mirror
+from treaty.node.noise_kept import kept_noise, noise_record, took_noise_off
 from treaty.node.spending import Spending
 from treaty.ports import Entropy, EventStore, Journal, SecretFile
-from treaty.privacy.certificate import Cohort
 from treaty.protocol.gate import check_sum
 from treaty.protocol.ledger_trail import head_in
 from treaty.protocol.secagg_effects import (
@@ -43,7 +43,6 @@ from treaty.protocol.secagg_effects import (
     StoreSecret,
 )
 from treaty.protocol.secagg_epoch import MemberEpoch
-from treaty.protocol.secagg_keys import Group
 from treaty.protocol.secagg_lifecycle import (
     EPOCH_KEY,
     SLOT_KEY,
@@ -57,6 +56,7 @@ from treaty.protocol.secagg_lifecycle import (
     RoundEnded,
     SlotPhase,
     SurvivorsAnnounced,
+    noise_secret_name,
 )
 from treaty.protocol.secagg_lifecycle import EpochPhase as MemberPhase
 from treaty.protocol.secagg_member import MemberSlot, lock_key
@@ -64,6 +64,7 @@ from treaty.protocol.secagg_messages import DeclineCode, InputDeclined, MaskedIn
 from treaty.protocol.secure_round import EpochPhase, RoundRecord
 from treaty.protocol.statements import Predicate
 from treaty.protocol.study import Study
+from treaty.protocol.surplus import surplus_secrets
 from treaty.studies.queries import NOISED
 
 __all__ = ["Performer", "Sender"]
@@ -212,7 +213,7 @@ class Performer:
         slot = self._slot
         if slot is not None and (record is None or record.context != slot.context):
             if slot.phase is not SlotPhase.CLOSED:
-                self._drive_slot(RoundEnded())
+                self._drive_slot(RoundEnded(took_noise_off(study, slot)))
             self._slot = None
         if record is None or self._epoch is None or self._name not in record.participants:
             return
@@ -297,7 +298,8 @@ class Performer:
         held = None if need.vector is None else self._store.get(PREMASK_KEY)
         if held is not None and sha256(held) == need.vector:
             vector = ring_vector(held, need.ring_bits, need.length).copy()
-            noise = self._kept_noise(study.group)
+            noise, surplus = kept_noise(self._store.get(NOISE_KEY), study.group)
+            keys = None
         else:
             if need.vector is not None and query.kind in NOISED:
                 # The vector went with its epoch. Another one may not be sent: it is not drawn, and
@@ -308,56 +310,52 @@ class Performer:
                 )
             local = self._admission.prepared(study)
             answer = local.answer(
-                query, study.progress, self._entropy.bytes(32), _cohort(study.group)
+                query,
+                study.progress,
+                self._entropy.bytes(32),
+                study.group.cohort,
+                opens=self._admission.opens_surplus(self._mirror.state),
             )
-            vector, noise = answer.vector, answer.noise
-            if answer.key is not None and self._admission.keeps_noise_keys:
-                self._secrets.write(f"{NOISE_KEY_PREFIX}{noise}", answer.key)
+            vector, noise, surplus = answer.vector, answer.noise, answer.surplus
+            keys = None
+            if answer.keys is not None and surplus:
+                # The base key is not among them: it leaves this function nowhere.
+                keys = surplus_secrets(record.question, answer.keys.surplus)
+            if answer.keys is not None and self._admission.keeps_noise_keys:
+                drawn = (answer.keys.base, *answer.keys.surplus)
+                for commitment, key in zip((noise, *surplus), drawn, strict=True):
+                    self._secrets.write(f"{NOISE_KEY_PREFIX}{commitment}", key)
         # The one place where a vector is paid for: noised if it is to be, not yet masked or kept.
         premask = vector.tobytes()
         digest = sha256(premask)
         paid = self._spending.pay(study, record, query, digest)
         self._premask = premask
-        self._noise = None if noise is None else f"{noise} {_cohort(study.group).min_honest}"
+        self._noise = noise_record(noise, surplus, study.group)
         root = mask_input(vector, need.plan, need.ring_bits, spread=self._spread)
-        return InputReady(digest, root, self._mirror.keep(vector.tobytes()), noise, paid)
-
-    def _kept_noise(self, group: Group) -> Digest | None:
-        """Return the commitment to the noise in the stored vector.
-
-        Raises `PolicyError` when its share was drawn for more honest members than there are now:
-        after a suspension the shares would no longer carry the noise that the plan promises.
-        """
-        kept = self._store.get(NOISE_KEY)
-        if not kept:
-            return None
-        commitment, honest = kept.decode().split(" ")
-        if int(honest) > _cohort(group).min_honest:
-            raise PolicyError(
-                f"the stored vector has the noise of one of {honest} honest shares, now "
-                f"{_cohort(group).min_honest} must do: halt the study and ratify another",
-                code="noise-share",
-            )
-        return Digest(commitment)
+        blob = self._mirror.keep(vector.tobytes())
+        return InputReady(digest, root, blob, noise, paid, surplus, keys)
 
     def _answer(self, record: RoundRecord) -> None:
         slot = self._slot
         if slot is None or record.sealed is None:
             return
-        secret = None
+        secret = noise = None
         if slot.phase in (SlotPhase.INPUT_SENT, SlotPhase.CONFIRMED):
             secret = self._secret(slot.epoch.slot_secret_name(slot.slot))
             if secret is None:
                 return
+            if slot.state.input is not None and slot.state.input.surplus:
+                noise = self._secret(noise_secret_name(slot.epoch.number))
         if slot.phase is SlotPhase.INPUT_SENT:
             first, *others = record.inputs.values()
             self._drive_slot(InputLogged(first, tuple(others)))
-            self._drive_slot(SurvivorsAnnounced(record.sealed, secret))
+            self._drive_slot(SurvivorsAnnounced(record.sealed, secret, noise))
         slot = self._slot
         if slot is not None and slot.phase is SlotPhase.CONFIRMED:
             one, *more = record.confirmed.values() or (None,)
             if one is not None:
-                self._drive_slot(ConfirmationLogged(one, secret, tuple(filter(None, more))))
+                known = tuple(filter(None, more))
+                self._drive_slot(ConfirmationLogged(one, secret, known, noise))
 
     def _secret(self, name: str) -> bytes | None:
         """Return a secret of the open epoch, or None where it is lost: the member sits out."""
@@ -475,11 +473,6 @@ class Performer:
         for name in self._secrets.names():
             if name.startswith("epoch-") and name != own and not name.startswith(f"{own}-slot-"):
                 self._secrets.erase(name)
-
-
-def _cohort(group: Group) -> Cohort:
-    """Return the group as certificates count it: a share of noise follows from it."""
-    return Cohort(len(group.members), group.min_survivors, group.max_colluders)
 
 
 _NO_LETTERS = re.compile(r"[^a-z]+")

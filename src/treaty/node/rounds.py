@@ -172,8 +172,13 @@ class RoundDriver:
             case RoundOpened():
                 opened = of_kind(verified, RoundOpened)
                 self._in_epoch(RoundLogged(opened))
-                self._round = CoordinatorRound.begin(self._open_epoch(), opened.predicate)
                 running = state.running
+                record = None if running is None else running.round
+                self._round = CoordinatorRound.begin(
+                    self._open_epoch(),
+                    opened.predicate,
+                    surplus=record is not None and bool(record.tiers),
+                )
                 if running is not None:
                     self._bound = running.bound_among(body.participants, body.epoch_hash)
                     self._freed = running.freed

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -45,6 +45,7 @@ __all__ = [
     "Unit",
     "certificate_text",
     "certify",
+    "curve_lines",
     "epsilon_micro",
     "shown_epsilon",
 ]
@@ -131,7 +132,11 @@ class AttackLine(Record, frozen=True):
 
 
 class Certificate(Record, frozen=True):
-    """What one partition's persons risk under a plan."""
+    """What one partition's persons risk under a plan.
+
+    With `surplus_removed` noise that a sum does not need comes off: the curve is then over members
+    that collude, at the fewest survivors, where they learn most; losses cost nothing.
+    """
 
     format: Name
     partition: Name
@@ -146,6 +151,7 @@ class Certificate(Record, frozen=True):
     curve: tuple[CurvePoint, ...]
     attack: AttackLine
     non_private: tuple[Name, ...]
+    surplus_removed: Literal[True] | msgspec.UnsetType = msgspec.UNSET
 
 
 def certify(
@@ -158,6 +164,7 @@ def certify(
     delta_inverse: int,
     max_sites_per_person: int = 2,
     non_private: Sequence[str] = (),
+    surplus_removed: bool = False,
 ) -> Certificate:
     """Return the certificate of a partition.
 
@@ -165,8 +172,11 @@ def certify(
     `max_sites_per_person` sites. Attack bounds are for one site.
 
     Guarantee: each epsilon as `accountant.composed_epsilon` for noise of `cohort.min_honest`
-    shares, rounded up. Raises `PolicyError` ``person-id-unused`` when rows are the unit
-    although a person identifier exists, `UsageError` for values out of range.
+    shares, rounded up. With `surplus_removed` a point of the curve for h shares holds where all but
+    h of the members in a sum collude, however many they are: of k the honest retain
+    (k - j) / (k - c) of the variance, least at k = `min_survivors`. Raises `PolicyError`
+    ``person-id-unused`` when rows are the unit although a person identifier exists, `UsageError`
+    for values out of range.
     """
     if unit is Unit.RECORD and person_identifier_present:
         raise PolicyError(
@@ -206,7 +216,7 @@ def certify(
             honest_shares=shares,
             epsilon_micro=epsilon_micro(composed_epsilon(events(shares), delta)),
         )
-        for shares in _curve_shares(cohort)
+        for shares in _curve_shares(cohort, cohort.min_survivors if surplus_removed else None)
     )
     return Certificate(
         format=FORMAT,
@@ -222,6 +232,7 @@ def certify(
         curve=curve,
         attack=_attack_line(settled, lines[0].add_remove_micro, delta),
         non_private=names,
+        surplus_removed=True if surplus_removed and sums else msgspec.UNSET,
     )
 
 
@@ -262,13 +273,7 @@ def certificate_text(certificate: Certificate) -> str:
     first = certificate.lines[0].add_remove_micro
     if first is None or first > MEANINGFUL_LIMIT_MICRO:
         text.append("No meaningful formal protection is claimed.")
-    text.append("If members collude or drop out (epsilon, one site, added or removed):")
-    for point in certificate.curve:
-        missing = certificate.members - point.honest_shares
-        text.append(
-            f"  {missing} of {certificate.members} shares known or missing: "
-            f"epsilon {shown_epsilon(point.epsilon_micro)}"
-        )
+    text += curve_lines(certificate)
     attack = certificate.attack
     text.append(
         f"Best membership attack, bound from the {attack.basis}: area {_share(attack.area_micro)},"
@@ -284,12 +289,31 @@ def certificate_text(certificate: Certificate) -> str:
     return "\n".join(text) + "\n"
 
 
-def _curve_shares(cohort: Cohort) -> tuple[int, ...]:
-    """Return the numbers of honest shares to report, from all but one member down to one."""
-    every = range(1, cohort.members)
+def curve_lines(certificate: Certificate) -> list[str]:
+    """Return the curve in words: of members that collude or are lost, or that collude alone."""
+    if not certificate.surplus_removed:
+        text = ["If members collude or drop out (epsilon, one site, added or removed):"]
+        whole, what = certificate.members, f"of {certificate.members} shares known or missing"
+    else:
+        least = certificate.min_survivors
+        text = [
+            "Noise that a sum does not need is taken off. Who drops out changes no epsilon.",
+            f"If members collude, worst of {least} in a sum (epsilon, one site, added or removed):",
+        ]
+        whole, what = least, "collude"
+    for point in certificate.curve:
+        count = whole - point.honest_shares
+        text.append(f"  {count} {what}: epsilon {shown_epsilon(point.epsilon_micro)}")
+    return text
+
+
+def _curve_shares(cohort: Cohort, whole: int | None = None) -> tuple[int, ...]:
+    """Return the numbers of honest shares to report, from all but one of `whole` down to one."""
+    members = cohort.members if whole is None else whole
+    every = range(1, members)
     if len(every) <= _CURVE_POINTS:
         return tuple(reversed(every))
-    step = (cohort.members - 2) / (_CURVE_POINTS - 2)
+    step = (members - 2) / (_CURVE_POINTS - 2)
     chosen = {1 + round(step * i) for i in range(_CURVE_POINTS - 1)} | {cohort.min_honest}
     return tuple(sorted(chosen, reverse=True))
 

@@ -27,6 +27,7 @@ from treaty.privacy.certificate import Cohort, NoisedSum, epsilon_micro
 from treaty.privacy.events import LEMMA_LOSS, SAMPLING_UNIT, VarianceField, variance_field
 from treaty.privacy.ledger_entries import InverseDelta, PrivateEvent
 from treaty.privacy.mechanisms import Clip, noise_share
+from treaty.privacy.surplus import MAX_TIERS, NoiseTiers, tiers_for
 
 __all__ = [
     "COUNT_SHARE",
@@ -43,8 +44,10 @@ __all__ = [
     "claimed_epsilon_micro",
     "count_sum",
     "effective_cohort",
+    "noise_tiers",
     "releases",
     "share_of",
+    "sum_variance",
     "training_sum",
 ]
 
@@ -64,6 +67,7 @@ Rounds = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 GridBits = Annotated[int, msgspec.Meta(ge=24, le=32)]
 Rate = Annotated[int, msgspec.Meta(ge=1, le=SAMPLING_UNIT - 1)]
 Sites = Annotated[int, msgspec.Meta(ge=1, le=128)]
+Tiers = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIERS)]
 Noised = TypeVar("Noised", bound="NoisedTerms")
 
 
@@ -85,6 +89,9 @@ class NoisedTerms(Record, frozen=True):
 
     `epsilon_milli` is what the plan promises at delta = 1 / `delta_inverse` to a person at one
     site, added or removed. `max_sites_per_person` and `unit` repeat the charter's.
+
+    `surplus_tiers` is the most parts of a share that can come off a sum again when more members
+    take part than must (`surplus`); with 0, or where it is left out, all noise stays in.
     """
 
     epsilon_milli: EpsilonMilli
@@ -97,6 +104,12 @@ class NoisedTerms(Record, frozen=True):
     adjacency: Literal["add-remove"] = "add-remove"
     max_sites_per_person: Sites = 2
     holdout: ExactHoldout = ExactHoldout()
+    surplus_tiers: Tiers | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def takes_surplus_off(self) -> bool:
+        """Whether members may open keys of noise that a sum does not need."""
+        return self.surplus_tiers is not msgspec.UNSET and self.surplus_tiers > 0
 
     @property
     def clip(self) -> Clip:
@@ -159,6 +172,26 @@ def share_of(terms: NoisedTerms, variance: str, cohort: Cohort) -> int:
     Raises `UsageError` outside the sampler's range.
     """
     return noise_share(int(variance, 16), effective_cohort(terms, cohort).min_honest)
+
+
+def noise_tiers(terms: NoisedTerms, variance: str, cohort: Cohort) -> NoiseTiers:
+    """Return how one site's share of a sum's noise is divided.
+
+    A single part where the plan leaves the surplus in, and where noise is local: there every site
+    answers for all of it. Guarantee: as `surplus.tiers_for`. Raises as `share_of`.
+    """
+    tiers = terms.surplus_tiers
+    limit = 0 if tiers is msgspec.UNSET or terms.share == "local" else tiers
+    return tiers_for(int(variance, 16), effective_cohort(terms, cohort), limit)
+
+
+def sum_variance(terms: NoisedTerms, variance: str, cohort: Cohort, survivors: int) -> int:
+    """Return the noise of a sum over `survivors` sites that all open what they may.
+
+    In grid units squared: what the published sum carries, colluders' shares included. A site that
+    is lost before it answers leaves more in.
+    """
+    return survivors * noise_tiers(terms, variance, cohort).retained_for(survivors)
 
 
 def count_sum(terms: DistributedGaussian, cohort: Cohort) -> NoisedSum:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from treaty.errors import PolicyError
 from treaty.governance.exposure import Artefact, ExposureMatrix, Form
 from treaty.governance.roles import Role
-from treaty.protocol.statements import Body, registered
+from treaty.protocol.statements import Body, holds_something, registered
 
 __all__ = ["LOG_READERS", "Explanation", "check_statement", "check_sum", "explain_statement"]
 
@@ -45,7 +45,7 @@ def explain_statement(
     entry = registered(type(body))
     answers = []
     for name, (artefact, form) in entry.classes.items():
-        if getattr(body, name) is None:
+        if not holds_something(body, name):
             continue
         behind = _behind(artefact, members)
         for recipient in recipients:
@@ -66,7 +66,7 @@ def check_statement(
     """Raise `PolicyError` (code ``exposure``) unless every field of `body` may be shown."""
     entry = registered(type(body))
     for name, (artefact, form) in entry.classes.items():
-        if getattr(body, name) is None:
+        if not holds_something(body, name):
             continue
         behind = _behind(artefact, members)
         for recipient in recipients:

@@ -19,6 +19,8 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal
 
+import msgspec
+
 from treaty.crypto.canonical import Count, DigestField, Record, digest_of
 from treaty.errors import VerificationError
 from treaty.ids import Digest
@@ -39,8 +41,8 @@ __all__ = [
 
 MAX_FRESH: Final = 4
 
-Shown = Mapping[str, tuple[tuple[Digest, Digest, Digest, int], ...]]
-"""By member: release, commitment to noise, ledger, number of entries.
+Shown = Mapping[str, tuple[tuple[Digest, tuple[str, ...], Digest, int], ...]]
+"""By member: release, commitments to noise, ledger, number of entries.
 
 Of the present question all releases; before them the last one of the question before.
 """
@@ -122,15 +124,16 @@ def with_noise_shown(shown: Shown, header: MaskedInput, release: Digest, *, nois
             "paid for it",
             code="ledger-missing",
         )
+    noise = (header.noise, *(() if header.surplus is msgspec.UNSET else header.surplus))
     before = shown.get(header.author, ())
-    for known, noise, paid_by, entries in before:
+    for known, other, paid_by, entries in before:
         if known == release:
-            if noise != header.noise:
+            if other != noise:
                 raise VerificationError(
                     f"{header.author} sends other noise for the same release", code="noise-changed"
                 )
             return shown
-        if noise == header.noise:
+        if not set(other).isdisjoint(noise):
             raise VerificationError(
                 f"{header.author} sends the noise of another release again", code="noise-reused"
             )
@@ -139,5 +142,5 @@ def with_noise_shown(shown: Shown, header: MaskedInput, release: Digest, *, nois
             raise VerificationError(
                 f"the ledger of {header.author} did not grow for fresh noise", code="unpaid-noise"
             )
-    one = (release, Digest(header.noise), Digest(head.ledger), head.count)
+    one = (release, noise, Digest(head.ledger), head.count)
     return MappingProxyType({**shown, header.author: (*before, one)})

@@ -20,12 +20,10 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from treaty.aggregation.masking import MaskPlan
-from treaty.crypto import shamir
 from treaty.crypto.canonical import sha256
-from treaty.errors import FormatError, UsageError, VerificationError
+from treaty.errors import UsageError, VerificationError
 from treaty.ids import Digest
 from treaty.protocol.machine import Transitions, advance, expect
-from treaty.protocol.secagg_dealing import open_wrap
 from treaty.protocol.secagg_enrolment import (
     ComplaintLogged,
     CoordinatorEpoch,
@@ -55,7 +53,7 @@ from treaty.protocol.secagg_messages import (
     SurvivorsSealed,
 )
 from treaty.protocol.secagg_opening import (
-    holds_pair_seeds,
+    dropped_pair_seeds,
     rebuild,
     unmask_plan,
 )
@@ -203,11 +201,12 @@ class _Seeds:
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorRound:
-    """One round as the coordinator's log tells it."""
+    """One round as the coordinator's log tells it. `surplus`: answers may take noise off."""
 
     epoch: CoordinatorEpoch
     opened: RoundOpened
     context: Digest
+    surplus: bool = False
     phase: RoundPhase = RoundPhase.COLLECTING
     inputs: Mapping[str, Verified[MaskedInput]] = field(default_factory=dict)
     declined: frozenset[str] = frozenset()
@@ -219,9 +218,11 @@ class CoordinatorRound:
     seeds: _Seeds | None = field(default=None, repr=False)
 
     @staticmethod
-    def begin(epoch: CoordinatorEpoch, opened: RoundOpened) -> "CoordinatorRound":
+    def begin(
+        epoch: CoordinatorEpoch, opened: RoundOpened, *, surplus: bool = False
+    ) -> "CoordinatorRound":
         """Return the round of a logged opening (`CoordinatorEpoch.next_round` makes one)."""
-        return CoordinatorRound(epoch, opened, context_of(epoch.group.charter, opened))
+        return CoordinatorRound(epoch, opened, context_of(epoch.group.charter, opened), surplus)
 
     @property
     def group(self) -> Group:
@@ -325,11 +326,16 @@ class CoordinatorRound:
             )
         reveals = MappingProxyType({**self.reveals, author: event.reveal})
         kept = replace(self, reveals=reveals)
-        # In a large group no small number of answers is enough: all answer, or time is up.
-        early = self.graph.choices is None and len(reveals) >= self.graph.threshold
+        # In a large group no small number of answers is enough, and where answers take noise off
+        # every one counts: all answer, or time is up.
+        early = self._opens_early and len(reveals) >= self.graph.threshold
         if self.phase is RoundPhase.REVEALING and (early or not kept.silent):
             return kept._try_to_open(event)
         return kept, ()
+
+    @property
+    def _opens_early(self) -> bool:
+        return self.graph.choices is None and not self.surplus
 
     def _try_to_open(self, event: Event) -> tuple["CoordinatorRound", tuple[Effect, ...]]:
         """Rebuild and check all seeds; with too many false shares, wait for more answers."""
@@ -346,7 +352,14 @@ class CoordinatorRound:
         pairs: dict[str, tuple[str, ...]] = {}
         if self.group.hybrid:
             for name, seed in gone.seeds.items():
-                opened = self._pair_seeds(name, seed)
+                opened = dropped_pair_seeds(
+                    self.group,
+                    self.opened,
+                    self.epoch.ready[name],
+                    len(self.graph.partners(name)),
+                    seed,
+                    self.epoch.wraps[name],
+                )
                 if opened is None:
                     only = frozenset({name})
                     return kept._abandon(event, RoundCode.SEEDS_DO_NOT_HOLD, only, blame)
@@ -354,23 +367,6 @@ class CoordinatorRound:
         seeds = _Seeds(own.seeds, gone.seeds, pairs)
         summing = replace(kept, seeds=seeds)._move(event, RoundPhase.SUMMING)
         return summing, (*blame, summing._need_sum(seeds))
-
-    def _pair_seeds(self, name: str, round_seed: str) -> tuple[str, ...] | None:
-        """The post-quantum keys of a dropped member, or None if it did not keep its promise."""
-        ready = self.epoch.ready[name]
-        try:
-            seeds = open_wrap(
-                self.group,
-                name,
-                self.opened.epoch_hash,
-                self.opened.slot,
-                len(self.graph.partners(name)),
-                shamir.decode_element(bytes.fromhex(round_seed)),
-                self.epoch.wraps[name],
-            )
-        except (VerificationError, FormatError):
-            return None
-        return seeds if holds_pair_seeds(self.group, self.opened, ready, name, seeds) else None
 
     def _need_sum(self, seeds: _Seeds) -> NeedSum:
         names, slot = self.survivor_names, self.opened.slot
@@ -418,9 +414,11 @@ class CoordinatorRound:
                 return self._abandon(event, RoundCode.TOO_FEW_INPUTS)
             case RoundPhase.REVEALING:
                 threshold = self.group.share_threshold
-                fast = self.graph.fast_survivors(len(self.opened.participants))
+                fast = self.graph.fast_survivors(
+                    len(self.opened.participants), surplus=self.surplus
+                )
                 answered = self.graph.opens(frozenset(self.reveals), self.opened.participants)
-                if answered and self.graph.choices is not None:
+                if answered and not self._opens_early:
                     return self._try_to_open(event)
                 if answered:
                     code = RoundCode.SEEDS_DO_NOT_HOLD

@@ -61,6 +61,7 @@ from treaty.protocol.secagg_lifecycle import (
     EpochEvent,
     EpochPhase,
     RosterFixed,
+    noise_secret_name,
 )
 from treaty.protocol.secagg_messages import (
     EpochKeys,
@@ -474,6 +475,7 @@ class MemberEpoch:
         slots = range(max(self.state.last_slot, 0), self.state.slots)
         return (
             EraseSecret(self.secret_name),
+            EraseSecret(noise_secret_name(self.state.epoch)),
             *(EraseSecret(self.slot_secret_name(slot)) for slot in slots),
         )
 

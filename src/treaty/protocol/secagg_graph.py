@@ -136,15 +136,15 @@ class Graph:
             for owner in owners
         )
 
-    def fast_survivors(self, participants: int) -> int:
+    def fast_survivors(self, participants: int, *, surplus: bool = False) -> int:
         """Return from how many survivors on no confirmation is needed; in a large group: never.
 
         The count behind u_fast is of the complete graph. Where everyone confirms one set first,
-        no honest member answers for another.
+        no honest member answers for another. `surplus` as in `Group.fast_survivors`.
         """
         if self.choices is not None:
             return participants + 1
-        return self.group.fast_survivors(participants)
+        return self.group.fast_survivors(participants, surplus=surplus)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -27,6 +27,7 @@ from treaty.crypto.prg import Keystream
 from treaty.errors import UsageError, VerificationError
 from treaty.governance.charter import Charter, charter_digest
 from treaty.ids import Digest, MemberId
+from treaty.privacy.certificate import Cohort
 from treaty.protocol.secagg_degree import COMPLETE_UP_TO, Degree, degree_of
 from treaty.protocol.secagg_messages import (
     HYBRID_SUITE,
@@ -123,6 +124,11 @@ class Group:
         return self.min_survivors - self.max_colluders
 
     @property
+    def cohort(self) -> Cohort:
+        """Return the group as certificates count it: a share of noise follows from it."""
+        return Cohort(len(self.members), self.min_survivors, self.max_colluders)
+
+    @property
     def large(self) -> bool:
         """Say whether members commit to a choice of holders (`secagg_graph`)."""
         return self.profile is not None or len(self.members) > COMPLETE_UP_TO
@@ -148,13 +154,20 @@ class Group:
                 f"expected {what} in the charter's order, each once", code="member-order"
             )
 
-    def fast_survivors(self, participants: int) -> int:
+    def fast_survivors(self, participants: int, *, surplus: bool = False) -> int:
         """Return u_fast: from so many survivors on, a reveal needs no confirmation round.
 
         The smallest u with (n-c) - floor((n-c)(n-u)/(t-c)) >= min_honest for n participants: even
         if the coordinator shows every member another set of u or more, it opens no sum over fewer
         than min_honest honest inputs (spec 7.4).
+
+        With `surplus`, where answers open keys of noise, members that were shown different sets
+        would take off different parts, and together more than may come off. They answer at once
+        only where at most one participant can be missing and all who answer must agree who
+        (docs/spec/privacy.md, 9.16).
         """
+        if surplus and self.share_threshold < participants - 1:
+            return participants + 1
         honest = participants - self.max_colluders
         for survivors in range(self.min_survivors, participants + 1):
             lost = (

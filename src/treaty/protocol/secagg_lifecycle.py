@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from treaty.crypto import canonical
-from treaty.crypto.canonical import DigestField, MemberName, Record
+from treaty.crypto.canonical import Count, DigestField, MemberName, Record
 from treaty.ids import Digest
 from treaty.privacy.ledger_entries import LedgerHead
 from treaty.protocol.machine import Transitions
@@ -60,6 +60,7 @@ __all__ = [
     "SlotState",
     "SurvivorsAnnounced",
     "lock_key",
+    "noise_secret_name",
 ]
 
 EPOCH_KEY = "secagg/epoch"
@@ -137,7 +138,9 @@ class SlotPhase(Enum):
 class Expected:
     """What the member itself knows the round must be, from the plan and the published sums.
 
-    `question` is the query without its number in the study: what the lock is on.
+    `question` is the query without its number in the study: what the lock is on. `tiers` are the
+    numbers of survivors from which the first, second, ... part of a member's noise comes off
+    again; empty where all noise stays in.
     """
 
     plan: Digest
@@ -149,13 +152,16 @@ class Expected:
     ring_bits: int
     round: int
     previous: Digest
+    tiers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class InputReady:
     """The masked vector is stored: digests of the vector before masking, its root, its bytes.
 
-    `noise` is the commitment to the key of the noise in it, where there is noise.
+    `noise` is the commitment to the key of the noise in it, where there is noise, `surplus` those
+    to the keys of the parts that may come off again, and `keys` what the file of these keys must
+    hold; null where the file is that of the same vector already.
     `ledger` is the head of the privacy ledger that has paid for it, if the site keeps one.
     """
 
@@ -164,6 +170,8 @@ class InputReady:
     blob: Digest
     noise: Digest | None = None
     ledger: LedgerHead | None = None
+    surplus: tuple[Digest, ...] = ()
+    keys: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,27 +191,38 @@ class InputLogged:
 
 @dataclass(frozen=True, slots=True)
 class SurvivorsAnnounced:
-    """The coordinator asks to open the sum. `secret` is the content of the slot's file."""
+    """The coordinator asks to open the sum.
+
+    `secret` is the content of the slot's file, `noise` that of the file of noise keys, if any.
+    """
 
     sealed: Verified[SurvivorsSealed]
     secret: bytes | None = field(default=None, repr=False)
+    noise: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationLogged:
-    """A participant bound itself to a set of survivors. `secret` as in `SurvivorsAnnounced`.
+    """A participant bound itself to a set of survivors.
 
-    `others` are confirmations that stand in the log too.
+    `secret` and `noise` as in `SurvivorsAnnounced`; `others` are confirmations that stand in the
+    log too.
     """
 
     confirmed: Verified[SurvivorsConfirmed]
     secret: bytes | None = field(default=None, repr=False)
     others: tuple[Verified[SurvivorsConfirmed], ...] = ()
+    noise: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class RoundEnded:
-    """The log says that the round has a result or was abandoned."""
+    """The log says that the round has a result or was abandoned.
+
+    With `published` keys of noise are of no use any more: there were some and the sum is out.
+    """
+
+    published: bool = False
 
 
 SlotEvent = (
@@ -280,6 +299,12 @@ class SlotState(Record):
     confirmed_by: Names = ()
     confirmation: SurvivorsConfirmed | None = None
     reveal: Reveal | None = None
+    tiers: tuple[Count, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+def noise_secret_name(epoch: int) -> str:
+    """Return the name of the secret file of noise keys, which a question keeps over slots."""
+    return f"epoch-{epoch:06d}-slot-noise"
 
 
 def lock_key(plan: str, question: str, model: str) -> str:

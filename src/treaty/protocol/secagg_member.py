@@ -11,6 +11,7 @@ AnswerPersisting -> Answered -> Closed, or Aborted when the site declines. Invar
     member or alters its input, or for inputs of another context.
   * One question (plan, query without its number, model) is answered for one set of survivors and
     with one vector before masking, in whichever slots it is asked (the *lock*).
+  * Keys of surplus noise are opened in the answer alone, and for one set of survivors.
 
 A member runs one slot at a time. The bulk data never enter: the machine orders `NeedInput` with a
 mask plan and takes digests back. The order in which statements are logged is the coordinator's;
@@ -26,8 +27,17 @@ from treaty.crypto import canonical
 from treaty.errors import FormatError, PolicyError, UsageError, VerificationError
 from treaty.ids import Digest
 from treaty.protocol.machine import advance, expect
-from treaty.protocol.secagg_effects import Effect, EraseSecret, NeedInput, Persist, Persisted, Send
+from treaty.protocol.secagg_effects import (
+    Effect,
+    EraseSecret,
+    NeedInput,
+    Persist,
+    Persisted,
+    Send,
+    StoreSecret,
+)
 from treaty.protocol.secagg_epoch import MemberEpoch
+from treaty.protocol.secagg_expected import check_expected, check_participants
 from treaty.protocol.secagg_keys import (
     SlotSecrets,
     context_of,
@@ -52,6 +62,7 @@ from treaty.protocol.secagg_lifecycle import (
     SlotState,
     SurvivorsAnnounced,
     lock_key,
+    noise_secret_name,
 )
 from treaty.protocol.secagg_messages import (
     InputDeclined,
@@ -63,6 +74,7 @@ from treaty.protocol.secagg_messages import (
     SurvivorsSealed,
 )
 from treaty.protocol.statements import Verified
+from treaty.protocol.surplus import open_keys
 
 __all__ = [
     "SLOT_KEY",
@@ -129,8 +141,8 @@ class MemberSlot:
                 f"expected a slot after {max(epoch.last_slot, floor)}, got {ask.slot}",
                 code="slot-used",
             )
-        _check_participants(epoch, ask.participants)  # 3
-        _check_expected(ask, expected)  # 4
+        check_participants(epoch, ask.participants)  # 3
+        check_expected(ask, expected)  # 4
         held = None if lock is None else canonical.decode(lock, Lock)
         gone = set(held.survivors or () if held else ()) - set(ask.participants) - set(freed)
         if gone:  # 5
@@ -150,6 +162,7 @@ class MemberSlot:
             context=context,
             lock=held,
             freed=tuple(freed),
+            tiers=expected.tiers or msgspec.UNSET,
         )
         need = NeedInput(
             context, ask.length, ask.ring_bits, plan, Digest(held.vector) if held else None
@@ -224,7 +237,8 @@ class MemberSlot:
             case RoundEnded():
                 # What was not revealed by now never will be: the slot's secrets go.
                 closed = self._move(event, SlotPhase.CLOSED)
-                return closed, closed.repeat()
+                spent = (EraseSecret(self._noise_file),) if event.published else ()
+                return closed, (*closed.repeat(), *spent)
 
     def _on_input(self, event: InputReady) -> tuple["MemberSlot", tuple[Effect, ...]]:
         lock, opened = self.state.lock, self.state.opened
@@ -243,6 +257,7 @@ class MemberSlot:
             root=event.root,
             blob=event.blob,
             noise=event.noise,
+            surplus=event.surplus or msgspec.UNSET,
             ledger=None if paid is None else LedgerMark(ledger=paid.ledger, head=paid.head),
             ledger_count=None if paid is None else paid.count,
         )
@@ -251,7 +266,8 @@ class MemberSlot:
         # Slots up to this one are spent, answered or not: what they would have revealed goes.
         spent = range(max(self.epoch.last_slot, 0), opened.slot)
         erase = (EraseSecret(self.epoch.slot_secret_name(slot)) for slot in spent)
-        return moved, (*erase, moved._persist(SlotPhase.INPUT_SENT, epoch=True))
+        keys = () if event.keys is None else (StoreSecret(self._noise_file, event.keys),)
+        return moved, (*keys, *erase, moved._persist(SlotPhase.INPUT_SENT, epoch=True))
 
     def _on_declined(self, event: Declined) -> tuple["MemberSlot", tuple[Effect, ...]]:
         moved = self._move(event, SlotPhase.ABORTED)
@@ -332,9 +348,9 @@ class MemberSlot:
             )
         lock = msgspec.structs.replace(state.lock, survivors=names)
         if not self.epoch.sparse and len(names) >= self.epoch.group.fast_survivors(
-            len(state.opened.participants)
+            len(state.opened.participants), surplus=bool(state.tiers)
         ):
-            reveal = self._reveal(names, digest, event.secret)
+            reveal, kept = self._reveal(names, digest, event)
             moved = self._move(
                 event,
                 SlotPhase.ANSWER_PERSISTING,
@@ -343,7 +359,7 @@ class MemberSlot:
                 lock=lock,
                 reveal=reveal,
             )
-            return moved, (moved._persist(SlotPhase.ANSWERED),)
+            return moved, (*kept, moved._persist(SlotPhase.ANSWERED))
         confirmation = SurvivorsConfirmed(
             charter=self.epoch.group.charter,
             author=self.epoch.me,
@@ -385,9 +401,9 @@ class MemberSlot:
     ) -> tuple["MemberSlot", tuple[Effect, ...]]:
         following = self.phase
         if following is SlotPhase.CONFIRMED and len(by) >= self.epoch.group.share_threshold:
-            reveal = self._reveal(names, digest, event.secret)
+            reveal, kept = self._reveal(names, digest, event)
             moved = self._move(event, SlotPhase.ANSWER_PERSISTING, confirmed_by=by, reveal=reveal)
-            return moved, (moved._persist(SlotPhase.ANSWERED),)
+            return moved, (*kept, moved._persist(SlotPhase.ANSWERED))
         return self._move(event, following, confirmed_by=by), ()
 
     def _check_survivors(self, sealed: SurvivorsSealed, names: tuple[str, ...]) -> None:
@@ -429,23 +445,40 @@ class MemberSlot:
                 code="wrong-context",
             )
 
-    def _reveal(self, names: tuple[str, ...], digest: str, secret: bytes | None) -> Reveal:
-        if secret is None:
-            raise UsageError("answering needs the content of the slot's secret file")
-        secrets = canonical.decode(secret, SlotSecrets)
+    def _reveal(
+        self, names: tuple[str, ...], digest: str, event: SurvivorsAnnounced | ConfirmationLogged
+    ) -> tuple[Reveal, tuple[StoreSecret, ...]]:
+        """Return the answer, and what the file of noise keys must hold before it is stored."""
+        if event.secret is None or self.state.input is None:
+            raise UsageError("answering needs an input and the content of the slot's secret file")
+        secrets = canonical.decode(event.secret, SlotSecrets)
         if secrets.slot != self.slot:
             raise UsageError(f"expected the secrets of slot {self.slot}, got those of another")
         inside = frozenset(names)
         # In a large group this member holds the shares of those alone that chose it.
         held = [name for name in self.state.opened.participants if name in secrets.self_shares]
-        return Reveal(
+        keys, cut = open_keys(
+            self.state.input,
+            self.state.tiers or (),
+            names,
+            query=self.state.opened.query,
+            question=self.state.question,
+            secret=event.noise,
+        )
+        reveal = Reveal(
             charter=self.epoch.group.charter,
             author=self.epoch.me,
             context=self.state.context,
             survivors=digest,
             self_shares={name: secrets.self_shares[name] for name in held if name in inside},
             round_shares={name: secrets.round_shares[name] for name in held if name not in inside},
+            surplus=keys or msgspec.UNSET,
         )
+        return reveal, () if cut is None else (StoreSecret(self._noise_file, cut),)
+
+    @property
+    def _noise_file(self) -> str:
+        return noise_secret_name(self.epoch.number)
 
     def _token(self) -> str:
         return f"slot-{self.epoch.number}-{self.slot}-{self.phase.value}"
@@ -463,36 +496,3 @@ class MemberSlot:
     def _move(self, event: object, following: SlotPhase, **changes: object) -> "MemberSlot":
         phase = advance(SLOT_TRANSITIONS, self.phase, event, following)
         return replace(self, state=msgspec.structs.replace(self.state, phase=phase, **changes))
-
-
-def _check_participants(epoch: MemberEpoch, participants: Iterable[str]) -> None:
-    names = tuple(participants)
-    epoch.group.check_order(names, "participants")
-    if not set(names) <= set(epoch.dealers):
-        raise VerificationError(
-            "a participant dealt no shares that this member holds", code="not-in-epoch"
-        )
-    if epoch.me not in names:
-        raise PolicyError("this member is not a participant", code="not-a-participant")
-    if len(names) < epoch.group.min_survivors:
-        raise PolicyError(
-            f"expected at least {epoch.group.min_survivors} participants, got {len(names)}",
-            code="too-few-participants",
-        )
-
-
-def _check_expected(ask: RoundOpened, expected: Expected) -> None:
-    for code, found, wanted in (
-        ("wrong-plan", ask.plan, expected.plan),
-        ("wrong-query", ask.query, expected.query),
-        ("wrong-code", ask.code, expected.code),
-        ("wrong-model", ask.model, expected.model),
-        ("wrong-shape", (ask.length, ask.ring_bits), (expected.length, expected.ring_bits)),
-        ("wrong-round", ask.round, expected.round),
-        ("wrong-previous", ask.previous, expected.previous),
-    ):
-        if found != wanted:
-            raise VerificationError(
-                f"expected the round that the published sums lead to, found another ({code})",
-                code=code,
-            )

@@ -8,13 +8,14 @@ keys and shares are positions in that order, from 1.
 What a message must be to its neighbours is checked by the machines, not here.
 """
 
-from enum import Enum
 from typing import Annotated, Literal
 
 import msgspec
 
 from treaty.crypto.canonical import Count, DigestField, MemberName, Record
 from treaty.governance.exposure import Artefact
+from treaty.privacy.surplus import MAX_TIERS
+from treaty.protocol.secagg_codes import CloseCode, DeclineCode, RoundCode
 from treaty.protocol.statements import Predicate, SignerKind, Subject, statement
 
 __all__ = [
@@ -69,35 +70,13 @@ _Slots = Annotated[int, msgspec.Meta(ge=1, le=64)]
 _PerSlot = Annotated[tuple[Hex32, ...], msgspec.Meta(max_length=64)]
 _Words = Annotated[int, msgspec.Meta(ge=1, le=1 << 32)]
 
+_Parts = Annotated[tuple[Hex32, ...], msgspec.Meta(min_length=1, max_length=MAX_TIERS)]
+"""One value for each part of the noise that can be taken off."""
+
 _ID = Artefact.IDENTIFIER
 _KEY = Artefact.PROTOCOL_KEY
 _SHARE = Artefact.SECRET_SHARE
 _WHEN = Artefact.SCHEDULE
-
-
-class CloseCode(Enum):
-    """Why an epoch ended."""
-
-    EXHAUSTED = "exhausted"
-    FINISHED = "finished"
-    SUPERSEDED = "superseded"
-    TOO_FEW_MEMBERS = "too-few-members"
-
-
-class DeclineCode(Enum):
-    """Why a member sends no input; says nothing about its data."""
-
-    SITE_DECLINED = "site-declined"
-    PROTOCOL_REFUSED = "protocol-refused"
-
-
-class RoundCode(Enum):
-    """Why a round ended without a sum."""
-
-    TOO_FEW_INPUTS = "too-few-inputs"
-    TOO_FEW_CONFIRMATIONS = "too-few-confirmations"
-    TOO_FEW_REVEALS = "too-few-reveals"
-    SEEDS_DO_NOT_HOLD = "seeds-do-not-hold"
 
 
 @statement(
@@ -323,6 +302,7 @@ class LedgerMark(Record):
         "root": Artefact.MASKED_INPUT,
         "blob": Artefact.MASKED_INPUT,
         "noise": Artefact.COMMITMENT,
+        "surplus": Artefact.COMMITMENT,
         "ledger": Artefact.COMMITMENT,
         "ledger_count": Artefact.LOG_POSITION,
     },
@@ -331,7 +311,8 @@ class MaskedInput(_InRound):
     """A member's masked vector: its chunk root, and the SHA-256 of its bytes.
 
     `noise` is the commitment to the key of the noise that the member added, null where the
-    query is for an exact sum.
+    query is for an exact sum. `surplus` are those of the parts of it that its answer may take off
+    again, left out where nothing can be.
     `ledger` and `ledger_count` are the head of the privacy ledger of the data set behind it, with
     what this input costs in it; null where the member has registered none.
     """
@@ -340,6 +321,7 @@ class MaskedInput(_InRound):
     root: DigestField
     blob: DigestField
     noise: DigestField | None = None
+    surplus: _Parts | msgspec.UnsetType = msgspec.UNSET
     ledger: LedgerMark | None = None
     ledger_count: Count | None = None
 
@@ -397,15 +379,21 @@ class SurvivorsConfirmed(_InRound):
         "survivors": _ID,
         "self_shares": _SHARE,
         "round_shares": _SHARE,
+        "surplus": Artefact.SURPLUS_NOISE_KEY,
     },
 )
 class Reveal(_InRound):
     """A member's one answer: for each survivor a share of its self-mask seed, for each
-    participant that dropped out a share of its round seed, never both for one member."""
+    participant that dropped out a share of its round seed, never both for one member.
+
+    `surplus` are the keys of the parts of its noise that a sum over these survivors does not need,
+    left out where there are none or all noise stays in.
+    """
 
     survivors: DigestField
     self_shares: dict[MemberName, Hex32]
     round_shares: dict[MemberName, Hex32]
+    surplus: _Parts | msgspec.UnsetType = msgspec.UNSET
 
 
 @statement(

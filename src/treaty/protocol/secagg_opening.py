@@ -14,7 +14,8 @@ from typing import Final
 from treaty.aggregation.masking import MaskPlan
 from treaty.crypto import shamir
 from treaty.crypto.derivation import kdf
-from treaty.errors import VerificationError
+from treaty.errors import FormatError, VerificationError
+from treaty.protocol.secagg_dealing import open_wrap
 from treaty.protocol.secagg_graph import Graph
 from treaty.protocol.secagg_keys import (
     Group,
@@ -38,6 +39,7 @@ __all__ = [
     "MAX_SUBSETS",
     "Recovered",
     "check_result",
+    "dropped_pair_seeds",
     "holds_pair_seeds",
     "holds_round_seed",
     "holds_self_seed",
@@ -296,6 +298,22 @@ def holds_pair_seeds(
     """Say whether `seeds` are the post-quantum keys that the member committed to."""
     made = pair_commitment(opened.epoch_hash, group.index(name), opened.slot, seeds)
     return ready.pair_commitments[opened.slot : opened.slot + 1] == (made,)
+
+
+def dropped_pair_seeds(
+    group: Group, opened: RoundOpened, ready: EpochReady, peers: int, seed: str, wraps: bytes
+) -> tuple[str, ...] | None:
+    """Return the post-quantum keys of a dropped member, None if it did not keep its promise.
+
+    `ready` is its statement, `peers` with how many it shares a mask, `seed` its rebuilt round seed.
+    """
+    element = shamir.decode_element(bytes.fromhex(seed))
+    name, epoch_hash, slot = ready.author, opened.epoch_hash, opened.slot
+    try:
+        seeds = open_wrap(group, name, epoch_hash, slot, peers, element, wraps)
+    except (VerificationError, FormatError):
+        return None
+    return seeds if holds_pair_seeds(group, opened, ready, name, seeds) else None
 
 
 def _checked_pairs(

@@ -12,6 +12,7 @@ Invariants:
   * Only members of the roster deal, only dealers are ready, only ready members take part.
   * The survivors are exactly the members whose inputs are logged, with the roots logged.
   * Only survivors answer, after `share_threshold` confirmations where there are few of them.
+  * An answer opens the keys of the noise that its survivors do not need, or none.
   * A result needs answers of at least `share_threshold` members to one survivor set.
 """
 
@@ -48,6 +49,7 @@ from treaty.protocol.secagg_messages import (
 )
 from treaty.protocol.secagg_pairs import PairSeeds, largest_pairs, pair_seeds_of
 from treaty.protocol.statements import Body, Documents, SignerKind, Verified, of_kind, registered
+from treaty.protocol.surplus import check_committed, check_opened
 
 __all__ = ["EpochPhase", "EpochRecord", "RoundPhase", "RoundRecord"]
 
@@ -288,7 +290,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
 
     `question` is what the members' locks are on: the query without its number in the study.
     `members_in` are the members whose inputs are in the sum, once sealed; with `few` of them
-    answers wait for confirmations.
+    answers wait for confirmations. `tiers` as in `Expected`.
     """
 
     group: Group
@@ -296,6 +298,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     question: Digest
     context: Digest
     graph: Graph
+    tiers: tuple[int, ...] = ()
     phase: RoundPhase = RoundPhase.COLLECTING
     inputs: Mapping[MemberId, Verified[MaskedInput]] = msgspec.field(default_factory=dict)
     declined: Mapping[MemberId, Verified[InputDeclined]] = msgspec.field(default_factory=dict)
@@ -311,11 +314,15 @@ class RoundRecord(msgspec.Struct, frozen=True):
 
     @staticmethod
     def begin(
-        group: Group, opened: Verified[RoundOpened], question: Digest, graph: Graph
+        group: Group,
+        opened: Verified[RoundOpened],
+        question: Digest,
+        graph: Graph,
+        tiers: tuple[int, ...] = (),
     ) -> "RoundRecord":
         """Return the record of a round that has just opened in an epoch with this graph."""
         context = context_of(Digest(opened.predicate.charter), opened.predicate)
-        return RoundRecord(group, opened, question, context, graph)
+        return RoundRecord(group, opened, question, context, graph, tiers)
 
     @property
     def participants(self) -> tuple[MemberId, ...]:
@@ -348,6 +355,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
                         f"input of {body.length} words, expected {self.opened.predicate.length}",
                         code="wrong-length",
                     )
+                check_committed(body, self.tiers)
                 return replace(self, inputs=_once(self.inputs, of_kind(verified, MaskedInput)))
             case InputDeclined():
                 self._move(body, RoundPhase.COLLECTING)
@@ -405,7 +413,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
             sealed=verified,
             survivors=survivors_digest(self.context, body.survivors, self.group),
             members_in=inside,
-            few=len(inside) < self.graph.fast_survivors(len(self.participants)),
+            few=len(inside)
+            < self.graph.fast_survivors(len(self.participants), surplus=bool(self.tiers)),
         )
 
     def _on_reveal(self, body: Reveal, verified: Verified[Reveal]) -> "RoundRecord":
@@ -428,6 +437,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
             raise VerificationError(
                 f"{body.author} reveals shares for the wrong members", code="wrong-shares"
             )
+        header = self.inputs[MemberId(body.author)].predicate
+        query = self.opened.predicate.query
+        check_opened(body, header, self.tiers, len(self.members_in), query)
         return replace(self, reveals=_once(self.reveals, verified))
 
     @property

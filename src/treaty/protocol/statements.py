@@ -40,6 +40,7 @@ __all__ = [
     "StatementType",
     "Subject",
     "Verified",
+    "holds_something",
     "kind_of",
     "of_kind",
     "open_statement",
@@ -268,6 +269,12 @@ def registered(kind: type[Body]) -> StatementType:
     if entry is None:
         raise UsageError(f"{kind.__name__} is not a registered statement")
     return entry
+
+
+def holds_something(body: Body, name: str) -> bool:
+    """Say whether a field of `body` says anything: it is neither null nor left out."""
+    value = getattr(body, name)
+    return value is not None and value is not msgspec.UNSET
 
 
 def kind_of(uri: str) -> type[Body] | None:

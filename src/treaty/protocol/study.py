@@ -21,9 +21,8 @@ from types import MappingProxyType
 import msgspec
 from msgspec.structs import replace
 
-from treaty.aggregation.quantization import ring_vector
 from treaty.contracts.schema import Contract
-from treaty.errors import FormatError, PolicyError, VerificationError
+from treaty.errors import PolicyError, VerificationError
 from treaty.governance.amendment import CharterHistory
 from treaty.ids import Digest, MemberId, Timestamp
 from treaty.protocol.closed_round import ClosedRound, close
@@ -48,9 +47,11 @@ from treaty.protocol.secagg_messages import (
 from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
 from treaty.protocol.statements import Body, Documents, Verified, of_kind
 from treaty.protocol.study_checks import check_completed, check_halted, check_report, check_round
+from treaty.protocol.surplus import opened_sum
 from treaty.studies.plan import Plan, plan_digest
 from treaty.studies.progress import StudyProgress, begin
 from treaty.studies.queries import NOISED
+from treaty.studies.surplus import opening_numbers
 
 __all__ = ["Phase", "Study", "StudyEvent", "group_of", "open_study"]
 
@@ -186,6 +187,7 @@ class Study(msgspec.Struct, frozen=True):
             ring_bits=query.layout.ring_bits,
             round=self.progress.index,
             previous=self.last_result,
+            tiers=opening_numbers(self.plan, query.kind, self.group.cohort),
         )
 
     def rejoin(self, history: CharterHistory) -> "Study":
@@ -323,7 +325,9 @@ class Study(msgspec.Struct, frozen=True):
         epoch = self._open_epoch().use_slot(body)
         if epoch.graph is None:
             raise VerificationError("the epoch's dealing is not over", code="out-of-order")
-        record = RoundRecord.begin(self.group, verified, awaited.question, epoch.graph)
+        record = RoundRecord.begin(
+            self.group, verified, awaited.question, epoch.graph, awaited.tiers
+        )
         fresh = self.fresh + self._is_fresh(awaited.question)
         return replace(self, epoch=epoch, round=record, fresh=fresh)
 
@@ -349,12 +353,7 @@ class Study(msgspec.Struct, frozen=True):
     ) -> "Study":
         record = self._open_round().step(verified, documents)
         query = self.progress.expected_query()
-        try:
-            total = ring_vector(
-                documents(Digest(body.sum)), query.layout.ring_bits, query.layout.length
-            )
-        except FormatError as error:
-            raise VerificationError(f"the opened sum: {error}", code="sum-shape") from error
+        total = opened_sum(self.plan, query, record, documents(Digest(body.sum)))
         progress = self.progress.absorb(query, total, len(record.members_in))
         cases = (AuditCase(self._open_epoch(), record),) if self.plan.aggregation.audited else ()
         return replace(

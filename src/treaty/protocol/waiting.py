@@ -118,12 +118,13 @@ def _in_round(record: RoundRecord, hub: tuple[MemberId, ...]) -> Awaited:
         missing = set(record.participants) - set(record.inputs) - set(record.declined)
         return Awaited("masked inputs", _sorted(missing)) if missing else Awaited("survivors", hub)
     group = record.group
-    few = len(record.members_in) < record.graph.fast_survivors(len(record.participants))
-    if few and len(record.confirmed) < group.share_threshold:
+    if record.few and len(record.confirmed) < group.share_threshold:
         return Awaited("confirmations", _sorted(set(record.members_in) - set(record.confirmed)))
     missing = set(record.members_in) - set(record.reveals)
-    # With enough answers the sum can be opened; the others are not waited for.
-    if record.graph.opens(frozenset(record.reveals), record.participants) or not missing:
+    # With enough answers the sum can be opened; the others are not waited for, unless they may
+    # take noise off.
+    enough = record.graph.opens(frozenset(record.reveals), record.participants)
+    if not missing or (enough and not record.tiers):
         return Awaited("the opened sum", hub)
     return Awaited("answers that open the sum", _sorted(missing))
 

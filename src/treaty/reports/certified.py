@@ -59,14 +59,19 @@ def _sentence(certificate: Certificate) -> str:
 
 
 def _curve(certificate: Certificate) -> str:
+    removed = bool(certificate.surplus_removed)
+    whole = certificate.min_survivors if removed else certificate.members
     points = [
-        (
-            f"{certificate.members - point.honest_shares} of {certificate.members}: epsilon "
-            f"{shown_epsilon(point.epsilon_micro)}"
-        )
+        (f"{whole - point.honest_shares} of {whole}: epsilon {shown_epsilon(point.epsilon_micro)}")
         for point in certificate.curve
     ]
     honest = certificate.min_survivors - certificate.max_colluders
+    if removed:
+        return (
+            f"The epsilon above counts the noise of {honest} of {certificate.members} members; "
+            "noise that a sum does not need is taken off, and who drops out changes nothing. If so "
+            "many members of a sum collude, at worst: " + "; ".join(points) + "."
+        )
     return (
         f"The epsilon above counts the noise of {honest} of {certificate.members} members. With "
         "the noise of so many members known or missing: " + "; ".join(points) + "."

@@ -25,7 +25,7 @@ from treaty.governance.roles import Action, Role, describe_role
 from treaty.privacy.terms import NoisedTerms
 from treaty.protocol.gate import LOG_READERS
 from treaty.protocol.messages import ProposalOpened
-from treaty.protocol.statements import Body, registered
+from treaty.protocol.statements import Body, holds_something, registered
 from treaty.protocol.study import Study
 from treaty.reports.document import ExposureLine
 from treaty.reports.opened_sums import opened_sums
@@ -61,6 +61,7 @@ _MEANING: Mapping[Artefact, str] = MappingProxyType(
         Artefact.REFUSAL_CODE: "A closed code, also where an epoch ends as planned; no cause.",
         Artefact.PROTOCOL_KEY: "Public keys of one epoch.",
         Artefact.SECRET_SHARE: "Open a sum and nothing else: one answer per member and round.",
+        Artefact.SURPLUS_NOISE_KEY: "Take off noise that was drawn for losses that did not happen.",
         Artefact.SIGNATURE: "On every entry and on the checkpoint.",
         Artefact.COMMITMENT: "Bind the masks before they are used.",
         Artefact.LOG_POSITION: "The place of every entry in the one log.",
@@ -151,7 +152,7 @@ def _classes(body: Body) -> set[Shown]:
     return {
         shown
         for name, shown in registered(type(body)).classes.items()
-        if getattr(body, name) not in (None, (), {})
+        if holds_something(body, name) and getattr(body, name) not in ((), {})
     }
 
 

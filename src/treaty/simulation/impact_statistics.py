@@ -24,6 +24,7 @@ from treaty.models.specification import COEFFICIENTS, GRADIENT, HESSIAN
 from treaty.models.task import GradientPart
 from treaty.node.noising import clipped_statistics, noised_contribution
 from treaty.privacy.mechanisms import Layer
+from treaty.privacy.surplus import NoiseKeys
 from treaty.simulation.impact_rows import AssessedRows
 from treaty.simulation.impact_targets import RING_BITS, NoisedTarget
 from treaty.studies.progress import sufficient_model
@@ -126,7 +127,7 @@ class StatisticsTarget(NoisedTarget):
             parts,
             self.cohort,
             ring_bits=item.ring_bits,
-            key=item.key,
+            keys=NoiseKeys(item.key),
             sampling_key=item.key,
         )
         told, squares = np.split(found, [width])

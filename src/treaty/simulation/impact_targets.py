@@ -35,6 +35,7 @@ from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import noised
 from treaty.privacy.gaussian import square_root_up
 from treaty.privacy.mechanisms import Layer
+from treaty.privacy.surplus import NoiseKeys
 from treaty.privacy.terms import (
     DistributedGaussian,
     NoisedStatistics,
@@ -238,7 +239,7 @@ class NoisedTarget:
             parts,
             self.cohort,
             ring_bits=item.ring_bits,
-            key=item.key,
+            keys=NoiseKeys(item.key),
             sampling_key=item.key,
         )
 

@@ -14,6 +14,7 @@ state.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,11 +126,14 @@ class OneRound:
 
 @dataclass(frozen=True, slots=True)
 class NoiseShares:
-    """Sites and the honest shares that must carry the whole noise, for both sharings."""
+    """What a sum over everybody carries of a trusted curator's variance: `surplus.carried`.
+
+    `shared` as chartered, `shared_third` where a third of the members may collude.
+    """
 
     sites: int
-    min_honest: int
-    min_honest_third: int
+    shared: Fraction
+    shared_third: Fraction
 
     def overshoot(self, arm: Arm) -> float:
         """Return the noise of the sum relative to a trusted curator's."""
@@ -139,9 +143,9 @@ class NoiseShares:
             case Arm.CURATOR | Arm.ALONE:
                 return 1.0
             case Arm.SHARED:
-                return math.sqrt(self.sites / self.min_honest)
+                return math.sqrt(self.shared)
             case Arm.SHARED_DEFAULT:
-                return math.sqrt(self.sites / self.min_honest_third)
+                return math.sqrt(self.shared_third)
             case Arm.LOCAL:
                 return math.sqrt(self.sites)
 

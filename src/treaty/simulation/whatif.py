@@ -38,7 +38,8 @@ from treaty.evaluation.forecast import (
 )
 from treaty.governance.quorum import DerivedParameters
 from treaty.ids import Digest
-from treaty.privacy.certificate import Certificate, Cohort, Unit, certificate_text, certify
+from treaty.privacy.certificate import Certificate, Unit, certificate_text, certify
+from treaty.privacy.surplus import MAX_TIERS, carried
 from treaty.privacy.terms import (
     STATISTICS_CLIP_MICRO,
     DistributedGaussian,
@@ -51,6 +52,7 @@ from treaty.simulation.rehearsal import NoiseShares, OneRound, Outcome, Recipe, 
 from treaty.simulation.stand_in import StandIn
 from treaty.simulation.sweep import Numbers, run_sweep
 from treaty.studies.calibrating import default_delta_inverse
+from treaty.studies.noise import cohort_of
 
 __all__ = ["CLIPS", "ROUND_COUNTS", "Scenario", "expected_sizes", "forecast"]
 
@@ -62,7 +64,10 @@ TARGETS_PPM = (5_000, 10_000, 20_000)
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is planned. `epsilons` rise; `delta_inverse` None takes the larger of 1e5 and 10 N."""
+    """What is planned. `epsilons` rise; `delta_inverse` None takes the larger of 1e5 and 10 N.
+
+    `surplus_tiers` as in the terms of a plan; 0 leaves surplus noise in.
+    """
 
     name: str
     stand_in: StandIn = field(repr=False)
@@ -75,6 +80,7 @@ class Scenario:
     bins: int = 64
     repeats: int = 50
     seed: int = 0
+    surplus_tiers: int = MAX_TIERS
 
     def __post_init__(self) -> None:
         if not self.epsilons or list(self.epsilons) != sorted(set(self.epsilons)):
@@ -133,6 +139,7 @@ class Scenario:
                     "seed": self.seed,
                     "sizes": [[site, size] for site, size in sorted(self.stand_in.sizes.items())],
                     "stand_in": self.stand_in.note,
+                    "surplus_tiers": self.surplus_tiers,
                 }
             )
         )
@@ -177,9 +184,9 @@ def forecast(
     The result does not depend on `jobs` or on how often the run was taken up.
     """
     sites = len(scenario.stand_in.sizes)
-    shares = _shares(scenario.parameters)
+    shares = _shares(scenario.parameters, scenario.surplus_tiers)
     without_one = (
-        _shares(DerivedParameters(sites - 1, scenario.max_colluders))
+        _shares(DerivedParameters(sites - 1, scenario.max_colluders), scenario.surplus_tiers)
         if sites - 1 >= max(3, scenario.max_colluders + 2)
         else None
     )
@@ -194,12 +201,15 @@ def forecast(
     return _summarised(scenario, shares, results)
 
 
-def _shares(parameters: DerivedParameters) -> NoiseShares:
+def _shares(parameters: DerivedParameters, tiers: int) -> NoiseShares:
     third = DerivedParameters(
         parameters.members,
         min(max(1, parameters.tolerated_faults), parameters.members - 2),
     )
-    return NoiseShares(parameters.members, parameters.min_honest, third.min_honest)
+    shared, shared_third = (
+        carried(cohort_of(one), parameters.members, tiers) for one in (parameters, third)
+    )
+    return NoiseShares(parameters.members, shared, shared_third)
 
 
 def _flat(outcome: Outcome) -> Numbers:
@@ -261,7 +271,13 @@ def _summarised(scenario: Scenario, shares: NoiseShares, results: Sequence[Numbe
             sites=None
             if law is None
             else least_sites(
-                law, firsts[epsilon], overshoot, target, scenario.max_colluders, shares.sites
+                law,
+                firsts[epsilon],
+                overshoot,
+                target,
+                scenario.max_colluders,
+                shares.sites,
+                scenario.surplus_tiers,
             ),
         )
         for epsilon in scenario.epsilons
@@ -332,8 +348,7 @@ def _summarised(scenario: Scenario, shares: NoiseShares, results: Sequence[Numbe
 
 def _certificate(scenario: Scenario, epsilon: float) -> Certificate:
     """Return the certificate that training with this budget would print."""
-    parameters, recipe = scenario.parameters, scenario.recipe
-    cohort = Cohort(parameters.members, parameters.min_survivors, parameters.max_colluders)
+    recipe, cohort = scenario.recipe, cohort_of(scenario.parameters)
     clip_micro = round(recipe.clip * 1_000_000)
     if isinstance(recipe, OneRound):
         only = NoisedStatistics(
@@ -357,6 +372,7 @@ def _certificate(scenario: Scenario, epsilon: float) -> Certificate:
         sums=sums,
         cohort=cohort,
         delta_inverse=scenario.delta,
+        surplus_removed=scenario.surplus_tiers > 0,
     )
 
 

@@ -104,10 +104,12 @@ def terms_for(
     *,
     members: int,
     max_persons_per_site: int,
+    surplus_tiers: int | msgspec.UnsetType = msgspec.UNSET,
 ) -> DistributedGaussian | NoisedStatistics:
     """Return terms with the least noise that keeps what was `asked`.
 
-    `max_persons_per_site` is the plan's bound on a site's rows. Rounds epsilon and delta down.
+    `max_persons_per_site` is the plan's bound on a site's rows; `surplus_tiers` as in the terms, of
+    which local noise has none. Rounds epsilon and delta down.
     Raises `UsageError` for values that no terms can have, and for one noised sum of statistics of
     another model than a logistic regression.
     """
@@ -127,6 +129,7 @@ def terms_for(
         "epsilon_milli": _scaled("epsilon", asked.epsilon, 1000),
         "delta_inverse": inverse,
         "share": "local" if asked.local else "distributed",
+        "surplus_tiers": msgspec.UNSET if asked.local else surplus_tiers,
         "unit": unit,
         "max_sites_per_person": policy.max_sites_per_person,
     }
@@ -161,10 +164,13 @@ def _descent(
     )
 
 
-def with_noise(plan: Plan, contract: Contract) -> Plan:
+def with_noise(
+    plan: Plan, contract: Contract, surplus_tiers: int | msgspec.UnsetType = msgspec.UNSET
+) -> Plan:
     """Return `plan` with the least noise that keeps its epsilon, where it states none.
 
-    A plan with exact sums, or with noise of its own, comes back as it is.
+    It then takes surplus off in `surplus_tiers` parts, unless it says in how many or noise is
+    local. A plan with exact sums, or with noise of its own, comes back as it is.
     """
     terms = plan.privacy
     if not isinstance(terms, NoisedTerms) or terms.is_calibrated:
@@ -175,6 +181,8 @@ def with_noise(plan: Plan, contract: Contract) -> Plan:
         columns=len(design_columns(contract)),
         max_rows=plan.aggregation.max_persons_per_site,
     )
+    if terms.surplus_tiers is msgspec.UNSET and terms.share == "distributed":
+        terms = msgspec.structs.replace(terms, surplus_tiers=surplus_tiers)
     return msgspec.structs.replace(plan, privacy=calibrated(terms, sensitivity))
 
 

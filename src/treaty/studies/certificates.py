@@ -42,6 +42,7 @@ from treaty.studies.noise import (
 )
 from treaty.studies.plan import Plan, plan_digest
 from treaty.studies.queries import QueryKind, noised_kinds
+from treaty.studies.surplus import query_tiers
 
 __all__ = [
     "HOLDOUT",
@@ -123,6 +124,7 @@ def privacy_statement(
     """
     terms, present = noise_terms(plan), cohort or cohort_of(charter.parameters())
     counted = effective_cohort(terms, present)
+    takes_off = terms.takes_surplus_off and terms.share == "distributed"
     sums = _sums(plan, contract, present)
     common = {
         "unit": Unit(terms.unit),
@@ -144,7 +146,12 @@ def privacy_statement(
         charter=charter_digest(charter),
         promised_epsilon_milli=terms.epsilon_milli,
         certificates=(
-            certify(partition=TRAINING, sums=tuple(sums.values()), **common),  # type: ignore[arg-type]  # the keywords above
+            certify(
+                partition=TRAINING,
+                sums=tuple(sums.values()),
+                surplus_removed=takes_off,
+                **common,  # type: ignore[arg-type]  # the keywords above
+            ),
             certify(partition=HOLDOUT, sums=(), non_private=(histogram.value,), **common),  # type: ignore[arg-type]  # the keywords above
         ),
         happened=_happened(plan, contract, answered),
@@ -170,13 +177,17 @@ def answered_events(plan: Plan, contract: Contract, answered: Sequence[Answered]
     """Return what the answered sums cost, each with the honest shares that were really in it.
 
     Guarantee: as many shares as colluders are known at every sum; the variance of a share is that
-    of the group then. Rounds towards more loss.
+    of the group then, of which only what so many survivors retain counts. Rounds towards more loss.
     """
     terms = noise_terms(plan)
     events: list[Event] = []
     for one in answered:
         planned = _sums(plan, contract, one.cohort)[one.kind]
         known = effective_cohort(terms, one.cohort).max_colluders
+        tiers = query_tiers(plan, one.kind, one.cohort)
+        if tiers is not None and one.shares >= one.cohort.min_survivors:
+            # Whether its keys were opened the log need not show: they count as opened.
+            planned = replace(planned, share_variance=tiers.retained_for(one.shares))
         events.append(replace(planned, rounds=1).event(max(one.shares - known, 1)))
     return events
 

@@ -18,6 +18,7 @@ from treaty.privacy.certificate import Unit, epsilon_micro
 from treaty.privacy.terms import NoisedStatistics, NoisedTerms, check_claim, releases
 from treaty.studies.noise import cohort_of, noise_terms, training_sensitivity
 from treaty.studies.plan import Plan
+from treaty.studies.surplus import surplus_findings
 
 __all__ = ["private_findings"]
 
@@ -66,6 +67,7 @@ def private_findings(plan: Plan, contract: Contract, charter: Charter) -> Iterat
         )
     yield from _unit(terms, contract)  # 2
     yield from _policy(terms, charter)  # 3
+    yield from surplus_findings(terms, charter)
     try:  # 4
         columns = len(design_columns(contract))
         rows = plan.aggregation.max_persons_per_site

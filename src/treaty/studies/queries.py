@@ -50,6 +50,7 @@ __all__ = [
     "NO_DIGEST",
     "PERSONS",
     "ROWS",
+    "UNNOISED_WORDS",
     "Query",
     "QueryKind",
     "evaluation_segments",
@@ -103,6 +104,10 @@ class QueryKind(Enum):
 
 NOISED: Final = frozenset({QueryKind.COUNT, QueryKind.DESCENT, QueryKind.SUFFICIENT})
 """Kinds whose contributions carry every site's share of noise."""
+
+
+UNNOISED_WORDS: Final = 2
+"""Words at the end of a noised vector that carry none: no rows, and that a member takes part."""
 
 
 def noised_kinds(plan: Plan) -> tuple[QueryKind, ...]:

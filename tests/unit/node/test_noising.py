@@ -35,6 +35,7 @@ from treaty.ports import Trainer
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import persons_in_order
 from treaty.privacy.mechanisms import Layer
+from treaty.privacy.surplus import NoiseKeys
 from treaty.studies.calibrating import Privacy, private_model, terms_for
 from treaty.studies.noise import noise_terms, uses_ghost_norms
 from treaty.studies.plan import Plan
@@ -172,7 +173,7 @@ def contribution(spec: ModelSpecification, key: bytes = KEY, **asked: float) -> 
         parts_of(NumpyTrainer(), spec, model, x, y),
         COHORT,
         ring_bits=64,
-        key=key,
+        keys=NoiseKeys(key),
         sampling_key=OTHER,
     )
 
@@ -197,7 +198,7 @@ def test_the_count_is_of_persons_and_noised() -> None:
             None,
             COHORT,
             ring_bits=64,
-            key=KEY,
+            keys=NoiseKeys(KEY),
             sampling_key=OTHER,
         )
         for persons in (["a"] * 9, ["a", "b"] * 3, [])
@@ -282,7 +283,7 @@ def test_the_noise_of_statistics_is_one_share_and_from_its_key() -> None:
                 parts_of(NumpyTrainer(), LOGISTIC, start, x, y),
                 COHORT,
                 ring_bits=64,
-                key=bytes([number]) * 32,
+                keys=NoiseKeys(bytes([number]) * 32),
                 sampling_key=OTHER,
             )
             for number in range(40)

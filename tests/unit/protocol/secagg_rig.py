@@ -17,6 +17,8 @@ from treaty.aggregation.masking import MaskPlan, mask_input, recompute_sum
 from treaty.aggregation.quantization import RING_TYPES, RingVector
 from treaty.crypto import canonical
 from treaty.ids import Digest, MemberId
+from treaty.privacy.distributed import noise_commitment
+from treaty.privacy.surplus import NoiseKeys, noise_keys
 from treaty.protocol import secagg_coordinator as coordinator
 from treaty.protocol import secagg_messages as messages
 from treaty.protocol.secagg_coordinator import CoordinatorEpoch, CoordinatorRound
@@ -41,6 +43,7 @@ from treaty.protocol.secagg_lifecycle import (
     RosterFixed,
     SlotEvent,
     lock_key,
+    noise_secret_name,
 )
 from treaty.protocol.secagg_lifecycle import EpochPhase as MemberPhase
 from treaty.protocol.secagg_member import (
@@ -52,6 +55,7 @@ from treaty.protocol.secagg_member import (
     SurvivorsAnnounced,
 )
 from treaty.protocol.statements import Predicate, Verified
+from treaty.protocol.surplus import surplus_secrets
 
 P = TypeVar("P", bound=Predicate)
 
@@ -92,7 +96,9 @@ def group_of(
     )
 
 
-def expected_of(length: int = 5, bits: int = 64, number: int = 0) -> Expected:
+def expected_of(
+    length: int = 5, bits: int = 64, number: int = 0, tiers: tuple[int, ...] = ()
+) -> Expected:
     """Return what everybody derived for round `number`."""
     return Expected(
         plan=tag("plan"),
@@ -104,6 +110,7 @@ def expected_of(length: int = 5, bits: int = 64, number: int = 0) -> Expected:
         ring_bits=bits,
         round=number,
         previous=NO_RESULT,
+        tiers=tiers,
     )
 
 
@@ -211,14 +218,14 @@ class Node:
         )
         return need
 
-    def contribute(self, need: NeedInput, values: RingVector) -> list[Predicate]:
-        """Mask `values` and send the header."""
+    def contribute(self, need: NeedInput, values: RingVector, **noise: object) -> list[Predicate]:
+        """Mask `values` and send the header; `noise` are fields of `InputReady`."""
         vector = canonical.sha256(values.tobytes())
         masked = values.copy()
         root = mask_input(masked, need.plan, need.ring_bits)
         blob = canonical.sha256(masked.tobytes())
         self.disk.blobs[blob] = masked.tobytes()
-        return self.on_slot(InputReady(vector, root, blob))
+        return self.on_slot(InputReady(vector, root, blob, **noise))  # type: ignore[arg-type]  # its fields
 
     def on_slot(self, event: SlotEvent) -> list[Predicate]:
         """Give the round one event and perform what follows."""
@@ -232,6 +239,12 @@ class Node:
         """Return the content of the slot's secret file, if it is still there."""
         assert self.slot is not None and self.epoch is not None
         return self.disk.secrets.get(self.epoch.slot_secret_name(self.slot.slot))
+
+    @property
+    def noise_secret(self) -> bytes | None:
+        """Return the content of the file of noise keys, if there is one."""
+        assert self.epoch is not None
+        return self.disk.secrets.get(noise_secret_name(self.epoch.number))
 
     def restart(self) -> list[Predicate]:
         """Lose the memory, keep the disk; return what is sent again."""
@@ -376,6 +389,24 @@ class Round:
         return self.federation.nodes[name]
 
 
+def noise_keys_of(name: str, expected: Expected) -> NoiseKeys:
+    """Return the keys of a member's noise in its vector."""
+    entropy = hashlib.sha256(f"noise {name} {expected.question}".encode()).digest()
+    return noise_keys(entropy, len(expected.tiers))
+
+
+def noise_of(name: str, expected: Expected) -> dict[str, object]:
+    """Return what a member's input says of its noise; nothing where none can come off."""
+    if not expected.tiers:
+        return {}
+    keys = noise_keys_of(name, expected)
+    return {
+        "noise": noise_commitment(keys.base, expected.query),
+        "surplus": keys.commitments(expected.query),
+        "keys": surplus_secrets(expected.question, keys.surplus),
+    }
+
+
 def values_of(name: str, expected: Expected) -> RingVector:
     """Return the vector of a member: pseudo-random over the whole ring."""
     seed = int.from_bytes(hashlib.sha256(f"{name} {expected.round}".encode()).digest()[:8], "big")
@@ -391,7 +422,8 @@ def open_round(
     ask = federation.hub.next_round(expected, attempt=attempt, exclude=frozenset(exclude))
     opened = verified(ask)
     federation.hub, _ = federation.hub.step(coordinator.RoundLogged(opened))
-    return Round(federation, CoordinatorRound.begin(federation.hub, ask), opened, expected)
+    hub = CoordinatorRound.begin(federation.hub, ask, surplus=bool(expected.tiers))
+    return Round(federation, hub, opened, expected)
 
 
 def send_inputs(turn: Round, lost: Iterable[str] = ()) -> Round:
@@ -400,7 +432,7 @@ def send_inputs(turn: Round, lost: Iterable[str] = ()) -> Round:
         node = turn.node(name)
         need = node.begin(turn.opened, turn.expected)
         turn.inputs[name] = values_of(name, turn.expected)
-        (header,) = node.contribute(need, turn.inputs[name])
+        (header,) = node.contribute(need, turn.inputs[name], **noise_of(name, turn.expected))
         assert isinstance(header, messages.MaskedInput)
         if name not in lost:
             turn.headers[name] = verified(header)
@@ -444,7 +476,7 @@ def announce(
         node = turn.node(name)
         first, *rest = turn.headers.values()
         node.on_slot(InputLogged(first, tuple(rest)))
-        out[name] = node.on_slot(SurvivorsAnnounced(sealed, node.slot_secret))
+        out[name] = node.on_slot(SurvivorsAnnounced(sealed, node.slot_secret, node.noise_secret))
     return out
 
 
@@ -465,7 +497,8 @@ def finish(turn: Round, silent: Iterable[str] = ()) -> None:
         turn.give(coordinator.ConfirmationLogged(confirmation))
     for name in talking if confirmations else ():
         node, (first, *more) = turn.node(name), confirmations
-        sent = node.on_slot(ConfirmationLogged(first, node.slot_secret, tuple(more)))
+        noise = node.noise_secret
+        sent = node.on_slot(ConfirmationLogged(first, node.slot_secret, tuple(more), noise))
         answers += [one for one in sent if isinstance(one, messages.Reveal)]
     for answer in answers:
         if turn.hub.phase is not coordinator.RoundPhase.ABANDONED:

@@ -20,7 +20,7 @@ from treaty.protocol.secagg_messages import (
     MaskedInput,
     Reveal,
 )
-from treaty.protocol.statements import Body, registered
+from treaty.protocol.statements import Body, holds_something, registered
 
 WHO = {"charter": digest("charter"), "author": "aare.example"}
 FIGURES = Figures(accuracy=900_000, auc=None, brier=100_000)
@@ -63,7 +63,7 @@ def test_the_default_charter_lets_the_protocol_work(body: Body) -> None:
 def test_every_field_needs_its_row_for_every_reader(body: Body, reader: Role) -> None:
     """Without the row of one class for one reader every field of that class is named."""
     classes = registered(type(body)).classes.items()
-    for artefact, form in {one for name, one in classes if getattr(body, name) is not None}:
+    for artefact, form in {one for name, one in classes if holds_something(body, name)}:
         kept = [
             rule
             for one in MATRIX.rules
@@ -79,7 +79,7 @@ def test_every_field_needs_its_row_for_every_reader(body: Body, reader: Role) ->
             if not answer.allowed
         }
         held = registered(type(body)).classes.items()
-        fields = [(name, one) for name, one in held if getattr(body, name) is not None]
+        fields = [(name, one) for name, one in held if holds_something(body, name)]
         assert refused == {name for name, one in fields if one == (artefact, form)}
         with pytest.raises(PolicyError, match="may not leave") as caught:
             check_statement(matrix, body, members=4)

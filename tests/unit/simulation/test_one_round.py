@@ -10,6 +10,7 @@ a learning rate printed.
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ from treaty.studies.calibrating import Privacy, terms_for
 from treaty.studies.noise import noise_terms
 
 EXAMPLE = parse_contract(CONTRACT)
-SHARES = NoiseShares(sites=4, min_honest=2, min_honest_third=2)
+SHARES = NoiseShares(sites=4, shared=Fraction(2), shared_third=Fraction(2))
 SCENARIO = Scenario(
     name="example",
     stand_in=SchemaSampled(EXAMPLE, {"alpha": 90, "beta": 80, "gamma": 70, "delta": 60}),

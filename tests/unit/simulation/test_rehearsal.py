@@ -6,6 +6,7 @@ clipped, the average over all iterates, noise that differs between arms.
 """
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from treaty.simulation.rehearsal import (
 from treaty.simulation.stand_in import Expectations, SchemaSampled, public_rows
 
 EXAMPLE = parse_contract(CONTRACT)
-SHARES = NoiseShares(sites=4, min_honest=2, min_honest_third=2)
+SHARES = NoiseShares(sites=4, shared=Fraction(2), shared_third=Fraction(2))
 SIZES = {"alpha": 400, "beta": 200, "gamma": 120, "delta": 80}
 
 
