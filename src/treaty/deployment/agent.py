@@ -181,8 +181,12 @@ class SiteProcess:
                 self._say(f"{self._name} serves {charter.consortium}, anchor {anchor}")
                 node.start()
                 outbox = Outbox(directory)
+                withdrawn = False
 
                 def tick() -> None:
+                    nonlocal withdrawn
+                    # Looked for a few times a second, not at every turn of the loop.
+                    withdrawn = withdrawn or (directory / WITHDRAWN).exists()
                     if node.state.membership is not None:
                         outbox.submit(node)
                     self._monitor.observe(node, engine, storage.store, budget=node.budget)
@@ -190,7 +194,7 @@ class SiteProcess:
                 serve(
                     node,
                     wait=engine.wait,
-                    stop=lambda: stop() or (directory / WITHDRAWN).exists(),
+                    stop=lambda: stop() or withdrawn,
                     now_ms=lambda: time.monotonic_ns() // 1_000_000,
                     tick=tick,
                 )

@@ -209,6 +209,7 @@ class HubProcess:
         )
         self._note = ""
         self._served: frozenset[str] = frozenset()
+        self._admitted: object = None
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Serve until `stop` says so. Raises what people must mend."""
@@ -304,10 +305,14 @@ class HubProcess:
             self._journal.note("server-config", f"{len(members)} members may connect")
 
     def _admit_of(self, state: Consortium) -> None:
+        if state.membership is self._admitted:
+            # The configuration follows from the membership alone; with many members it is long.
+            return
         charter = state.charter
         out = state.members.history.excluded()
         keys = _transport_keys(charter)
         self._admit({name: own for name, own in keys.items() if name not in out})
+        self._admitted = state.membership
 
     def _connect(self, engine: GatedEngine, charter: Charter) -> None:
         """Let frames through to an end that knows the members of `charter`, and to no other."""
