@@ -3,7 +3,8 @@
 What was sent waits for the member at the engine, so it is sent again only where it may be lost: at
 once when the member stands elsewhere than the last feed left it, else after a pause that doubles.
 A member that holds the whole log and owes an answer is at work, or its answer was lost on the way:
-it is asked after the same pauses.
+it is asked after the same pauses. Where answers take long, with many members on slow machines, the
+first pause grows with them: reminders of what is only slow would make it slower.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ ASK_AGAIN_MS = 15_000
 """After how long a restarted coordinator asks those again who have not said their log's size."""
 
 FIRST_MS = 3_000
+SLOW_FIRST_MS = 15_000
 LONGEST_MS = 15 * 60_000
 
 
@@ -28,8 +30,13 @@ class Reminders:
     def fed(self, member: MemberId, stands: tuple[int, int], now: Timestamp) -> None:
         """Remember a feed: `stands` is the member's log size and the log's."""
         known = self._fed.get(member)
-        again = known is not None and known[0] == stands
-        pause = min(2 * known[2], LONGEST_MS) if known is not None and again else FIRST_MS
+        pause = FIRST_MS
+        if known is not None and known[0] == stands:
+            pause = min(2 * known[2], LONGEST_MS)
+        elif known is not None:
+            # It answered the last one, no later than now.
+            answered_in = int(now) - (known[1] - known[2])
+            pause = min(max(2 * answered_in, FIRST_MS), SLOW_FIRST_MS)
         self._fed[member] = (stands, now + pause, pause)
 
     def lost(self, member: MemberId) -> None:
