@@ -344,7 +344,12 @@ class Performer:
             secret = self._secret(slot.epoch.slot_secret_name(slot.slot))
             if secret is None:
                 return
-            if slot.state.input is not None and slot.state.input.surplus:
+            if (
+                slot.state.input is not None
+                and slot.state.input.surplus
+                # Asked again: an answer that may not leave would open nothing at all.
+                and self._admission.opens_surplus(self._mirror.state)
+            ):
                 noise = self._secret(noise_secret_name(slot.epoch.number))
         if slot.phase is SlotPhase.INPUT_SENT:
             first, *others = record.inputs.values()

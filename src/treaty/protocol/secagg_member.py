@@ -266,7 +266,7 @@ class MemberSlot:
         # Slots up to this one are spent, answered or not: what they would have revealed goes.
         spent = range(max(self.epoch.last_slot, 0), opened.slot)
         erase = (EraseSecret(self.epoch.slot_secret_name(slot)) for slot in spent)
-        keys = () if event.keys is None else (StoreSecret(self._noise_file, event.keys),)
+        keys = self._noise_kept(event.keys)
         return moved, (*keys, *erase, moved._persist(SlotPhase.INPUT_SENT, epoch=True))
 
     def _on_declined(self, event: Declined) -> tuple["MemberSlot", tuple[Effect, ...]]:
@@ -374,7 +374,8 @@ class MemberSlot:
             lock=lock,
             confirmation=confirmation,
         )
-        return moved, (moved._persist(SlotPhase.CONFIRMED),)
+        _, cut = open_keys(state, names, event.noise)
+        return moved, (*self._noise_kept(cut), moved._persist(SlotPhase.CONFIRMED))
 
     def _on_confirmation(
         self, event: ConfirmationLogged
@@ -449,22 +450,15 @@ class MemberSlot:
         self, names: tuple[str, ...], digest: str, event: SurvivorsAnnounced | ConfirmationLogged
     ) -> tuple[Reveal, tuple[StoreSecret, ...]]:
         """Return the answer, and what the file of noise keys must hold before it is stored."""
-        if event.secret is None or self.state.input is None:
-            raise UsageError("answering needs an input and the content of the slot's secret file")
+        if event.secret is None:
+            raise UsageError("answering needs the content of the slot's secret file")
         secrets = canonical.decode(event.secret, SlotSecrets)
         if secrets.slot != self.slot:
             raise UsageError(f"expected the secrets of slot {self.slot}, got those of another")
         inside = frozenset(names)
         # In a large group this member holds the shares of those alone that chose it.
         held = [name for name in self.state.opened.participants if name in secrets.self_shares]
-        keys, cut = open_keys(
-            self.state.input,
-            self.state.tiers or (),
-            names,
-            query=self.state.opened.query,
-            question=self.state.question,
-            secret=event.noise,
-        )
+        keys, cut = open_keys(self.state, names, event.noise)
         reveal = Reveal(
             charter=self.epoch.group.charter,
             author=self.epoch.me,
@@ -474,7 +468,10 @@ class MemberSlot:
             round_shares={name: secrets.round_shares[name] for name in held if name not in inside},
             surplus=keys or msgspec.UNSET,
         )
-        return reveal, () if cut is None else (StoreSecret(self._noise_file, cut),)
+        return reveal, self._noise_kept(cut)
+
+    def _noise_kept(self, content: bytes | None) -> tuple[StoreSecret, ...]:
+        return () if content is None else (StoreSecret(self._noise_file, content),)
 
     @property
     def _noise_file(self) -> str:

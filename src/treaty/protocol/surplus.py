@@ -6,8 +6,8 @@ folds the log takes their noise off the published sum (docs/spec/privacy.md, 9.1
 
 Invariants:
   * The keys of one vector are opened for one set of survivors, whatever a store that was put back
-    has forgotten: the file of keys, outside the database and its backups, is cut down to what is
-    opened and bound to that set before the answer is stored.
+    has forgotten: the file of keys, outside the database and its backups, is cut down to what that
+    set opens and bound to it before the first confirmation or answer for it is stored.
   * Opened are the keys that the log shows commitments to in this round, or none.
   * A published sum loses exactly the noise whose keys stand in logged answers.
 
@@ -29,6 +29,7 @@ from treaty.ids import Digest, MemberId
 from treaty.privacy.distributed import noise_commitment
 from treaty.privacy.surplus import MAX_TIERS, NoiseTiers, surplus_noise
 from treaty.protocol.secagg_keys import Group
+from treaty.protocol.secagg_lifecycle import SlotState
 from treaty.protocol.secagg_messages import Hex32, MaskedInput, Names, Reveal
 from treaty.protocol.statements import Verified
 from treaty.studies.plan import Plan
@@ -76,31 +77,28 @@ def opened_parts(tiers: Sequence[int], survivors: int) -> int:
 
 
 def open_keys(
-    header: MaskedInput,
-    tiers: Sequence[int],
-    survivors: Sequence[str],
-    *,
-    query: str,
-    question: str,
-    secret: bytes | None,
+    state: SlotState, survivors: Sequence[str], secret: bytes | None
 ) -> tuple[tuple[str, ...], bytes | None]:
     """Return the keys that an answer for `survivors` opens, and what the file must hold before.
 
-    No keys, and the file as it is (None), where nothing may come off, where the file is lost or of
-    another vector, and where keys were opened for another set: more noise stays in, never less.
+    `state` is that of the round, with its input; `secret` what the file holds, None if it is gone.
+    No keys, and the file as it is (None), where the file is lost or of another vector, and where it
+    is bound to another set: more noise stays in, never less. None too where the file holds what it
+    must. A set that opens nothing binds the file as well, and leaves no key in it.
     """
-    count = opened_parts(tiers, len(survivors))
-    if header.surplus is msgspec.UNSET or not count or secret is None:
+    parts = msgspec.UNSET if state.input is None else state.input.surplus
+    if parts is msgspec.UNSET or secret is None:
         return (), None
+    count = opened_parts(state.tiers or (), len(survivors))
     kept = canonical.decode(secret, SurplusSecrets)
     bound = kept.survivors is not None and tuple(kept.survivors) != tuple(survivors)
     keys = kept.keys[:count]
-    known = all(map(_opens, keys, header.surplus, [query] * count))
-    if bound or kept.question != question or len(keys) < count or not known:
+    known = all(map(_opens, keys, parts, [state.opened.query] * count))
+    if bound or kept.question != state.question or len(keys) < count or not known:
         return (), None
     # What is not opened is not kept: nobody can be made to open it later.
     cut = msgspec.structs.replace(kept, keys=keys, survivors=tuple(survivors))
-    return keys, canonical.encode(cut)
+    return keys, None if cut == kept else canonical.encode(cut)
 
 
 def check_committed(header: MaskedInput, tiers: Sequence[int]) -> None:

@@ -1,11 +1,12 @@
 """Keys of surplus noise at a member and in the fold: opened for one set of survivors, or never.
 
 Planted and caught: keys opened before the set is confirmed; one part too many, one too few; the
-file of keys not cut down when they are opened; not bound to its set; keys of another vector opened;
-keys without commitments in the log; the file kept after the sum is out, erased when it is not; the
-answer stored before the file is cut; the base key written; a fold that takes any number of keys,
-a key that opens nothing, one key for two parts, other parts in the same release, the parts of
-another release; a coordinator that opens with the first answers that suffice.
+file of keys not cut down when they are opened; not bound to its set, or only where it opens some,
+or only when it is answered; keys of another vector opened; keys without commitments in the log;
+the file kept after the sum is out, erased when it is not; the answer stored before the file is cut;
+the base key written; a fold that takes any number of keys, a key that opens nothing, one key for
+two parts, other parts in the same release, the parts of another release; a coordinator that opens
+with the first answers that suffice; noise added to the sum instead of taken off.
 """
 
 from collections.abc import Callable, Iterable
@@ -47,7 +48,6 @@ from treaty.protocol.secagg_lifecycle import (
     Expected,
     InputLogged,
     RoundEnded,
-    SlotPhase,
     SurvivorsAnnounced,
     noise_secret_name,
 )
@@ -149,32 +149,50 @@ def test_the_file_is_cut_and_bound_before_the_answer_is_stored() -> None:
     assert moved.state.reveal is not None and moved.state.reveal.surplus == cut.keys
 
 
-def test_after_a_restored_backup_the_same_keys_are_opened_or_none() -> None:
-    """The database forgets which set was answered; the file outside of it does not."""
-    turn = turn_of(5, 4, 5)
+@pytest.mark.parametrize(
+    ("first", "second", "opened"), [(5, 5, 2), (5, 4, 0), (4, 5, 0), (4, 4, 1), (3, 5, 0)]
+)
+def test_after_a_restored_backup_the_same_keys_are_opened_or_none(
+    first: int, second: int, opened: int
+) -> None:
+    """The database forgets which set was answered; the file outside of it does not.
+
+    Also where the set that was answered first opened nothing: its sum needs all of the noise.
+    """
+    federation = ready(dealt(group_of(5)))
+    tiers = (4, 5)
+    turn = send_inputs(open_round(federation, expected(*tiers)))
     node = turn.node("m01")
-    before = dict(node.disk.records)
-    secret = node.slot_secret
-    everybody = published(turn.effects, messages.SurvivorsSealed)
-    said = announce(turn, everybody, ["m01"])["m01"]
-    assert isinstance(said[0], messages.Reveal) and len(said[0].surplus or ()) == 2
-    fewer = changed(
-        everybody,
-        survivors=tuple(one for one in everybody.predicate.survivors if one.member != "m05"),
-    )
-    for sealed, keys in ((everybody, 2), (fewer, 0)):
-        # The store is put back to before the answer, and so is the slot's file, at worst.
-        node.disk.records = dict(before)
-        node.restart()
-        assert node.slot is not None and node.slot.phase is SlotPhase.INPUT_SENT
-        for header in turn.headers.values():
-            node.on_slot(InputLogged(header))
-        _, effects = node.slot.step(SurvivorsAnnounced(sealed, secret, node.noise_secret))
-        (order,) = [one for one in effects if isinstance(one, Persist)]
-        assert order.records
-        moved, _ = node.slot.step(SurvivorsAnnounced(sealed, secret, node.noise_secret))
-        assert moved.state.reveal is not None
-        assert len(moved.state.reveal.surplus or ()) == keys
+    assert node.slot is not None
+    names = turn.opened.predicate.participants
+    state, secret = node.slot.state, node.noise_secret
+    for size, count in ((first, opened_parts(tiers, first)), (second, opened)):
+        keys, cut = open_keys(state, names[:size], secret)
+        assert keys == keys_of("m01", *tiers)[:count]
+        if size == first and cut is not None:
+            secret = cut
+            kept = canonical.decode(cut, SurplusSecrets)
+            assert kept.survivors == names[:first] and kept.keys == keys
+
+
+def test_the_set_that_is_confirmed_binds_the_keys_before_it_is_answered() -> None:
+    """A store that is put back after a confirmation opens nothing for another set."""
+    turn = turn_of(7, 6, 7)
+    sealed = published(turn.effects, messages.SurvivorsSealed)
+    node = turn.node("m02")
+    for header in turn.headers.values():
+        node.on_slot(InputLogged(header))
+    assert node.slot is not None and node.noise_secret is not None
+    fewer = changed(sealed, survivors=sealed.predicate.survivors[:6])
+    for shown, keys in ((fewer, 1), (sealed, 2)):
+        _, effects = node.slot.step(SurvivorsAnnounced(shown, node.slot_secret, node.noise_secret))
+        assert [type(one) for one in effects] == [StoreSecret, Persist]
+        cut = canonical.decode(effects[0].data, SurplusSecrets)  # type: ignore[union-attr]  # just seen
+        assert len(cut.keys) == keys
+        assert cut.survivors == tuple(one.member for one in shown.predicate.survivors)
+    node.on_slot(SurvivorsAnnounced(fewer, node.slot_secret, node.noise_secret))
+    everybody = turn.opened.predicate.participants
+    assert open_keys(node.slot.state, everybody, node.noise_secret) == ((), None)
 
 
 def test_a_lost_or_foreign_file_leaves_the_noise_in() -> None:
@@ -396,15 +414,12 @@ def test_keys_without_commitments_are_refused_and_none_are_opened() -> None:
         surplus=(tag("key"),),
     )
     refused("surplus-parts", lambda: check_opened(reveal, header_of(), (4,), 4, QUERY))
-    keys, cut = open_keys(
-        header_of(),
-        (4,),
-        ("m01", "m02", "m03", "m04"),
-        query=QUERY,
-        question=tag("question"),
-        secret=surplus_secrets(Digest(tag("question")), [bytes(32)]),
-    )
-    assert (keys, cut) == ((), None)
+    turn = send_inputs(open_round(ready(dealt(group_of(4))), expected()))
+    node = turn.node("m01")
+    assert node.slot is not None
+    secret = surplus_secrets(turn.expected.question, [bytes(32)])
+    state = msgspec.structs.replace(node.slot.state, tiers=(4,))
+    assert open_keys(state, ("m01", "m02", "m03", "m04"), secret) == ((), None)
 
 
 def test_a_sum_loses_the_noise_of_the_answers_that_are_there() -> None:
