@@ -26,6 +26,7 @@ import yaml
 
 from tests.architecture.sources import ROOT
 from treaty.deployment.endpoint import parse_address
+from treaty.stores.shared import parse_shared_store
 
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
@@ -65,7 +66,7 @@ def require_command(words: list[str]) -> None:
         (line for line in PAGE.splitlines() if line.startswith(f"| `treaty {' '.join(path)}")), ""
     )
     assert row, f"{path} is not in docs/cli.md"
-    known = {name: one for one in command.params for name in one.opts}
+    known = {name: one for one in command.params for name in (*one.opts, *one.secondary_opts)}
     place = 0
     while place < len(rest):
         word = rest[place]
@@ -171,6 +172,8 @@ def test_the_unit_files_hold_for_systemd(tmp_path: Path) -> None:
         # The programs of an installation are not on this machine.
         text = re.sub(r"/usr/local/treaty/bin/[a-z-]+", "/bin/true", path.read_text("utf-8"))
         (tmp_path / path.name).write_text(text)
+    drop_in = tmp_path / "treaty-coordinator.service.d"
+    shutil.copytree(DEPLOY / "systemd" / drop_in.name, drop_in)
     done = subprocess.run(
         [program, "verify", *(str(tmp_path / path.name) for path in paths)],
         capture_output=True,
@@ -219,6 +222,88 @@ def test_the_compose_file_runs_commands_of_the_page() -> None:
     assert found["services"]["coordinator"]["ports"] == ["4222:4222"]
     for words in commands_in(text):
         require_command(words)
+
+
+def standby() -> dict[str, dict[str, object]]:
+    found = yaml.safe_load((DEPLOY / "compose.standby.yaml").read_text(encoding="utf-8"))
+    assert set(found["services"]) == {"first", "second", "server", "database"}
+    for service in found["services"].values():
+        for volume in service["volumes"]:
+            assert volume.split(":")[0] in found["volumes"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not {"privileged", "network_mode", "pid"} & set(service)
+    return found["services"]
+
+
+def test_the_compose_file_of_the_standby_runs_two_equal_replicas() -> None:
+    """They differ in their own volume alone; nothing ends the server or the database with them."""
+    services = standby()
+    first, second = services["first"], services["second"]
+    for name, one in (("first", first), ("second", second)):
+        words = one["command"]
+        assert isinstance(words, list)
+        require_command(words)
+        assert words[:2] == ["coordinator", "up"]
+        assert one["volumes"] == [f"{name}:/state", "server:/server"]
+        assert one["read_only"] and one["cap_drop"] == ["ALL"] and "ports" not in one
+        address = words[words.index("--metrics") + 1]
+        assert f"http://{address}/healthz" in one["healthcheck"]["test"][-1]  # type: ignore[index]  # a table
+    assert {**first, "volumes": 0} == {**second, "volumes": 0}
+    assert services["server"]["ports"] == ["4222:4222"]
+    assert "ports" not in services["database"], "only the replicas reach the database"
+    environment = services["database"]["environment"]
+    assert isinstance(environment, dict)
+    assert "POSTGRES_PASSWORD" not in environment, "a password stands in no file of settings"
+    text = (DEPLOY / "compose.standby.yaml").read_text(encoding="utf-8")
+    [prepared] = [words for words in commands_in(text) if words[1] == "init"]
+    require_command(prepared)
+    store = prepared[prepared.index("--store") + 1]
+    parse_shared_store(store, 10_000)
+    assert "host=database" in store and "--other-server" in prepared
+
+
+def test_the_server_of_the_standby_reads_its_configuration_again(tmp_path: Path) -> None:
+    """The script of the compose file: it waits, starts, signals on a change, and ends in order."""
+    words = standby()["server"]["entrypoint"]
+    assert isinstance(words, list)
+    (tmp_path / "bin").mkdir()
+    # In the server's place: it says what it was started with, and every signal.
+    (tmp_path / "bin" / "nats-server").write_text(
+        "#!/bin/sh\ntrap 'echo HUP' HUP\ntrap 'echo TERM; exit 0' TERM\necho started $*\n"
+        "while :; do sleep 0.05; done\n"
+    )
+    (tmp_path / "bin" / "nats-server").chmod(0o755)
+    script = words[-1].replace("$$", "$").replace("/server/", f"{tmp_path}/")
+    process = subprocess.Popen(
+        [words[0], words[1], script],
+        stdout=subprocess.PIPE,
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        config = tmp_path / "server.conf"
+        config.write_text("first\n")
+        assert process.stdout.readline() == f"started -c {config}\n"
+        config.write_text("second\n")
+        assert process.stdout.readline() == "HUP\n"
+        process.terminate()
+        assert process.stdout.readline() == "TERM\n"
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_the_drop_in_of_the_standby_belongs_to_the_coordinators_unit() -> None:
+    """It adds to the unit, and takes none of its hardening back."""
+    path = DEPLOY / "systemd" / "treaty-coordinator.service.d" / "standby.conf"
+    found, unit = unit_of(path), unit_of(DEPLOY / "systemd" / "treaty-coordinator.service")
+    assert dict(found["Service"]) == {"RestartSec": ["1"]}
+    assert found["Unit"]["StartLimitIntervalSec"] == ["0"]
+    assert unit["Service"]["Restart"] == ["on-failure"]
+    # A lost lease is exit code 5, which must not keep it from being started again.
+    assert "5" not in unit["Service"]["RestartPreventExitStatus"][0].split()
 
 
 def test_the_image_is_made_of_what_is_here() -> None:

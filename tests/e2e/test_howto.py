@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,11 +73,28 @@ class Stage:
     port: int
     known: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    instead: dict[str, str] = field(default_factory=dict)
+    """What stands here for words of a page, such as names of machines."""
 
     def place(self, who: str) -> Path:
         place = self.root / who
         place.mkdir(exist_ok=True)
         return place
+
+    def end(self) -> None:
+        """End every process that was started, and see that it ends well."""
+        for process in reversed(self.processes):
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            assert process.wait(20) == 0
+        self.processes.clear()
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until `condition` holds."""
+        end = time.monotonic() + START_S
+        while not condition():
+            assert time.monotonic() < end, what
+            time.sleep(0.1)
 
     def furnish(self, name: str) -> None:
         """Give a site its own files."""
@@ -86,11 +103,16 @@ class Stage:
         (place / "data.csv").write_bytes(files.data)
         (place / "adapter.toml").write_bytes(files.adapter)
         (place / "policy.toml").write_text(POLICY.format(site=name, automatic="true"))
+        if name == SITES[0]:
+            (place / "plan.toml").write_text(PLAN)
+            (place / "contract.toml").write_text(CONTRACT)
 
     def perform(self, who: str, bodies: list[str], name: str = "north.example") -> None:
         """Play `bodies` in the directory of `who`, whom the page calls north.example."""
         for body in bodies:
             text = body.replace("4222", str(self.port)).replace("north.example", name)
+            for word, here in self.instead.items():
+                text = text.replace(word, here)
             for step in parse(text).steps:
                 if step.command.endswith(" &"):
                     self._start(who, step)
@@ -159,13 +181,8 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     made = Stage(tmp_path, free_port())
     for name in SITES:
         made.furnish(name)
-    (made.place(SITES[0]) / "plan.toml").write_text(PLAN)
-    (made.place(SITES[0]) / "contract.toml").write_text(CONTRACT)
     yield made
-    for process in reversed(made.processes):
-        process.send_signal(signal.SIGTERM)
-    for process in made.processes:
-        assert process.wait(20) == 0
+    made.end()
 
 
 def test_the_pages_play_as_they_stand(stage: Stage) -> None:
