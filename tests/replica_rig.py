@@ -50,6 +50,13 @@ class ReplicaRig(Rig):
         other = next(name for name in REPLICAS if name != first)
         self.start(first, **variables)
         self.until(lambda: (self.root / "server" / "server.conf").exists(), "no configuration")
+        self.serve()
+        self.until(lambda: self.is_active(first), f"{first} does not become active")
+        self.start(other)
+        self.until(lambda: "stands by" in self.children[other].said, f"{other} does not stand by")
+
+    def serve(self) -> None:
+        """Start the message server, unless it runs."""
         if self.server is None:
             self.server = subprocess.Popen(
                 [str(find_server()), "-c", str((self.root / "server" / "server.conf").resolve())],
@@ -57,9 +64,6 @@ class ReplicaRig(Rig):
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-        self.until(lambda: self.is_active(first), f"{first} does not become active")
-        self.start(other)
-        self.until(lambda: "stands by" in self.children[other].said, f"{other} does not stand by")
 
     def is_active(self, name: str) -> bool:
         """Say whether a replica's present process has said that it has the lease."""
