@@ -52,6 +52,8 @@ MAX_TIERS: Final = 4
 """Most components beside the base: a site draws at most five times, whoever adds up at most four
 times for each survivor."""
 
+_KEPT: Final = 1024
+
 Integers = NDArray[np.int64]
 
 
@@ -192,8 +194,20 @@ def surplus_noise(
     total = np.zeros(length, dtype=np.int64)
     keys = _checked(opened, tiers, survivors)
     for variance, key in zip(tiers.components, keys, strict=False):
-        total += DiscreteGaussian(variance, Keystream(key).fill).draw(length)
+        total += _drawn(variance, key, length) if length <= _KEPT else _draw(variance, key, length)
     return total
+
+
+def _draw(variance: int, key: bytes, length: int) -> Integers:
+    return DiscreteGaussian(variance, Keystream(key).fill).draw(length)
+
+
+@functools.lru_cache(maxsize=128)
+def _drawn(variance: int, key: bytes, length: int) -> Integers:
+    """Remember short ones: parties in one process draw the same. The keys stand in the log."""
+    values = _draw(variance, key, length)
+    values.flags.writeable = False
+    return values
 
 
 def _checked(keys: Sequence[bytes], tiers: NoiseTiers, survivors: int | None) -> Sequence[bytes]:

@@ -1,12 +1,14 @@
 """Keys of noise: kept only where the site's own policy says so, and then they open what was sent.
 
-Planted and caught: the key written under every policy; the key written under none.
+Planted and caught: the key written under every policy; the key written under none; the keys of parts
+that may come off left out.
 """
 
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import pytest
 
 from tests.private_federation import found_private, private_contract, private_plan
 from tests.small_federation import SITES
@@ -23,7 +25,10 @@ from treaty.studies.progress import begin
 from treaty.wiring import read_policy
 
 
-def test_a_key_is_kept_where_the_policy_says_so_and_takes_the_noise_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("surplus", [False, True])
+def test_a_key_is_kept_where_the_policy_says_so_and_takes_the_noise_off(
+    tmp_path: Path, surplus: bool
+) -> None:
     """The keeper's own audit: commitment, key and number of persons give what was sent."""
     federation = found_private(tmp_path, in_memory=True, capture=False)
     federation.close()
@@ -33,11 +38,12 @@ def test_a_key_is_kept_where_the_policy_says_so_and_takes_the_noise_off(tmp_path
     kept = msgspec.structs.replace(policy, noise_keys="keep")
     federation = type(federation)(tmp_path, policies={keeper: kept}, in_memory=True, capture=False)
     federation.establish()
-    study = federation.run_study(private_plan(federation, Privacy(rounds=1)), private_contract())
+    plan = private_plan(federation, Privacy(rounds=1), surplus=surplus)
+    study = federation.run_study(plan, private_contract())
     secrets = {name: federation.participants[name]._performer._secrets for name in (keeper, other)}
     assert not [name for name in secrets[other].names() if name.startswith("noise-")]
     names = [name for name in secrets[keeper].names() if name.startswith("noise-")]
-    assert len(names) == 2
+    assert len(names) == (4 if surplus else 2)
     [header] = [
         body
         for entry in federation.coordinator.entries
@@ -48,6 +54,9 @@ def test_a_key_is_kept_where_the_policy_says_so_and_takes_the_noise_off(tmp_path
     key = secrets[keeper].read(f"noise-{header.noise}")
     query = begin(study.plan, study.contract, members=4, least_support=3).expected_query()
     verify_noise_key(Digest(header.noise), key, query.digest)
+    assert bool(header.surplus) is surplus
+    for part in header.surplus or ():
+        verify_noise_key(Digest(part), secrets[keeper].read(f"noise-{part}"), query.digest)
     terms = noise_terms(study.plan)
     persons = federation.participants[keeper].local_study(study).data.training.rows
     clear = np.array([persons * terms.clip.units])
