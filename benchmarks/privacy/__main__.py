@@ -25,6 +25,7 @@ from treaty.datasets.registry import Dataset, load
 from treaty.datasets.splits import FROZEN_SEEDS
 from treaty.errors import TreatyError
 from treaty.governance.quorum import DerivedParameters
+from treaty.privacy.terms import sum_variance
 from treaty.studies.noise import cohort_of, noise_terms
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -54,13 +55,16 @@ def measure(dataset: Dataset, seeds: tuple[int, ...], epsilons: tuple[float, ...
     data = dataset.conformed()
     cohort = cohort_of(DerivedParameters(len(data), 1, None))
     splits: dict[tuple[float, str], list[float]] = {}
-    delta_inverse = 0
+    delta_inverse = carried_milli = 0
     for seed in seeds:
         parts = divide(data, seed, each_by_itself=True)
         base = make_plan(dataset.contract, SPEC, seed)
         for epsilon in epsilons:
             plan = make_private_plan(base, dataset.contract, epsilon, members=len(data))
-            delta_inverse = noise_terms(plan).delta_inverse
+            terms = noise_terms(plan)
+            delta_inverse = terms.delta_inverse
+            left = sum_variance(terms, terms.variance, cohort, len(data))
+            carried_milli = 1000 * left // int(terms.variance, 16)
             label = (dataset.name, seed, epsilon)
             # The controls answer questions that are asked at epsilon 1 alone.
             arms = tuple(ARMS) if epsilon == 1.0 else ("ours", "curator", *ONE_ROUND)
@@ -81,6 +85,7 @@ def measure(dataset: Dataset, seeds: tuple[int, ...], epsilons: tuple[float, ...
         sites=len(data),
         min_survivors=cohort.min_survivors,
         min_honest=cohort.min_honest,
+        carried_milli=carried_milli,
         delta_inverse=delta_inverse,
         seeds=seeds,
         splits=splits,

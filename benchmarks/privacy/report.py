@@ -38,6 +38,7 @@ DIVIDEND = 0.10
 class Table:
     """All splits of one data set. `splits` maps (epsilon, arm) to areas in order of `seeds`.
 
+    `carried_milli` is the variance of an opened sum of *ours* in thousandths of a curator's.
     `governed` says of each study that ran through the full protocol whether plain sums with its
     noise keys gave the same bytes.
     """
@@ -48,6 +49,7 @@ class Table:
     sites: int
     min_survivors: int
     min_honest: int
+    carried_milli: int
     delta_inverse: int
     seeds: tuple[int, ...]
     splits: Mapping[tuple[float, str], list[float]]
@@ -142,6 +144,7 @@ def as_json(table: Table) -> dict[str, Any]:
         "sites": table.sites,
         "min_survivors": table.min_survivors,
         "min_honest": table.min_honest,
+        "carried_milli": table.carried_milli,
         "delta_inverse": table.delta_inverse,
         "seeds": list(table.seeds),
         "governed": list(table.governed),
@@ -207,9 +210,13 @@ def _cell(arm: dict[str, Any] | None) -> str:
 
 
 def _line(table: dict[str, Any]) -> str:
+    # Tables from before answers took noise off do not say what a sum carried: everything.
+    carried = table.get("carried_milli", 1000 * table["sites"] // table["min_honest"])
+    left_in = "" if "carried_milli" in table else ", surplus left in when it was measured"
     return (
         f"{table['note']}. {table['rows']} rows, {table['sites']} sites, at least "
-        f"{table['min_survivors']} in a sum, noise of {table['min_honest']} counted, delta "
+        f"{table['min_survivors']} in a sum, noise of {table['min_honest']} counted, "
+        f"{carried / 1000:.2f} times a curator's variance in a sum{left_in}, delta "
         f"1/{table['delta_inverse']}, {len(table['seeds'])} splits; "
         f"{len(table['governed'])} studies also through the full protocol."
     )

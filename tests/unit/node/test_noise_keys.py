@@ -1,6 +1,6 @@
 """Keys of noise: kept only where the site's own policy says so, and then they open what was sent.
 
-Planted and caught: the key written under every policy; the key written under none; the keys of parts
+Planted and caught: the key written under every policy; the key written under none; keys of parts
 that may come off left out.
 """
 
