@@ -8,8 +8,6 @@ Guarantees:
 
 from collections.abc import Callable, Sequence
 
-from treaty.assessment.findings import protection_of
-from treaty.assessment.record import AssessmentNeed, require_assessment
 from treaty.crypto.keys import PublicKey
 from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.governance.consents import Standing, standing
@@ -169,6 +167,10 @@ class Admission:
 
     def _require_assessment(self, site: str, study: Study) -> None:
         """Raise `PolicyError` unless this family passed an assessment here, by a signed record."""
+        # Few policies ask for it; the attacks behind it load numpy's generators, 3 MB.
+        from treaty.assessment.findings import protection_of
+        from treaty.assessment.record import AssessmentNeed, require_assessment
+
         if self._assessor is None:
             raise PolicyError(
                 "the policy asks for an assessment and no key is known to check its record: "
