@@ -9,7 +9,9 @@ mirrors must be one history in which nobody has said a thing twice; the bundle m
 ``tests/campaign/results``.
 
 Planted and caught: a coordinator that does not remind those that lag, one that ends when it is told
-that a send failed.
+that a send failed. Found by the full form: a coordinator that waits until the deadline for a member
+whose post arrived with its size and without its statement; pauses between reminders so long that
+two losses in a row cost a member its place.
 """
 
 import json
