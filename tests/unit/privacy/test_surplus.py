@@ -3,11 +3,14 @@
 Planted and caught: a tier's variance divided by k instead of k - c; a component's variance rounded
 down; the tier above opened; the base counted as a component; one key for two components; keys that
 do not depend on their number; a part below the least variance of the lemma; the component of
-another tier taken off; local noise divided; places that do not rise geometrically.
+another tier taken off; local noise divided; places that do not rise geometrically; keys under
+another label; a place of the row one too high; a base below the least variance.
 """
 
+import json
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -111,7 +114,7 @@ def test_local_noise_has_no_surplus() -> None:
 
 def test_parts_too_small_for_the_lemma_are_joined() -> None:
     """Every part that is drawn is at least 2^20 grid units squared."""
-    for variance in (MIN_SHARE_VARIANCE * 2, MIN_SHARE_VARIANCE * 40, MIN_SHARE_VARIANCE * 3000):
+    for variance in (MIN_SHARE_VARIANCE * times for times in (2, 4, 9, 40, 3000)):
         for cohort in COHORTS:
             if variance < cohort.min_honest * MIN_SHARE_VARIANCE:
                 continue
@@ -269,3 +272,33 @@ def test_discrete_gaussians_of_unequal_variance_add_up_to_one() -> None:
             assert both / one[x] >= (1 - slack) / (1 + slack) - 1e-12
     # Of parts of at least 2^20 units squared nothing is left of it.
     assert 2 * math.exp(-2 * math.pi**2 * MIN_SHARE_VARIANCE / 2) == 0.0
+
+
+# --- known answers ------------------------------------------------------------------------------
+
+KNOWN = json.loads(
+    (Path(__file__).parents[2] / "vectors" / "v1" / "surplus_noise.json").read_text(
+        encoding="ascii"
+    )
+)
+
+
+def test_shares_are_divided_as_the_page_says() -> None:
+    """Made a second time from the page: `tools/gen_surplus_vectors.py`."""
+    assert len(KNOWN["tiers"]) > 40
+    for row in KNOWN["tiers"]:
+        cohort = Cohort(row["members"], row["min_survivors"], row["max_colluders"])
+        tiers = tiers_for(int(row["variance"], 16), cohort, row["parts"])
+        assert list(tiers.survivors) == row["survivors"]
+        assert [f"{share:x}" for share in tiers.retained] == row["retained"]
+
+
+def test_keys_commitments_and_noise_are_the_known_ones() -> None:
+    known = KNOWN["keys"]
+    keys = noise_keys(bytes.fromhex(known["entropy"]), 4)
+    assert keys.base.hex() == known["base"]
+    assert [key.hex() for key in keys.surplus] == known["parts"]
+    assert list(keys.commitments(Digest(known["query"]))) == known["commitments"]
+    tiers = tiers_for(VARIANCE, Cohort(10, 6, 1))
+    found = surplus_noise(tiers, keys.surplus, 10, len(KNOWN["taken_off"]))
+    assert found.tolist() == KNOWN["taken_off"]
