@@ -56,6 +56,9 @@ __all__ = ["Participant", "ParticipantKeys"]
 ATTACH_LIMIT_BYTES = 4 << 20
 REPORT_KEY = "report/"
 
+MADE_KEPT = 16
+"""Own statements remembered until they stand in the log; an older one is read like any other."""
+
 MAX_RETRIES = 5
 """How often a statement that the log does not show is sent again while the log stands still."""
 
@@ -367,6 +370,9 @@ class Participant:
         self._check_exposure(predicate)
         statement, parsed = sealed_and_parsed(predicate, self._keys.runner)
         self._made[sha256(statement)] = parsed
+        if len(self._made) > MADE_KEPT:
+            # Oldest first: an answer that came late is never logged, and would stay for ever.
+            del self._made[next(iter(self._made))]
         self._outgoing.append((statement, parsed, dict(blobs)))
 
     def _check_exposure(self, predicate: Predicate) -> None:

@@ -2,7 +2,8 @@
 
 Planted faults that these tests caught: every answer logged; answers left out before the seeds
 hold; an answer noted as refused; a signature taken for one's own whatever the bytes are; one's own
-signature taken under a key that is not listed; a cosignature exported unverified.
+signature taken under a key that is not listed; a cosignature exported unverified; every own
+statement remembered that never came into the log.
 """
 
 from collections import Counter
@@ -15,10 +16,11 @@ from tests.small_federation import SITES, SmallFederation, contract, found, site
 from treaty.crypto import canonical
 from treaty.crypto.canonical import sha256
 from treaty.errors import FormatError, VerificationError
+from treaty.node.participant import MADE_KEPT
 from treaty.protocol.frames import decode_post
 from treaty.protocol.messages import TimeStated
 from treaty.protocol.secagg_keys import SlotSecrets
-from treaty.protocol.secagg_messages import Reveal
+from treaty.protocol.secagg_messages import DeclineCode, InputDeclined, Reveal
 from treaty.protocol.statements import Directory, open_statement, peek, seal_statement
 from treaty.protocol.study import Phase
 from treaty.provenance.verify import verify_bundle
@@ -139,6 +141,25 @@ def test_only_the_very_bytes_that_were_made_here_are_not_verified(tmp_path: Path
     with pytest.raises(VerificationError) as caught:
         open_statement(data, Directory.of(directory.charter, ()), made=made)
     assert caught.value.code == "unknown-key"
+
+
+def test_what_a_member_made_is_not_remembered_for_ever(tmp_path: Path) -> None:
+    """Answers that came late are never logged; the newest statements are remembered."""
+    federation = found(tmp_path, in_memory=True)
+    study = federation.run_study(small_plan(federation), contract())
+    assert study.phase is Phase.COMPLETED
+    node = federation.participants[SITES[0]]
+    for number in range(MADE_KEPT + 20):
+        declined = InputDeclined(
+            charter=node.state.members.directory.charter,
+            author=node.name,
+            context=f"{number:064x}",
+            code=DeclineCode.SITE_DECLINED,
+        )
+        node._send(declined, ())
+    kept = [body for _, body in node._made.values()]
+    assert len(kept) == MADE_KEPT and kept[-1] == declined
+    assert kept[0] == msgspec.structs.replace(declined, context=f"{20:064x}")
 
 
 def _answers_in(frame: bytes) -> list[Reveal]:
