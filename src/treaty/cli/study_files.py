@@ -289,9 +289,10 @@ class NoiseExplanation:
             cohort = Cohort(training.members, training.min_survivors, training.max_colluders)
             tiers = noise_tiers(terms, terms.variance, cohort)
             left = math.sqrt(sum_variance(terms, terms.variance, cohort, training.members))
+            parts = len(tiers.components)
             yield (
-                f"  surplus noise comes off in up to {len(tiers.components)} parts: a sum over all "
-                f"{training.members} carries {left / terms.clip.units:.2f} clips"
+                f"  surplus noise comes off in {'one part' if parts == 1 else f'{parts} parts'}: a "
+                f"sum over all {training.members} carries {left / terms.clip.units:.2f} clips"
             )
         else:
             yield "  surplus noise stays in, however many take part"

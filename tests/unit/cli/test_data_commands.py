@@ -309,13 +309,15 @@ def test_an_explanation_says_what_the_noise_is_and_promises(treaty: Command, des
         "  holdout: exact, not differentially private, accepted in the charter's row ",
         "  20 rounds of gradient descent on clipped sums, clip 0.5 = 2^24 grid units, ",
         " carried by 2 honest shares of 4; every site draws ",
-        "  3 of 4 shares known or missing: epsilon 1.4",
+        "  surplus noise comes off in one part: a sum over all 4 carries ",
+        "  2 collude: epsilon 1.4",
         "noised-count: once\n",
         "noised-gradient-sum: at most 20 times\n",
         "  discloses sums of the quantities that fit a model, with noise\n",
     ):
         assert line in shown, line
     record = json.loads(treaty("plan", "explain", *_plan_words(desk), "--format", "json").out)
+    assert record["privacy"]["terms"]["surplus_tiers"] == 1
     assert record["privacy"]["terms"]["epsilon_milli"] == 1000
     assert int(record["privacy"]["terms"]["variance"], 16) > 1 << 50
     assert [one["kind"] for one in record["sums"]] == [
@@ -324,6 +326,16 @@ def test_an_explanation_says_what_the_noise_is_and_promises(treaty: Command, des
         "evaluation-histogram",
     ]
     assert all(one["recipients"] for one in record["sums"])
+
+
+def test_a_plan_may_leave_its_surplus_noise_in(treaty: Command, desk: Path) -> None:
+    """By saying so in the file; what is printed of collusion then counts losses too."""
+    _private_desk(desk)
+    _swap(desk / "plan.toml", "epsilon_milli = 1000", "epsilon_milli = 1000, surplus_tiers = 0")
+    assert treaty("plan", "check", *_plan_words(desk)).code == 0
+    shown = treaty("plan", "explain", *_plan_words(desk)).out
+    assert "  surplus noise stays in, however many take part\n" in shown
+    assert "  3 of 4 shares known or missing: epsilon 1.4" in shown
 
 
 def test_a_private_plan_that_promises_too_much_is_found(treaty: Command, desk: Path) -> None:
