@@ -225,10 +225,10 @@ class Coordinator:
         ]
         for member in lagging:
             self._feed(member)
-        # What these answered may have been lost on its way here: asked, they send it again.
-        owed = owing(self._state, self.name)
-        silent = self._reminders.silent(owed, self._sizes, self._log.size, now)
-        self._ask(silent)
+        owed = owing(self._state, self.name) or self._cosignatures.missing(
+            self._active(), self._log, self._state.membership
+        )
+        self._ask(silent := self._reminders.silent(owed, self._sizes, self._log.size, now))
         return bool(lagging or silent) or self._show()
 
     def expects_more(self) -> bool:

@@ -26,6 +26,7 @@ class Cosignatures:
         self._journal = journal
         self._unverified: dict[MemberId, str] = {}
         self._verified: dict[str, str] = {}
+        self._signers: set[MemberId] = set()
         self.shown: set[MemberId] = set()
         """Who has been sent this checkpoint with the cosignatures of a quorum."""
 
@@ -36,6 +37,7 @@ class Cosignatures:
     def clear(self) -> None:
         """Begin anew: there is another checkpoint."""
         self._unverified, self._verified = {}, {}
+        self._signers.clear()
         self.shown.clear()
 
     def verified(self, log: LogKeeper, members: Membership | None) -> dict[str, str]:
@@ -52,8 +54,23 @@ class Cosignatures:
                 self._journal.note(f"refused.{code_of(refusal)}", str(refusal))
             else:
                 self._verified[name] = held
+                self._signers.add(member)
         self._unverified = {}
         return dict(self._verified)
+
+    def missing(
+        self, active: Iterable[MemberId], log: LogKeeper, members: Membership | None
+    ) -> frozenset[MemberId]:
+        """Return who of `active` may yet cosign the newest checkpoint; nobody once a quorum has.
+
+        Whose line did not verify, or came altered, is among them.
+        """
+        if members is None:
+            return frozenset()
+        threshold = _threshold(members)
+        if threshold is None or len(self.verified(log, members)) >= threshold:
+            return frozenset()
+        return frozenset(active) - self._signers
 
     def to_show(
         self, current: Iterable[MemberId], log: LogKeeper, members: Membership
@@ -63,13 +80,18 @@ class Cosignatures:
         Nobody before a quorum has cosigned, or where so few members are left that none exists.
         """
         due = tuple(member for member in current if member not in self.shown)
-        if not due:
-            return ()
-        try:
-            [group] = policy_of(members.effective).groups
-        except VerificationError:
-            return ()
-        return due if len(self.verified(log, members)) >= group.threshold else ()
+        threshold = _threshold(members) if due else None
+        enough = threshold is not None and len(self.verified(log, members)) >= threshold
+        return due if enough else ()
+
+
+def _threshold(members: Membership) -> int | None:
+    """Return how many must cosign; None where so few members are left that there is no quorum."""
+    try:
+        [group] = policy_of(members.effective).groups
+    except VerificationError:
+        return None
+    return group.threshold
 
 
 def open_cosigned(note: str, members: Membership) -> SignedCheckpoint:
