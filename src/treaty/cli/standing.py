@@ -340,7 +340,7 @@ def _waiting_line(waits: Awaited | None, since: Timestamp | None) -> str:
 def _quorum(state: Consortium) -> int | None:
     if state.membership is None:
         return None
-    return state.members.effective.parameters().witness_quorum
+    return state.members.witness_quorum
 
 
 def is_party(directory: Path) -> bool:

@@ -415,8 +415,7 @@ class HubProcess:
 
     def _keep_checkpoint(self, node: Coordinator) -> None:
         """Keep the newest checkpoint that a quorum has cosigned: bundles are made from it."""
-        quorum = node.state.members.effective.parameters().witness_quorum
-        if len(node.witnesses()) < quorum:
+        if len(node.witnesses()) < node.state.members.witness_quorum:
             return
         note = node.checkpoint()
         if note != self._note:

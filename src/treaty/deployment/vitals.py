@@ -116,7 +116,7 @@ def read_standing(state: Consortium, size: int) -> Standing:
         founded=True,
         size=size,
         members=len(rules.active_members()),
-        quorum=rules.parameters().witness_quorum,
+        quorum=state.members.witness_quorum,
         studies=MappingProxyType(dict(Counter(one.phase for one in state.studies.values()))),
         published=phases[RoundPhase.PUBLISHED],
         abandoned=phases[RoundPhase.ABANDONED],

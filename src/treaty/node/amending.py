@@ -157,6 +157,8 @@ class Amendments:
         record = canonical.encode(_Kept(versions=versions))
         self._store.commit(Batch(puts=((COLLECTED_KEY, record),), label="amendment-signature"))
         self._versions = versions
+        self._tried = {one: what for one, what in self._tried.items() if one in versions}
+        self._said = {one: what for one, what in self._said.items() if one in versions}
 
 
 def is_settled(statement: bytes, state: Consortium) -> bool:

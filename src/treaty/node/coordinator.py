@@ -441,8 +441,7 @@ class Coordinator:
         if not self._asked_sizes:
             self._sizes.clear()
         else:
-            quorum = self._state.members.effective.parameters().witness_quorum
-            self._confirmed = len(self._sizes) >= quorum
+            self._confirmed = len(self._sizes) >= self._state.members.witness_quorum
         if not self._confirmed:
             self._ask(names_of(self._state) or self._members)
         asked, self._asked_sizes = self._asked_sizes, True

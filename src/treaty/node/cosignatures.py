@@ -8,7 +8,7 @@ What a quorum has cosigned is shown to the members once it stays; they read it b
 
 from collections.abc import Iterable
 
-from treaty.errors import PeerError, VerificationError, code_of
+from treaty.errors import PeerError, code_of
 from treaty.ids import MemberId
 from treaty.node.log_keeper import LogKeeper
 from treaty.ports import Journal
@@ -67,8 +67,8 @@ class Cosignatures:
         """
         if members is None:
             return frozenset()
-        threshold = _threshold(members)
-        if threshold is None or len(self.verified(log, members)) >= threshold:
+        quorum = members.witness_quorum
+        if quorum > len(members.witnesses) or len(self.verified(log, members)) >= quorum:
             return frozenset()
         return frozenset(active) - self._signers
 
@@ -80,18 +80,9 @@ class Cosignatures:
         Nobody before a quorum has cosigned, or where so few members are left that none exists.
         """
         due = tuple(member for member in current if member not in self.shown)
-        threshold = _threshold(members) if due else None
-        enough = threshold is not None and len(self.verified(log, members)) >= threshold
-        return due if enough else ()
-
-
-def _threshold(members: Membership) -> int | None:
-    """Return how many must cosign; None where so few members are left that there is no quorum."""
-    try:
-        [group] = policy_of(members.effective).groups
-    except VerificationError:
-        return None
-    return group.threshold
+        if not due or len(self.verified(log, members)) < members.witness_quorum:
+            return ()
+        return due
 
 
 def open_cosigned(note: str, members: Membership) -> SignedCheckpoint:

@@ -43,6 +43,7 @@ from treaty.protocol.statements import (
     seal_statement,
 )
 from treaty.tlog.notes import Algorithm, Verifier
+from treaty.tlog.policy import witness_quorum
 
 __all__ = [
     "Membership",
@@ -73,6 +74,16 @@ class Membership:
     def charter(self) -> Charter:
         """Return the version in force."""
         return self.history.current
+
+    @property
+    def witness_quorum(self) -> int:
+        """Return how many cosignatures fix a checkpoint, as the C2SP policy of a bundle asks.
+
+        Also where too few members are left for a secure sum, so that a suspension stops studies and
+        not the log; where so few are left that no number suffices, one more than there are.
+        """
+        members, colluders = len(self.witnesses), self.charter.secure_aggregation.max_colluders
+        return witness_quorum(members, colluders) if colluders < members else members + 1
 
     def suspend(self, member: MemberId, keyids: Iterable[Digest], *, at: Timestamp) -> "Membership":
         """Return the state with `member` suspended by the approvers' `keyids`."""

@@ -115,7 +115,7 @@ class StoredConsortium:
                 for name, size in self.mirrors(standing).items()
                 if size == len(standing.entries) and name in standing.state.members.witnesses
             ]
-            needed = standing.state.members.effective.parameters().witness_quorum
+            needed = standing.state.members.witness_quorum
             if len(lines) < needed:
                 raise ResourceError(
                     f"{len(lines)} members hold all {len(standing.entries)} entries, a checkpoint "

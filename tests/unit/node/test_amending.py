@@ -146,9 +146,13 @@ def test_a_member_begins_one_version_at_a_time(world: World) -> None:
     for number in range(3):
         other = joining(world, runner=key(f"runner {number}"))
         desk.send(other, approval(NEW))
+        desk.ready()
     assert len(desk.amendments._versions) == 2
     assert charter_digest(theirs) in desk.amendments._versions
     assert charter_digest(mine) not in desk.amendments._versions
+    assert set(desk.amendments._tried) | set(desk.amendments._said) <= set(
+        desk.amendments._versions
+    )
 
 
 def test_a_members_own_signature_is_settled_when_a_version_took_effect(world: World) -> None:
