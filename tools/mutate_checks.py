@@ -48,6 +48,7 @@ STORED = ROOT / "tests" / "campaign" / "results" / "check_mutations.json"
 MODULES = (
     "differencing",
     "secagg_audit",
+    "secagg_claims",
     "secagg_coordinator",
     "secagg_enrolment",
     "secagg_epoch",
@@ -55,6 +56,7 @@ MODULES = (
     "secagg_graph",
     "secagg_member",
     "secagg_opening",
+    "secagg_pairs",
     "secagg_roster",
     "secure_round",
     "surplus",
@@ -68,6 +70,8 @@ TESTS = (
     "tests/unit/protocol/test_secagg_graph.py",
     "tests/unit/protocol/test_secagg_audit.py",
     "tests/unit/protocol/test_surplus.py",
+    "tests/unit/protocol/test_secagg_pairs.py",
+    "tests/unit/protocol/test_secagg_claims.py",
     "tests/stateful/test_resumed_questions.py",
     "tests/adversarial/test_two_faced.py",
 )

@@ -1,12 +1,13 @@
 """Sketch check: a bound on what dishonest inputs add to a masked sum. EXPERIMENTAL, UNREVIEWED.
 
-EXPERIMENTAL: no protocol of Treaty uses this module, nobody outside has reviewed it, and no claim
-of Treaty rests on it. It is here to be measured and criticised.
+EXPERIMENTAL: nobody outside has reviewed it, and no claim of Treaty rests on it. It is off unless a
+plan says `sketched`; it is here to be measured and criticised.
 
 After all inputs of a sum are fixed, a public seed gives a matrix A of k rows over the columns,
 with entries -1, 0, 1 of probability 1/4, 1/2, 1/4. Each member says z_i = A x_i, its *claim*. Two
 checks: (a) each claim is as small as that of a vector within the bound (`within_bound`); (b) the
-claims add up, in the ring, to A times the published sum (`claims_add_up`).
+claims add up, in the ring, to A times the published sum; what they leave is that of members
+who made none (`residual`).
 
 What it gives: honest claims are right, so (b) makes the others' claims add up to A times their
 total false part, and (a) bounds each of them. A contribution far above the bound is either
@@ -42,13 +43,13 @@ __all__ = [
     "EXPERIMENTAL",
     "ROWS",
     "check_claims",
-    "claims_add_up",
+    "residual",
     "sketch",
     "within_bound",
 ]
 
 EXPERIMENTAL: Final = True
-"""Never the basis of a claim: not reviewed, not part of any protocol."""
+"""Never the basis of a claim: not reviewed, off by default."""
 
 ROWS: Final = 64
 """Rows of A: a difference passes unseen with probability at most 2^-64."""
@@ -97,35 +98,39 @@ def within_bound(claim: RingVector, squared_bound: int, rows: int = ROWS) -> boo
     return 2 * 100 * length <= TAU_TENTHS**2 * rows * squared_bound
 
 
-def claims_add_up(claims: Sequence[RingVector], total: RingVector, seed: bytes) -> bool:
-    """Say whether the claims add up, in the ring, to the sketch of the published sum."""
-    if not claims:
-        raise UsageError("expected at least one claim")
-    expected = sketch(total, seed, len(claims[0]))
-    found = np.zeros_like(expected)
+def residual(claims: Sequence[RingVector], total: RingVector, seed: bytes) -> RingVector:
+    """Return, in the ring, the sketch of the published sum less the claims: what is unexplained."""
+    rest = sketch(total, seed)
     for claim in claims:
-        if claim.dtype != expected.dtype or claim.shape != expected.shape:
+        if claim.dtype != rest.dtype or claim.shape != rest.shape:
             raise UsageError("expected claims of one length in the ring of the sum")
-        np.add(found, claim, out=found)
-    return bool(np.array_equal(found, expected))
+        np.subtract(rest, claim, out=rest)
+    return rest
 
 
 def check_claims(
-    claims: Mapping[str, RingVector], total: RingVector, seed: bytes, squared_bound: int
+    claims: Mapping[str, RingVector],
+    silent: int,
+    total: RingVector,
+    seed: bytes,
+    squared_bound: int,
 ) -> None:
-    """Raise `VerificationError` unless both checks hold for the claims of all survivors.
+    """Raise `VerificationError` unless the survivors' claims bound what they added to `total`.
 
+    `silent` is how many survivors made no claim: what the others leave unexplained is theirs, and
+    is held against the bound of so many vectors; without any it must be nothing.
     ``claim-too-long`` names who claims too much; ``claims-differ`` names nobody.
     """
     for name, claim in claims.items():
-        if not within_bound(claim, squared_bound, len(claim)):
+        if not within_bound(claim, squared_bound):
             raise VerificationError(
                 f"the claim of {name} is longer than the bound allows", code="claim-too-long"
             )
-    if not claims_add_up(tuple(claims.values()), total, seed):
+    rest = residual(tuple(claims.values()), total, seed)
+    if not within_bound(rest, silent * silent * squared_bound):
         raise VerificationError(
-            "the claims do not add up to the sketch of the published sum: somebody's claim is not "
-            "that of its input, or is missing",
+            f"the claims and {silent} members without one do not explain the published sum: "
+            "somebody's claim is not that of its input, or an input is too long",
             code="claims-differ",
         )
 

@@ -71,6 +71,7 @@ class Artefact(Enum):
     EVALUATION_HISTOGRAM = "evaluation-histogram"
     MODEL = "model"
     SITE_METRIC = "site-metric"
+    SKETCH_CLAIM = "sketch-claim"
     EVALUATION_VERDICT = "evaluation-verdict"
     MONITORING_SIGNAL = "monitoring-signal"
     SIMULATION_COMPARISON = "simulation-comparison"
@@ -169,6 +170,7 @@ FORMS: Mapping[Artefact, frozenset[Form]] = MappingProxyType(
         Artefact.EVALUATION_HISTOGRAM: _VALUE,
         Artefact.MODEL: _VALUE,
         Artefact.SITE_METRIC: _VALUE | _DIGEST,
+        Artefact.SKETCH_CLAIM: frozenset({Form.EXACT}),
         Artefact.EVALUATION_VERDICT: _VALUE,
         Artefact.MONITORING_SIGNAL: _VALUE | _CODE,
         Artefact.SIMULATION_COMPARISON: frozenset({Form.EXACT}),
@@ -208,6 +210,7 @@ _ARTEFACT_WORDS: Mapping[Artefact, str] = MappingProxyType(
         Artefact.EVALUATION_HISTOGRAM: "summed histograms of a model's scores on test data",
         Artefact.MODEL: "the model",
         Artefact.SITE_METRIC: "figures of one institution alone",
+        Artefact.SKETCH_CLAIM: "random projections of one institution's model update",
         Artefact.EVALUATION_VERDICT: "the result of an evaluation over all institutions",
         Artefact.MONITORING_SIGNAL: "signs of drift or failure of a released model",
         Artefact.SIMULATION_COMPARISON: "comparisons with pooled data, in a simulation only",

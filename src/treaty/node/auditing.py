@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from treaty.aggregation.masking import CHUNK_WORDS
+from treaty.aggregation.quantization import RingVector
 from treaty.crypto import canonical
 from treaty.errors import FormatError, PeerError, ResourceError, VerificationError, code_of
 from treaty.ids import Digest, MemberId
@@ -25,6 +26,7 @@ from treaty.protocol.secagg_audit import (
     ChunkList,
     assigned_members,
     check_chunk,
+    check_claims,
     check_hashes,
     chunk_hashes,
     chunk_of,
@@ -37,7 +39,7 @@ from treaty.protocol.statements import Predicate
 from treaty.protocol.study import Study
 from treaty.studies.progress import Stage
 
-__all__ = ["AuditDriver", "Auditor"]
+__all__ = ["AuditDriver", "Auditor", "claims_hold"]
 
 Order = tuple[Predicate, tuple[bytes, ...]]
 
@@ -254,3 +256,14 @@ class Auditor:
             if plan is None or not check_chunk(case, plan, chunk, hashes, pieces, total):
                 return Dispute(case.result.digest, prove_fraud(case, chunk, hashes, pieces))
         return None
+
+
+def claims_hold(study: Study | None, total: RingVector, journal: Journal) -> bool:
+    """Say whether the claims of the open round bound what was added to `total`, if it has any."""
+    try:
+        if study is not None and study.round is not None:
+            check_claims(study.round, total)
+    except VerificationError as refusal:
+        journal.note(f"claims-refused.{code_of(refusal)}", str(refusal))
+        return False
+    return True

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from treaty.aggregation.quantization import RingVector, encode, encode_grid
+from treaty.aggregation.quantization import RingVector, encode, encode_grid, ring_vector
 from treaty.aggregation.tensors import NamedTensors
 from treaty.contracts.conformance import ConformedData, support_indicator
 from treaty.contracts.design import design_columns
 from treaty.contracts.normalisation import Normaliser, moments, normaliser_from_sums
+from treaty.crypto.canonical import sha256
 from treaty.errors import PolicyError, UsageError
 from treaty.evaluation.metrics import (
     ModelFigures,
@@ -39,12 +40,15 @@ from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import noise_commitment
 from treaty.privacy.surplus import NoiseKeys, noise_keys
 from treaty.privacy.terms import NoisedTerms
+from treaty.protocol.secagg_claims import claim_of
+from treaty.protocol.secagg_lifecycle import Lock
+from treaty.protocol.secure_round import RoundRecord
 from treaty.studies.plan import Plan
 from treaty.studies.progress import StudyProgress
 from treaty.studies.queries import CONTRIBUTORS, ROWS, Query, QueryKind
 from treaty.studies.surplus import opening_numbers
 
-__all__ = ["Answer", "LocalStudy"]
+__all__ = ["Answer", "LocalStudy", "claim_in"]
 
 Matrix = NDArray[np.float64]
 
@@ -285,3 +289,17 @@ class LocalStudy:
         return progress.normaliser.apply(
             data.features, clip=float(self.plan.aggregation.feature_clip)
         )
+
+
+def claim_in(record: RoundRecord, premask: bytes | None, lock: Lock | None) -> str | None:
+    """Return a member's claim about its vector before masking; None in a round without claims.
+
+    EXPERIMENTAL (`treaty.protocol.secagg_claims`). Raises `PolicyError` (code ``vector-differs``)
+    when the vector that it sent is gone: then it answers nothing.
+    """
+    if record.claim_bound is None or record.survivors is None:
+        return None
+    if premask is None or lock is None or sha256(premask) != lock.vector:
+        raise PolicyError("the vector to make a claim about is gone", code="vector-differs")
+    asked = record.opened.predicate
+    return claim_of(ring_vector(premask, asked.ring_bits, asked.length), record.survivors)

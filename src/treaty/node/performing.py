@@ -27,6 +27,7 @@ from treaty.errors import (
 from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
 from treaty.node.bounds import COLUMN_BYTES
+from treaty.node.contribution import claim_in
 from treaty.node.mirror import Mirror
 from treaty.node.noise_kept import kept_noise, noise_record, took_noise_off
 from treaty.node.spending import Spending
@@ -339,11 +340,12 @@ class Performer:
         slot = self._slot
         if slot is None or record.sealed is None:
             return
-        secret = noise = None
+        secret = noise = claim = None
         if slot.phase in (SlotPhase.INPUT_SENT, SlotPhase.CONFIRMED):
             secret = self._secret(slot.epoch.slot_secret_name(slot.slot))
             if secret is None:
                 return
+            claim = claim_in(record, self._store.get(PREMASK_KEY), slot.state.lock)
             if (
                 slot.state.input is not None
                 and slot.state.input.surplus
@@ -354,13 +356,13 @@ class Performer:
         if slot.phase is SlotPhase.INPUT_SENT:
             first, *others = record.inputs.values()
             self._drive_slot(InputLogged(first, tuple(others)))
-            self._drive_slot(SurvivorsAnnounced(record.sealed, secret, noise))
+            self._drive_slot(SurvivorsAnnounced(record.sealed, secret, noise, claim))
         slot = self._slot
         if slot is not None and slot.phase is SlotPhase.CONFIRMED:
             one, *more = record.confirmed.values() or (None,)
             if one is not None:
                 known = tuple(filter(None, more))
-                self._drive_slot(ConfirmationLogged(one, secret, known, noise))
+                self._drive_slot(ConfirmationLogged(one, secret, known, noise, claim))
 
     def _secret(self, name: str) -> bytes | None:
         """Return a secret of the open epoch, or None where it is lost: the member sits out."""

@@ -14,7 +14,7 @@ from treaty.errors import PolicyError, ResourceError, VerificationError
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
 from treaty.node.asking import base_of, circumstances_of, next_round
-from treaty.node.auditing import AuditDriver
+from treaty.node.auditing import AuditDriver, claims_hold
 from treaty.node.intake import check_columns
 from treaty.ports import BlobStore, Engine, Journal
 from treaty.protocol.consortium import Consortium
@@ -178,6 +178,7 @@ class RoundDriver:
                     self._open_epoch(),
                     opened.predicate,
                     surplus=record is not None and bool(record.tiers),
+                    claimed=record is not None and record.claim_bound is not None,
                 )
                 if running is not None:
                     self._bound = running.bound_among(body.participants, body.epoch_hash)
@@ -230,7 +231,7 @@ class RoundDriver:
     def next(self, state: Consortium, now: Timestamp, find: Find) -> list[Order]:
         """Return what to append now; empty when the members must act first."""
         if self._need is not None:
-            self._sum(self._need, find)
+            self._sum(state, self._need, find)
         if self._orders:
             orders, self._orders = self._orders, []
             return orders
@@ -467,16 +468,17 @@ class RoundDriver:
         names = frozenset(MemberId(one.member) for one in sealed.survivors)
         return self._bound is None or (self._bound ^ names) <= self._freed
 
-    def _sum(self, need: NeedSum, find: Find) -> None:
+    def _sum(self, state: Consortium, need: NeedSum, find: Find) -> None:
         def pieces(blob: Digest) -> Iterable[bytes]:
             # One input at a time, and of a stored one a piece at a time: it is checked again.
             return self._blobs.chunks(blob) if self._blobs.has(blob) else (find(blob),)
 
-        total = open_sum(
+        words = open_sum(
             map(pieces, need.blobs), need.plan, need.ring_bits, need.length, spread=self._spread
-        ).tobytes()
-        self._need = None
-        self._in_round(SumReady(sha256(total)), (total,))
+        )
+        self._need, total = None, words.tobytes()
+        refused = not claims_hold(state.running, words, self._journal)
+        self._in_round(SumReady(sha256(total), refused), () if refused else (total,))
 
     def _order(self, predicate: Predicate, blobs: tuple[bytes, ...] = ()) -> None:
         if all(predicate != known for known, _ in self._orders):

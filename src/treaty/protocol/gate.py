@@ -97,4 +97,4 @@ def check_sum(
 
 def _behind(artefact: Artefact, members: int) -> int:
     """A site's own figure stands on its own data; protocol fields on nobody's."""
-    return 1 if artefact is Artefact.SITE_METRIC else members
+    return 1 if artefact in (Artefact.SITE_METRIC, Artefact.SKETCH_CLAIM) else members

@@ -26,12 +26,13 @@ from treaty.aggregation.masking import (
     chunk_count,
     root_of_chunk_hashes,
 )
-from treaty.aggregation.quantization import RING_TYPES
+from treaty.aggregation.quantization import RING_TYPES, RingVector
 from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, MemberName, Record
 from treaty.crypto.derivation import labelled_hash
 from treaty.errors import FormatError, UsageError, VerificationError
 from treaty.ids import Digest
+from treaty.protocol.secagg_claims import check_sum_of_claims
 from treaty.protocol.secagg_messages import MaskedInput, RoundOpened, RoundResult
 from treaty.protocol.secagg_opening import check_result
 from treaty.protocol.secure_round import EpochRecord, RoundRecord
@@ -44,7 +45,9 @@ __all__ = [
     "ChunkList",
     "FraudProof",
     "assigned_members",
+    "check_audited_set",
     "check_chunk",
+    "check_claims",
     "check_fraud",
     "chunk_hashes",
     "chunk_of",
@@ -174,6 +177,29 @@ def is_audited(case: AuditCase, signed: Collection[str]) -> bool:
     enough = case.round.group.max_colluders + 1
     windows = {frozenset(assigned_members(case, chunk)) for chunk in range(case.chunks)}
     return all(len(window & set(signed)) >= enough for window in windows)
+
+
+def check_audited_set(cases: Collection[AuditCase], members_in: Sequence[str]) -> None:
+    """Refuse other survivors than those of the sums that nobody has added up again.
+
+    A false sum steers the model. While it is undiscovered, sums over one set alone show
+    nothing of one member; two sums over sets that differ would (R-14). ``unaudited-set``.
+    """
+    if any(case.round.members_in != members_in for case in cases):
+        raise VerificationError(
+            "the sums before are unaudited and of other members: audit them first",
+            code="unaudited-set",
+        )
+
+
+def check_claims(record: RoundRecord, total: RingVector) -> None:
+    """Raise `VerificationError` unless the claims of a round, if it has any, bound its sum.
+
+    EXPERIMENTAL (`treaty.protocol.secagg_claims`).
+    """
+    if record.claim_bound is not None:
+        answers = [one.predicate for one in record.reveals.values()]
+        check_sum_of_claims(answers, len(record.members_in), total, record.claim_bound)
 
 
 def check_chunk(

@@ -32,3 +32,4 @@ class RoundCode(Enum):
     TOO_FEW_CONFIRMATIONS = "too-few-confirmations"
     TOO_FEW_REVEALS = "too-few-reveals"
     SEEDS_DO_NOT_HOLD = "seeds-do-not-hold"
+    CLAIMS_REFUSED = "claims-refused"

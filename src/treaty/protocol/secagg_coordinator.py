@@ -19,7 +19,6 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TypeAlias
 
-from treaty.aggregation.masking import MaskPlan
 from treaty.crypto.canonical import sha256
 from treaty.errors import UsageError, VerificationError
 from treaty.ids import Digest
@@ -58,6 +57,16 @@ from treaty.protocol.secagg_opening import (
     unmask_plan,
 )
 from treaty.protocol.secagg_pairs import placed_pairs
+from treaty.protocol.secagg_round_events import (
+    Blame,
+    ConfirmationLogged,
+    DeclineLogged,
+    InputArrived,
+    NeedSum,
+    RevealLogged,
+    SumReady,
+    SurvivorsLogged,
+)
 from treaty.protocol.statements import Verified
 
 __all__ = [
@@ -97,67 +106,6 @@ class RoundPhase(Enum):
     ABANDONED = "abandoned"
 
 
-@dataclass(frozen=True, slots=True)
-class NeedSum:
-    """Order: `recompute_sum` of the survivors' blobs with `plan`, store it, report `SumReady`."""
-
-    survivors: tuple[str, ...]
-    blobs: tuple[Digest, ...]
-    ring_bits: int
-    length: int
-    plan: MaskPlan = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Blame:
-    """Report: these members signed something that does not hold."""
-
-    members: frozenset[str]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class InputArrived:
-    """A header stands in the log; its blob has the digest and the root that it names."""
-
-    header: Verified[MaskedInput]
-
-
-@dataclass(frozen=True, slots=True)
-class DeclineLogged:
-    """A participant sends no input."""
-
-    declined: Verified[InputDeclined]
-
-
-@dataclass(frozen=True, slots=True)
-class SurvivorsLogged:
-    """The survivors stand in the log."""
-
-    sealed: Verified[SurvivorsSealed]
-
-
-@dataclass(frozen=True, slots=True)
-class ConfirmationLogged:
-    """A survivor confirmed the set."""
-
-    confirmed: Verified[SurvivorsConfirmed]
-
-
-@dataclass(frozen=True, slots=True)
-class RevealLogged:
-    """A survivor answered."""
-
-    reveal: Verified[Reveal]
-
-
-@dataclass(frozen=True, slots=True)
-class SumReady:
-    """The sum is stored under `digest`."""
-
-    digest: Digest
-
-
 Event: TypeAlias = (
     InputArrived
     | DeclineLogged
@@ -181,7 +129,7 @@ TRANSITIONS: Transitions[RoundPhase] = MappingProxyType(
         (_P.REVEALING, Deadline): frozenset({_P.SUMMING, _P.ABANDONED}),
         (_P.SUMMING, RevealLogged): frozenset({_P.SUMMING}),
         (_P.SUMMING, ConfirmationLogged): frozenset({_P.SUMMING}),
-        (_P.SUMMING, SumReady): frozenset({_P.PUBLISHED}),
+        (_P.SUMMING, SumReady): frozenset({_P.PUBLISHED, _P.ABANDONED}),
         (_P.SUMMING, Deadline): frozenset({_P.SUMMING}),
         **{
             (phase, late): frozenset({phase})
@@ -214,15 +162,21 @@ class CoordinatorRound:
     survivors: Digest | None = None
     confirmed: frozenset[str] = frozenset()
     reveals: Mapping[str, Verified[Reveal]] = field(default_factory=dict)
+    claimed: bool = False
     liars: frozenset[str] = frozenset()
     seeds: _Seeds | None = field(default=None, repr=False)
 
     @staticmethod
     def begin(
-        epoch: CoordinatorEpoch, opened: RoundOpened, *, surplus: bool = False
+        epoch: CoordinatorEpoch,
+        opened: RoundOpened,
+        *,
+        surplus: bool = False,
+        claimed: bool = False,
     ) -> "CoordinatorRound":
         """Return the round of a logged opening (`CoordinatorEpoch.next_round` makes one)."""
-        return CoordinatorRound(epoch, opened, context_of(epoch.group.charter, opened), surplus)
+        context = context_of(epoch.group.charter, opened)
+        return CoordinatorRound(epoch, opened, context, surplus, claimed=claimed)
 
     @property
     def group(self) -> Group:
@@ -335,7 +289,8 @@ class CoordinatorRound:
 
     @property
     def _opens_early(self) -> bool:
-        return self.graph.choices is None and not self.surplus
+        # A claim that is not made is one that the others must explain.
+        return self.graph.choices is None and not self.surplus and not self.claimed
 
     def _try_to_open(self, event: Event) -> tuple["CoordinatorRound", tuple[Effect, ...]]:
         """Rebuild and check all seeds; with too many false shares, wait for more answers."""
@@ -389,6 +344,8 @@ class CoordinatorRound:
         return NeedSum(names, blobs, self.opened.ring_bits, self.opened.length, plan)
 
     def _on_sum(self, event: SumReady) -> tuple["CoordinatorRound", tuple[Effect, ...]]:
+        if event.refused:
+            return self._abandon(event, RoundCode.CLAIMS_REFUSED)
         moved = self._move(event, RoundPhase.PUBLISHED)
         if self.seeds is None or self.survivors is None:
             return moved, ()

@@ -194,11 +194,13 @@ class SurvivorsAnnounced:
     """The coordinator asks to open the sum.
 
     `secret` is the content of the slot's file, `noise` that of the file of noise keys, if any.
+    `claim` is this member's in a sketched round (`secagg_claims`).
     """
 
     sealed: Verified[SurvivorsSealed]
     secret: bytes | None = field(default=None, repr=False)
     noise: bytes | None = field(default=None, repr=False)
+    claim: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,7 @@ class ConfirmationLogged:
     secret: bytes | None = field(default=None, repr=False)
     others: tuple[Verified[SurvivorsConfirmed], ...] = ()
     noise: bytes | None = field(default=None, repr=False)
+    claim: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

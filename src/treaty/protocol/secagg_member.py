@@ -456,7 +456,6 @@ class MemberSlot:
         if secrets.slot != self.slot:
             raise UsageError(f"expected the secrets of slot {self.slot}, got those of another")
         inside = frozenset(names)
-        # In a large group this member holds the shares of those alone that chose it.
         held = [name for name in self.state.opened.participants if name in secrets.self_shares]
         keys, cut = open_keys(self.state, names, event.noise)
         reveal = Reveal(
@@ -467,6 +466,7 @@ class MemberSlot:
             self_shares={name: secrets.self_shares[name] for name in held if name in inside},
             round_shares={name: secrets.round_shares[name] for name in held if name not in inside},
             surplus=keys or msgspec.UNSET,
+            claim=event.claim,
         )
         return reveal, self._noise_kept(cut)
 

@@ -56,6 +56,9 @@ HYBRID_SUITE: Suite = "cesa1-x25519-mlkem768"
 Hex32 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """32 bytes: a public key, a commitment, a share or a seed."""
 
+Claim = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{4}){64,256}\Z")]
+"""64 words of a ring, little-endian: of 16, 32 or 64 bits."""
+
 KemKey = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{2368}\Z")]
 """An ML-KEM-768 encapsulation key: 1,184 bytes."""
 
@@ -380,34 +383,30 @@ class SurvivorsConfirmed(_InRound):
         "self_shares": _SHARE,
         "round_shares": _SHARE,
         "surplus": Artefact.SURPLUS_NOISE_KEY,
+        "claim": Artefact.SKETCH_CLAIM,
     },
 )
-class Reveal(_InRound):
+class Reveal(_InRound, omit_defaults=True):
     """A member's one answer: for each survivor a share of its self-mask seed, for each
     participant that dropped out a share of its round seed, never both for one member.
 
     `surplus` are the keys of the parts of its noise that a sum over these survivors does not need,
-    left out where there are none or all noise stays in.
+    left out where there are none or all noise stays in; `claim` is that of a sketched round
+    (`secagg_claims`, EXPERIMENTAL).
     """
 
     survivors: DigestField
     self_shares: dict[MemberName, Hex32]
     round_shares: dict[MemberName, Hex32]
     surplus: _Parts | msgspec.UnsetType = msgspec.UNSET
+    claim: Claim | None = None
 
 
 @statement(
     "round-result/v1",
     signer=SignerKind.COORDINATOR,
-    classes={
-        "context": _ID,
-        "survivors": _ID,
-        "sum": _ID,
-        "self_seeds": _SHARE,
-        "round_seeds": _SHARE,
-        "pair_seeds": _SHARE,
-        "pairs": _SHARE,
-    },
+    classes=dict.fromkeys(("context", "survivors", "sum"), _ID)
+    | dict.fromkeys(("self_seeds", "round_seeds", "pair_seeds", "pairs"), _SHARE),
 )
 class RoundResult(_InRound, omit_defaults=True):
     """The sum is open: the SHA-256 of its little-endian bytes, and the seeds that open it.

@@ -1,8 +1,8 @@
 """Epochs and rounds as the log tells them: what everyone may check, the auditor included.
 
-`EpochRecord` and `RoundRecord` fold the statements of secure aggregation. They enforce the public
-rules; what a member must check before it parts with a secret is the member machine's
-business, and recomputing the sum the verifier's (docs/spec/secagg.md).
+`EpochRecord` and `RoundRecord` fold the statements of secure aggregation by the public rules; what
+a member must check before it parts with a secret is the member machine's business, and
+recomputing the sum the verifier's (docs/spec/secagg.md).
 
 Invariants:
   * One key, share and readiness statement per member and epoch; one header, one answer per member
@@ -17,7 +17,6 @@ Invariants:
 """
 
 from collections.abc import Mapping
-from enum import Enum
 from types import MappingProxyType
 from typing import TypeVar, cast
 
@@ -26,7 +25,8 @@ from msgspec.structs import replace
 
 from treaty.errors import VerificationError
 from treaty.ids import Digest, MemberId
-from treaty.protocol.machine import Transitions, advance
+from treaty.protocol.machine import advance
+from treaty.protocol.secagg_claims import check_abandoned, check_claim
 from treaty.protocol.secagg_graph import Graph, check_choice, chosen_holders
 from treaty.protocol.secagg_keys import Group, context_of, epoch_hash_of, survivors_digest
 from treaty.protocol.secagg_messages import (
@@ -48,59 +48,25 @@ from treaty.protocol.secagg_messages import (
     SurvivorsSealed,
 )
 from treaty.protocol.secagg_pairs import PairSeeds, largest_pairs, pair_seeds_of
-from treaty.protocol.statements import Body, Documents, SignerKind, Verified, of_kind, registered
+from treaty.protocol.secure_phases import (
+    EPOCH_TRANSITIONS,
+    ROUND_TRANSITIONS,
+    EpochPhase,
+    RoundPhase,
+)
+from treaty.protocol.statements import (
+    Body,
+    Documents,
+    SignerKind,
+    Verified,
+    of_kind,
+    registered,
+)
 from treaty.protocol.surplus import check_committed, check_opened
 
 __all__ = ["EpochPhase", "EpochRecord", "RoundPhase", "RoundRecord"]
 
 P = TypeVar("P", bound=Body)
-
-
-class EpochPhase(Enum):
-    """Where the set-up of keys and shares stands."""
-
-    KEYS = "keys"
-    DEALING = "dealing"
-    OPENING = "opening"
-    CLOSED = "closed"
-
-
-class RoundPhase(Enum):
-    """Where one secure sum stands."""
-
-    COLLECTING = "collecting"
-    REVEALING = "revealing"
-    PUBLISHED = "published"
-    ABANDONED = "abandoned"
-
-
-EPOCH_TRANSITIONS: Transitions[EpochPhase] = MappingProxyType(
-    {
-        (EpochPhase.KEYS, EpochKeys): frozenset({EpochPhase.KEYS}),
-        (EpochPhase.KEYS, EpochRoster): frozenset({EpochPhase.DEALING}),
-        (EpochPhase.KEYS, EpochClosed): frozenset({EpochPhase.CLOSED}),
-        (EpochPhase.DEALING, EpochShares): frozenset({EpochPhase.DEALING}),
-        (EpochPhase.DEALING, EpochSealed): frozenset({EpochPhase.OPENING}),
-        (EpochPhase.DEALING, EpochClosed): frozenset({EpochPhase.CLOSED}),
-        (EpochPhase.OPENING, EpochReady): frozenset({EpochPhase.OPENING}),
-        (EpochPhase.OPENING, ShareComplaint): frozenset({EpochPhase.OPENING}),
-        (EpochPhase.OPENING, RoundOpened): frozenset({EpochPhase.OPENING}),
-        (EpochPhase.OPENING, EpochClosed): frozenset({EpochPhase.CLOSED}),
-    }
-)
-
-ROUND_TRANSITIONS: Transitions[RoundPhase] = MappingProxyType(
-    {
-        (RoundPhase.COLLECTING, MaskedInput): frozenset({RoundPhase.COLLECTING}),
-        (RoundPhase.COLLECTING, InputDeclined): frozenset({RoundPhase.COLLECTING}),
-        (RoundPhase.COLLECTING, SurvivorsSealed): frozenset({RoundPhase.REVEALING}),
-        (RoundPhase.COLLECTING, RoundAbandoned): frozenset({RoundPhase.ABANDONED}),
-        (RoundPhase.REVEALING, SurvivorsConfirmed): frozenset({RoundPhase.REVEALING}),
-        (RoundPhase.REVEALING, Reveal): frozenset({RoundPhase.REVEALING}),
-        (RoundPhase.REVEALING, RoundResult): frozenset({RoundPhase.PUBLISHED}),
-        (RoundPhase.REVEALING, RoundAbandoned): frozenset({RoundPhase.ABANDONED}),
-    }
-)
 
 
 class EpochRecord(msgspec.Struct, frozen=True):
@@ -289,8 +255,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
     """One secure sum: who sent, who is in, who answered, and what came out.
 
     `question` is what the members' locks are on: the query without its number in the study.
-    `members_in` are the members whose inputs are in the sum, once sealed; with `few` of them
-    answers wait for confirmations. `tiers` as in `Expected`.
+    `members_in` are those whose inputs are in the sum, once sealed; with `few` of them answers wait
+    for confirmations. `tiers` as in `Expected`; with a `claim_bound` answers hold claims.
     """
 
     group: Group
@@ -310,6 +276,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     reveals: Mapping[MemberId, Verified[Reveal]] = msgspec.field(default_factory=dict)
     result: Verified[RoundResult] | None = None
     pair_seeds: PairSeeds = msgspec.field(default_factory=dict)
+    claim_bound: int | None = None
     abandoned: Verified[RoundAbandoned] | None = None
 
     @staticmethod
@@ -319,10 +286,11 @@ class RoundRecord(msgspec.Struct, frozen=True):
         question: Digest,
         graph: Graph,
         tiers: tuple[int, ...] = (),
+        claim_bound: int | None = None,
     ) -> "RoundRecord":
         """Return the record of a round that has just opened in an epoch with this graph."""
-        context = context_of(Digest(opened.predicate.charter), opened.predicate)
-        return RoundRecord(group, opened, question, context, graph, tiers)
+        at = context_of(Digest(opened.predicate.charter), opened.predicate)
+        return RoundRecord(group, opened, question, at, graph, tiers, claim_bound=claim_bound)
 
     @property
     def participants(self) -> tuple[MemberId, ...]:
@@ -375,6 +343,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
                 return self._on_result(body, of_kind(verified, RoundResult), documents)
             case RoundAbandoned():
                 phase = self._move(body, RoundPhase.ABANDONED)
+                check_abandoned(body, self.claim_bound)
                 return replace(self, phase=phase, abandoned=of_kind(verified, RoundAbandoned))
             case _:
                 raise VerificationError(
@@ -440,18 +409,16 @@ class RoundRecord(msgspec.Struct, frozen=True):
         header = self.inputs[MemberId(body.author)].predicate
         query = self.opened.predicate.query
         check_opened(body, header, self.tiers, len(self.members_in), query)
+        check_claim(body, self.claim_bound, self.opened.predicate.ring_bits)
         return replace(self, reveals=_once(self.reveals, verified))
 
     @property
     def largest_pairs(self) -> int:
-        """Return the most bytes of a blob of pair seeds that a result of this round can name."""
+        """Return the most bytes of a blob of pair seeds that a result can name."""
         return largest_pairs(len(self._dropped()), len(self.group.members))
 
     def _on_result(
-        self,
-        body: RoundResult,
-        verified: Verified[RoundResult],
-        documents: Documents,
+        self, body: RoundResult, verified: Verified[RoundResult], documents: Documents
     ) -> "RoundRecord":
         phase = self._move(body, RoundPhase.PUBLISHED)
         self._same_survivors(body.survivors)

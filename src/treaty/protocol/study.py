@@ -30,7 +30,13 @@ from treaty.protocol.differencing import Exposure, bound_set, exposure_of, freed
 from treaty.protocol.machine import Transitions, advance
 from treaty.protocol.messages import HaltCode, SiteReported, StudyCompleted, StudyHalted
 from treaty.protocol.releases import MAX_FRESH, Shown, asked_as, last_shown, with_noise_shown
-from treaty.protocol.secagg_audit import AuditCase, check_fraud, is_audited
+from treaty.protocol.secagg_audit import (
+    AuditCase,
+    check_audited_set,
+    check_claims,
+    check_fraud,
+    is_audited,
+)
 from treaty.protocol.secagg_keys import NO_RESULT, Group
 from treaty.protocol.secagg_lifecycle import Expected
 from treaty.protocol.secagg_messages import (
@@ -51,6 +57,7 @@ from treaty.protocol.surplus import opened_sum
 from treaty.studies.plan import Plan, plan_digest
 from treaty.studies.progress import StudyProgress, begin
 from treaty.studies.queries import NOISED
+from treaty.studies.sketches import claim_bound
 from treaty.studies.surplus import opening_numbers
 
 __all__ = ["Phase", "Study", "StudyEvent", "group_of", "open_study"]
@@ -325,8 +332,9 @@ class Study(msgspec.Struct, frozen=True):
         epoch = self._open_epoch().use_slot(body)
         if epoch.graph is None:
             raise VerificationError("the epoch's dealing is not over", code="out-of-order")
+        bound = claim_bound(self.plan, self.progress.expected_query())
         record = RoundRecord.begin(
-            self.group, verified, awaited.question, epoch.graph, awaited.tiers
+            self.group, verified, awaited.question, epoch.graph, awaited.tiers, bound
         )
         fresh = self.fresh + self._is_fresh(awaited.question)
         return replace(self, epoch=epoch, round=record, fresh=fresh)
@@ -335,7 +343,7 @@ class Study(msgspec.Struct, frozen=True):
         record = self._open_round().step(verified, documents)
         if isinstance(verified.predicate, SurvivorsSealed):
             exposed = exposure_of(self.answered.get(record.question, ()), self._resumable, record)
-            self._audited_set(record)
+            check_audited_set(self.unaudited, record.members_in)
             return replace(self, round=record, exposures=(*self.exposures, *exposed))
         shown = self.noise_shown
         if isinstance(verified.predicate, MaskedInput):
@@ -354,6 +362,7 @@ class Study(msgspec.Struct, frozen=True):
         record = self._open_round().step(verified, documents)
         query = self.progress.expected_query()
         total = opened_sum(self.plan, query, record, documents(Digest(body.sum)))
+        check_claims(record, total)
         progress = self.progress.absorb(query, total, len(record.members_in))
         cases = (AuditCase(self._open_epoch(), record),) if self.plan.aggregation.audited else ()
         return replace(
@@ -418,18 +427,6 @@ class Study(msgspec.Struct, frozen=True):
         phase = advance(TRANSITIONS, self.phase, body, Phase.HALTED)
         check_halted(body.code, self.progress.stage, decided=self.halt_decided)
         return replace(self._cut_off, phase=phase, halt_code=body.code)
-
-    def _audited_set(self, record: RoundRecord) -> None:
-        """Refuse other survivors than those of the sums that nobody has added up again.
-
-        A false sum steers the model. While it is undiscovered, sums over one set alone show
-        nothing of one member; two sums over sets that differ would (R-14).
-        """
-        if any(case.round.members_in != record.members_in for case in self.unaudited):
-            raise VerificationError(
-                "the sums before are unaudited and of other members: audit them first",
-                code="unaudited-set",
-            )
 
     def _no_audit_due(self, what: str) -> None:
         if self.unaudited:

@@ -317,6 +317,16 @@ def _audits(history: History) -> list[tuple[str, Status, str]]:
     ]
 
 
+def _claims(history: History) -> list[tuple[str, Status, str]]:
+    """Say, in a line of its own, that a study was sketched; nothing is guaranteed by that."""
+    if not any(one.plan.aggregation.sketched for one in history.state.studies.values()):
+        return []
+    said = (
+        "members' claims bound the published updates; EXPERIMENTAL, unreviewed: rely on none of it"
+    )
+    return [("norm-check", Status.NOT_COVERED, said)]
+
+
 def _guarantees(
     history: History, manifest: Manifest, completed: bool, released: bool
 ) -> tuple[Guarantee, ...]:
@@ -350,6 +360,7 @@ def _guarantees(
             )
         )
     found += _audits(history)
+    found += _claims(history)
     found += _differences(history)
     found.append(
         ("model", proved, "derived again from the published sums, bit for bit")

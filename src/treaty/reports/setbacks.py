@@ -39,6 +39,7 @@ _ROUNDS = {
     RoundCode.TOO_FEW_CONFIRMATIONS: "Too few members confirmed whose contributions count.",
     RoundCode.TOO_FEW_REVEALS: "Too few members answered, so no sum was opened.",
     RoundCode.SEEDS_DO_NOT_HOLD: "The answers did not fit what was promised before.",
+    RoundCode.CLAIMS_REFUSED: "An update was longer than the plan allows, or a claim was false.",
 }
 _HALTS = {
     HaltCode.LEAST_SUPPORT: "Too few sites stand behind a column, so nothing else was summed.",

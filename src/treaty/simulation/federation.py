@@ -41,7 +41,12 @@ from treaty.protocol.statements import seal_statement, statement_payload
 from treaty.protocol.study import Study
 from treaty.provenance.bundle import Edition, export
 from treaty.registration import open_budget
-from treaty.simulation.founding import policy_text, register, with_site_figures
+from treaty.simulation.founding import (
+    policy_text,
+    register,
+    with_site_figures,
+    with_sketch_claims,
+)
 from treaty.simulation.hosting import MemberHost, share_out, wait_for_hosts
 from treaty.stores.files import make_directory, read_file, write_file, write_private_file
 from treaty.stores.memory import MemoryLedger
@@ -140,12 +145,14 @@ class Federation:
         delta: str = "0",
         max_sites_per_person: int = 2,
         transport_keys: bool = False,
+        sketch_claims: bool = False,
     ) -> None:
         """Write the parties' directories: keys, data, policies, and the charter that all sign.
 
         With `epsilon_budget_milli` (thousandths) and `delta` (a decimal text) the charter is
         differentially private: sums over training rows are noised only. Without it they are exact.
-        With `transport_keys` the charter lists four keys of each member, as a networked one does.
+        With `transport_keys` the charter lists four keys of each member, as a networked one does;
+        with `sketch_claims` it lets claims of sketched rounds be shown (EXPERIMENTAL).
 
         Raises `UsageError` for fewer than three sites or a directory that is in use.
         """
@@ -191,6 +198,8 @@ class Federation:
         )
         if site_figures:
             charter = with_site_figures(charter)
+        if sketch_claims:
+            charter = with_sketch_claims(charter)
         for name, site in sites.items():
             place = parties / name
             write_private_file(place / "data.csv", site.data)

@@ -20,7 +20,7 @@ from treaty.protocol.statements import seal_statement
 from treaty.registration import DatasetHome, register_dataset
 from treaty.studies.plan import SplitSettings
 
-__all__ = ["HOLDOUT_PERMILLE", "policy_text", "register", "with_site_figures"]
+__all__ = ["HOLDOUT_PERMILLE", "policy_text", "register", "with_site_figures", "with_sketch_claims"]
 
 HOLDOUT_PERMILLE = SplitSettings().holdout_permille
 """The share of persons that a simulated site registers for evaluations alone."""
@@ -53,11 +53,20 @@ def register(
 
 def with_site_figures(charter: Charter) -> Charter:
     """Return `charter` with the row that lets each site's own figures leave, by name."""
+    return _with_exact(charter, Artefact.SITE_METRIC, HowOften.PER_STUDY)
+
+
+def with_sketch_claims(charter: Charter) -> Charter:
+    """Return `charter` with the row that lets claims of sketched rounds leave: EXPERIMENTAL."""
+    return _with_exact(charter, Artefact.SKETCH_CLAIM, HowOften.PER_ROUND)
+
+
+def _with_exact(charter: Charter, artefact: Artefact, often: HowOften) -> Charter:
     row = ExposureRule(
-        artefact=Artefact.SITE_METRIC,
+        artefact=artefact,
         recipients=(Role.COORDINATOR, Role.MEMBER, Role.AUDITOR),
         form=Form.EXACT,
-        how_often=HowOften.PER_STUDY,
+        how_often=often,
         least_members=1,
         risk_tolerance=RiskTolerance.HIGH,
         remediation="halt the study, open an incident and amend this row",
@@ -65,7 +74,7 @@ def with_site_figures(charter: Charter) -> Charter:
     kept = tuple(
         rule
         for rule in charter.exposure
-        if not (rule.artefact is Artefact.SITE_METRIC and rule.form is Form.EXACT)
+        if not (rule.artefact is artefact and rule.form is Form.EXACT)
     )
     return msgspec.structs.replace(charter, exposure=(*kept, row))
 

@@ -10,7 +10,8 @@ slots than the charter allows; 4 every coordinate of every sum can be made non-z
 `least_support` members; 5 every kind of sum is accepted by name in the exposure matrix, over the
 least number of members that an opened sum has; 6 site figures leave only where the
 matrix allows them; 7 the plan acknowledges exactly the charter's data-use terms; 8 a plan with
-noised sums keeps what it promises (`treaty.studies.private_lint`).
+noised sums keeps what it promises (`treaty.studies.private_lint`); 9 a sketched plan has clipped
+updates to sketch, and the charter lets claims be shown (`treaty.studies.sketches`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,8 @@ from treaty.models.specification import (
 from treaty.privacy.terms import NoisedTerms
 from treaty.studies.plan import Plan
 from treaty.studies.private_lint import private_findings
-from treaty.studies.queries import NO_DIGEST, QueryKind, make_query, noised_kinds
+from treaty.studies.queries import NO_DIGEST, Query, QueryKind, make_query, noised_kinds
+from treaty.studies.sketches import sketch_finding
 
 __all__ = ["Finding", "kinds_of", "lint_plan", "require_clean"]
 
@@ -114,6 +116,7 @@ def _findings(plan: Plan, contract: Contract, charter: Charter) -> Iterator[Find
 
 def _rings(plan: Plan, contract: Contract, charter: Charter, members: int) -> Iterator[Finding]:
     policy = charter.secure_aggregation
+    updates: Query | None = None
     for kind in kinds_of(plan):
         try:
             query = make_query(
@@ -122,6 +125,7 @@ def _rings(plan: Plan, contract: Contract, charter: Charter, members: int) -> It
         except (PolicyError, UsageError) as error:
             yield Finding("capacity", f"{kind.value} does not fit its ring: {error}")
             continue
+        updates = query if kind is QueryKind.AVERAGING else updates
         if query.layout.ring_bits not in policy.ring_bits:
             yield Finding(
                 "ring",
@@ -129,6 +133,9 @@ def _rings(plan: Plan, contract: Contract, charter: Charter, members: int) -> It
                 "does not list: amend its ring_bits"
                 + (", or take a finer update_scale_bits" if query.layout.ring_bits == 16 else ""),
             )
+    problem = sketch_finding(plan, updates) if plan.aggregation.sketched else None  # 9
+    if problem is not None:
+        yield Finding("sketched", problem)
     if plan.aggregation.slots_per_epoch > policy.slots_per_epoch_max:
         yield Finding(
             "slots",
@@ -172,6 +179,11 @@ def _exposure(plan: Plan, charter: Charter) -> Iterator[Finding]:
             yield Finding(
                 "exposure", f"members may not see masked inputs to audit: {decision.explanation}"
             )
+    if plan.aggregation.sketched:
+        for recipient in (Role.COORDINATOR, Role.MEMBER):
+            decision = matrix.decide(Artefact.SKETCH_CLAIM, recipient, Form.EXACT, 1)
+            if not decision.allowed:
+                yield Finding("exposure", f"claims may not be shown: {decision.explanation}")
     if plan.evaluation.site_figures:
         for recipient in (Role.COORDINATOR, Role.MEMBER):
             decision = matrix.decide(Artefact.SITE_METRIC, recipient, Form.EXACT, 1)

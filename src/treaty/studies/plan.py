@@ -63,7 +63,8 @@ class AggregationSettings(Record):
     model updates. `deadline_s` is how long a phase of a round or an epoch waits for members that
     do not answer, where parties live in real time. With `audited`, members add every published sum
     up again before an epoch follows another, and no sum over other members is opened while one is
-    unaudited.
+    unaudited. With `sketched`, members show random projections of their clipped updates, and a sum
+    that these do not bound is not published: EXPERIMENTAL, UNREVIEWED (`treaty.studies.sketches`).
     """
 
     max_persons_per_site: Annotated[int, msgspec.Meta(ge=1, le=2**24)] = 2**14
@@ -75,6 +76,7 @@ class AggregationSettings(Record):
     support_rows: Annotated[int, msgspec.Meta(ge=1, le=2**20)] = 5
     deadline_s: Annotated[int, msgspec.Meta(ge=1, le=2**20)] = 600
     audited: bool = False
+    sketched: bool = False
 
 
 class Plan(Record):

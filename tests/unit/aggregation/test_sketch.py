@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from treaty.aggregation import sketch as module
 from treaty.aggregation.quantization import RING_TYPES, RingVector
-from treaty.aggregation.sketch import check_claims, claims_add_up, sketch, within_bound
+from treaty.aggregation.sketch import check_claims, residual, sketch, within_bound
 from treaty.errors import UsageError, VerificationError
 
 BOUND = 1 << 20
@@ -100,10 +100,10 @@ def test_claims_of_honest_members_add_up(bits: int) -> None:
     inputs = [vector(number, 9000, BOUND, bits) for number in range(5)]
     total = np.add.reduce(inputs).astype(RING_TYPES[bits])
     claims = {f"m{k}": sketch(one, seed_of(3)) for k, one in enumerate(inputs)}
-    check_claims(claims, total, seed_of(3), BOUND * BOUND)
+    check_claims(claims, 0, total, seed_of(3), BOUND * BOUND)
     claims.pop("m2")
     with pytest.raises(VerificationError) as refusal:
-        check_claims(claims, total, seed_of(3), BOUND * BOUND)
+        check_claims(claims, 0, total, seed_of(3), BOUND * BOUND)
     assert refusal.value.code == "claims-differ"
 
 
@@ -113,18 +113,18 @@ def test_a_boosted_input_is_refused_whether_it_is_claimed_or_hidden() -> None:
     total = np.add.reduce(inputs).astype(RING_TYPES[64])
     claims = {f"m{k}": sketch(one, seed_of(4)) for k, one in enumerate(inputs)}
     with pytest.raises(VerificationError) as refusal:
-        check_claims(claims, total, seed_of(4), BOUND * BOUND)
+        check_claims(claims, 0, total, seed_of(4), BOUND * BOUND)
     assert refusal.value.code == "claim-too-long"
     claims["m4"] = sketch(vector(99, 1000, BOUND), seed_of(4))
     with pytest.raises(VerificationError) as refusal:
-        check_claims(claims, total, seed_of(4), BOUND * BOUND)
+        check_claims(claims, 0, total, seed_of(4), BOUND * BOUND)
     assert refusal.value.code == "claims-differ"
     # Others that carry the rest must claim too much themselves.
     rest = sketch(inputs[4], seed_of(4)) - claims["m4"]
     claims["m3"] = claims["m3"] + rest
-    assert claims_add_up(tuple(claims.values()), total, seed_of(4))
+    assert not residual(tuple(claims.values()), total, seed_of(4)).any()
     with pytest.raises(VerificationError) as refusal:
-        check_claims(claims, total, seed_of(4), BOUND * BOUND)
+        check_claims(claims, 0, total, seed_of(4), BOUND * BOUND)
     assert refusal.value.code == "claim-too-long"
 
 
@@ -150,6 +150,19 @@ def test_what_is_no_vector_seed_or_claim_is_the_callers_mistake() -> None:
     with pytest.raises(UsageError):
         within_bound(sketch(one, seed_of(1)), -1)
     with pytest.raises(UsageError):
-        claims_add_up((), one, seed_of(1))
-    with pytest.raises(UsageError):
-        claims_add_up((sketch(one, seed_of(1)), one), one, seed_of(1))
+        residual((one,), one, seed_of(1))
+
+
+def test_what_silent_members_leave_unexplained_is_held_against_as_many_bounds() -> None:
+    inputs = [vector(number, 500, BOUND) for number in range(5)]
+    total = np.add.reduce(inputs).astype(RING_TYPES[64])
+    claims = {f"m{k}": sketch(one, seed_of(6)) for k, one in enumerate(inputs)}
+    del claims["m1"], claims["m3"]
+    check_claims(claims, 2, total, seed_of(6), BOUND * BOUND)
+    with pytest.raises(VerificationError) as refusal:
+        check_claims(claims, 0, total, seed_of(6), BOUND * BOUND)
+    assert refusal.value.code == "claims-differ"
+    boosted = (total + vector(77, 500, 10 * BOUND)).astype(RING_TYPES[64])
+    with pytest.raises(VerificationError) as refusal:
+        check_claims(claims, 2, boosted, seed_of(6), BOUND * BOUND)
+    assert refusal.value.code == "claims-differ"

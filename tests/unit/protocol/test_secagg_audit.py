@@ -43,6 +43,7 @@ from treaty.protocol.secagg_audit import (
     AuditCase,
     FraudProof,
     assigned_members,
+    check_audited_set,
     check_chunk,
     check_fraud,
     chunk_hashes,
@@ -404,3 +405,15 @@ def test_a_study_that_is_not_audited_goes_on_as_before() -> None:
     with world.refuses("audit-incomplete"):
         call(world, results=(tag("x"),))
     world.complete()
+
+
+def test_only_the_members_of_unaudited_sums_may_be_summed_over_again() -> None:
+    """Another set, a smaller and a reordered one are refused; with nothing unaudited all pass."""
+    case = Published().case
+    names = case.round.members_in
+    check_audited_set((case,), names)
+    check_audited_set((), names[:2])
+    for other in (names[:-1], (*names, "m05"), names[::-1], ()):
+        with pytest.raises(VerificationError) as refusal:
+            check_audited_set((case, case), other)
+        assert refusal.value.code == "unaudited-set"

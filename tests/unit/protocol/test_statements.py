@@ -270,7 +270,7 @@ def test_every_registered_type_has_a_kind_of_key_and_a_class_that_can_have_its_f
         for artefact, form in entry.classes.values():
             assert form in FORMS[artefact]
             assert artefact is not Artefact.RAW_DATA
-    # What depends on a site's own data appears in these two classes and nowhere else.
+    # What depends on a site's own data appears in these classes and nowhere else.
     telling = {
         (registered(kind).name, artefact)
         for kind in kinds
@@ -278,6 +278,7 @@ def test_every_registered_type_has_a_kind_of_key_and_a_class_that_can_have_its_f
         if form in (Form.EXACT, Form.NOISED)
     }
     assert telling == {
+        ("reveal/v1", Artefact.SKETCH_CLAIM),
         ("site-report/v1", Artefact.SITE_METRIC),
         ("comparison/v1", Artefact.SIMULATION_COMPARISON),
     }
