@@ -2,7 +2,7 @@
 
 A command that serves (`treaty coordinator up`, `treaty site up`) reads its words and then becomes
 this program, in the same process: for weeks it holds neither the parser of command lines nor what
-only other commands need (docs/adr/0020-agents-are-small.md). `serve` does the same in the calling
+only other commands need (docs/adr/0021). `serve` does the same in the calling
 process, `become` in its place.
 """
 

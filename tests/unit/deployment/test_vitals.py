@@ -42,12 +42,10 @@ def state(running: bool, closed: list[SimpleNamespace], opened: object = None) -
             ),
         ),
     )
-    rules = SimpleNamespace(
-        active_members=lambda: ALL, parameters=lambda: SimpleNamespace(witness_quorum=4)
-    )
+    rules = SimpleNamespace(active_members=lambda: ALL)
     made = SimpleNamespace(
         membership=object(),
-        members=SimpleNamespace(effective=rules),
+        members=SimpleNamespace(effective=rules, witness_quorum=4),
         studies={"p": study},
         running=study if running else None,
         proposals={},
