@@ -47,9 +47,9 @@ from treaty.provenance.verify import Verdict, verify_bundle
 from treaty.reports.summary import report_html
 from treaty.simulation.federation import COORDINATOR, Federation, SiteFilesToWrite
 from treaty.simulation.pooled import compare_with_pooled, compare_without_noise
-from treaty.studies.calibrating import Privacy, private_model, terms_for
+from treaty.studies.calibrating import Privacy, private_model, terms_for, with_bins
 from treaty.studies.certificates import PrivacyStatement, statement_text
-from treaty.studies.outcome import EvaluationOutcome, FigureRecord
+from treaty.studies.outcome import EvaluationOutcome, FigureRecord, noised_note
 from treaty.studies.plan import AggregationSettings, EvaluationSettings, Plan, SplitSettings
 from treaty.studies.surplus import default_tiers
 from treaty.wiring import (
@@ -166,10 +166,10 @@ class Study:
         for name, report in sorted(self.state.reports.items()):
             for label, figures in (("federated", report.federated), ("alone", report.alone)):
                 rows.append((f"  {name} {label}", figures.accuracy, figures.auc, figures.brier))
-        found = self.comparison
+        found, estimated = self.comparison, noised_note(outcome.federated)
         if found is None:
-            simulated = self._consortium.state.charter.simulation
-            return ComparisonTable(tuple(rows), "" if simulated else SIMULATION_ONLY)
+            only = "" if self._consortium.state.charter.simulation else SIMULATION_ONLY
+            return ComparisonTable(tuple(rows), f"{estimated} {only}".strip())
         if found.alone_private_everywhere is None:
             return ComparisonTable((*rows, _row("pooled (simulation only)", found.pooled)))
         rows.append(_row("all rows, no noise (simulation only)", found.pooled))
@@ -179,7 +179,7 @@ class Study:
         ):
             for site, figures in sorted(table.items()):
                 rows.append(_row(f"  {site} alone, {label} (simulation only)", figures))
-        return ComparisonTable(tuple(rows))
+        return ComparisonTable(tuple(rows), estimated)
 
     @property
     def privacy(self) -> PrivacyStatement | None:
@@ -255,9 +255,9 @@ class Consortium(ABC):
         """Plan, ratify and run one study; return it when it is finished.
 
         Under a differentially private charter `privacy` says what training may cost a person, by
-        default epsilon 1; a logistic regression is then trained on rows of length one with a
-        common intercept, and columns are scaled by the contract's public bounds. Under a charter
-        of exact sums there is no `privacy`.
+        default epsilon 1, and what the evaluation, which is exact by default; a logistic regression
+        is trained on rows of length one with a common intercept, and columns are scaled by the
+        contract's public bounds. Under a charter of exact sums there is no `privacy`.
 
         `seed` fixes the split; `site_figures` asks for per-site figures, which the charter must
         allow; `compare_pooled` adds the simulation-only comparison, and is refused elsewhere. A
@@ -272,21 +272,23 @@ class Consortium(ABC):
         spec: ModelSpecification = model or LogisticRegression()
         contract = self.contract
         terms: PrivacyTerms = ExactSums()
+        evaluation = EvaluationSettings(site_figures=site_figures)
         if policy.mode is PrivacyMode.DIFFERENTIAL:
             spec, contract = private_model(spec), with_public_bounds(contract)
             bound = min(aggregation.max_persons_per_site, contract.max_persons_per_site)
             aggregation = msgspec.structs.replace(aggregation, max_persons_per_site=bound)
+            asked = privacy or Privacy()
+            members = len(self.state.members.effective.active_members())
             terms = terms_for(
-                privacy or Privacy(),
+                asked,
                 spec,
                 contract,
                 policy,
-                members=len(self.state.members.effective.active_members()),
+                members=members,
                 max_persons_per_site=bound,
-                surplus_tiers=default_tiers(
-                    charter, spec, contract, one_round=privacy is not None and privacy.one_round
-                ),
+                surplus_tiers=default_tiers(charter, spec, contract, one_round=asked.one_round),
             )
+            evaluation = with_bins(evaluation, asked, members * bound)
         elif privacy is not None:
             raise UsageError(
                 "the charter's sums are exact and have no budget: found the consortium without "
@@ -296,7 +298,7 @@ class Consortium(ABC):
         plan = msgspec.structs.replace(
             plan,
             split=SplitSettings(seed=seed),
-            evaluation=EvaluationSettings(site_figures=site_figures),
+            evaluation=evaluation,
             aggregation=aggregation,
             privacy=terms,
         )

@@ -84,6 +84,7 @@ FROM_TRAINING_ROWS: Mapping[QueryKind, bool] = MappingProxyType(
         QueryKind.COUNT: True,
         QueryKind.DESCENT: True,
         QueryKind.SUFFICIENT: True,
+        QueryKind.SCORES: False,
         QueryKind.EVALUATION: False,
     }
 )

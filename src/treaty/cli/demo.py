@@ -31,7 +31,8 @@ from treaty.protocol.messages import Figures
 from treaty.protocol.secure_round import RoundPhase
 from treaty.provenance.verify import VerdictRecord, said_lines, verify_bundle
 from treaty.reports.summary import report_html
-from treaty.studies.certificates import happened_line, partition_lines
+from treaty.studies.calibrating import Privacy
+from treaty.studies.certificates import happened_line, holdout_line, partition_lines
 from treaty.studies.outcome import FigureRecord
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class DemoResult:
 class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a run was asked for: the data set that was found, what is said of it, model, seed.
 
-    `exact` says that sums are exact, without differential privacy.
+    `exact` says that sums are exact, without differential privacy; `holdout_milli` is epsilon of
+    the evaluation in thousandths, None where its histogram is exact.
     """
 
     data: str
@@ -111,6 +113,7 @@ class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     seed: int
     exact: bool = False
+    holdout_milli: int | None = None
     format: Literal["treaty.demo/v1"] = "treaty.demo/v1"
 
 
@@ -132,6 +135,7 @@ def run_demo(
     seed: int = 0,
     model: str | None = None,
     exact: bool = False,
+    holdout_epsilon: float | None = None,
     progress: Callable[[DemoProgress], None] | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> DemoResult:
@@ -149,11 +153,15 @@ def run_demo(
     if model not in offered:
         hint = "" if exact or model not in EXACT_MODELS else ": it needs --no-dp"
         raise UsageError(f"expected a model of {', '.join(offered)}, got {model!r}{hint}")
-    earlier = _earlier(out, data, model, seed, exact)
+    if exact and holdout_epsilon is not None:
+        raise UsageError("exact sums have no noise: leave out --holdout-epsilon, or --no-dp")
+    asked = None if exact else Privacy(holdout_epsilon=holdout_epsilon)
+    held = None if holdout_epsilon is None else round(holdout_epsilon * 1000)
+    earlier = _earlier(out, data, model, seed, exact, held)
     wiring.make_directory(out, mode=0o755)
     if earlier is None:
         dataset = choose_data(data, out / "cache")
-        settings = DemoSettings(dataset.name, dataset.note, model, seed, exact)
+        settings = DemoSettings(dataset.name, dataset.note, model, seed, exact, held)
         wiring.write_file(out / SETTINGS, msgspec.json.encode(settings))
     else:
         dataset = replace(choose_data(earlier.data, out / "cache"), note=earlier.note)
@@ -171,6 +179,7 @@ def run_demo(
     try:
         study = consortium.train(
             offered[model],
+            privacy=asked,
             name=f"{dataset.name}-{model}",
             seed=seed,
             site_figures=exact,
@@ -204,7 +213,9 @@ def run_demo(
     return DemoResult(study, dataset, record, verdict, verified, _learned(consortium, study))
 
 
-def _earlier(out: Path, data: str, model: str, seed: int, exact: bool) -> DemoSettings | None:
+def _earlier(
+    out: Path, data: str, model: str, seed: int, exact: bool, held: int | None
+) -> DemoSettings | None:
     """Return what the interrupted run in `out` was asked for, None for a new directory.
 
     Raises `UsageError` when it is finished, asked for something else, or is no demonstration.
@@ -222,14 +233,21 @@ def _earlier(out: Path, data: str, model: str, seed: int, exact: bool) -> DemoSe
         found = msgspec.json.decode(wiring.read_file(out / SETTINGS), type=DemoSettings)
     except msgspec.MsgspecError as error:
         raise ResourceError(f"{out / SETTINGS} is damaged: remove {out} and start anew") from error
-    asked, before = (model, seed, exact), (found.model, found.seed, found.exact)
+    asked = (model, seed, exact, held)
+    before = (found.model, found.seed, found.exact, found.holdout_milli)
     if data not in ("auto", found.data) or asked != before:
         raise UsageError(
             f"{out} holds an interrupted run with --data {found.data} --model {found.model} "
-            f"--seed {found.seed}{' --no-dp' if found.exact else ''}: ask for the same, or name "
+            f"--seed {found.seed}{' --no-dp' if found.exact else ''}{_held(found)}: ask for the "
+            "same, or name "
             "another directory with --out"
         )
     return found
+
+
+def _held(found: DemoSettings) -> str:
+    milli = found.holdout_milli
+    return "" if milli is None else f" --holdout-epsilon {milli / 1000:g}"
 
 
 def _progress(state: State) -> DemoProgress:
@@ -323,6 +341,8 @@ def _certified(study: Study) -> dict[str, object] | None:
     if statement is None:
         return None
     lines = [*partition_lines(statement), happened_line(statement)]
+    noised = holdout_line(statement)
+    lines += [] if noised is None else [noised]
     return {"lines": lines, "statement": msgspec.to_builtins(statement)}
 
 
@@ -340,6 +360,7 @@ def _learned(consortium: Consortium, study: Study) -> tuple[tuple[str, str, str]
     survivors = study.state.group.min_survivors
     reports = len(study.state.reports)
     if study.privacy is not None:
+        exact = study.privacy.certificates[1].non_private
         return (
             (
                 "coordinator, members",
@@ -350,7 +371,9 @@ def _learned(consortium: Consortium, study: Study) -> tuple[tuple[str, str, str]
             (
                 "coordinator, members",
                 "one histogram of scores on test rows",
-                "exact, as the charter accepts by name",
+                "exact, as the charter accepts by name"
+                if exact
+                else "noised: every site's share is in it",
             ),
             (
                 "coordinator",

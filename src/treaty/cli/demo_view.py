@@ -15,7 +15,8 @@ from rich.table import Table
 
 from treaty.cli.demo import DemoProgress, DemoResult
 from treaty.cli.output import aligned, printable
-from treaty.studies.certificates import happened_line, partition_lines
+from treaty.studies.certificates import happened_line, holdout_line, partition_lines
+from treaty.studies.outcome import noised_note
 
 __all__ = ["DemoView", "result_lines", "result_record"]
 
@@ -84,6 +85,7 @@ def result_lines(result: DemoResult, out: Path) -> list[str]:
         "",
         "Federated against alone, on rows held out",
         *_indented(aligned(rows, ("", "accuracy", "AUC", "Brier"))),
+        *([f"  {note}"] if (note := noised_note(study.evaluation.federated)) else []),
         "",
         "Who learned what",
         *_indented(aligned(result.learned)),
@@ -115,7 +117,9 @@ def _privacy_lines(result: DemoResult) -> list[str]:
         return [
             "PRIVACY: NONE IS CLAIMED. Sums are exact (--no-dp), as the charter accepts by name"
         ]
-    return [*partition_lines(statement), happened_line(statement)]
+    noised = holdout_line(statement)
+    rest = [] if noised is None else [f"holdout, {noised}"]
+    return [*partition_lines(statement), happened_line(statement), *rest]
 
 
 def result_record(result: DemoResult, out: Path) -> dict[str, object]:

@@ -89,6 +89,10 @@ def demo(
     no_dp: Annotated[
         bool, typer.Option("--no-dp", help="Exact sums, without differential privacy.")
     ] = False,
+    holdout_epsilon: Annotated[
+        float | None,
+        typer.Option("--holdout-epsilon", help="Noise the evaluation, at this epsilon."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes which rows are held out.")] = 0,
     form: FormatOption = Format.TABLE,
 ) -> None:
@@ -103,6 +107,7 @@ def demo(
             seed=seed,
             model=None if model is None else model.value,
             exact=no_dp,
+            holdout_epsilon=holdout_epsilon,
             progress=view.show,
             announce=view.announce,
         )

@@ -34,6 +34,7 @@ __all__ = [
     "calibration_table",
     "exact_figures",
     "figures_from_sums",
+    "local_cells",
     "local_histogram",
     "local_sums",
     "parts_per_million",
@@ -125,17 +126,23 @@ def local_histogram(
     Bin k holds scores from k / bins up to, not including, (k + 1) / bins; the last holds 1 too.
     `scores` are probabilities (n,), `labels` 0 or 1 (n,). Raises `UsageError` otherwise.
     """
+    counts = np.bincount(local_cells(scores, labels, bins), minlength=2 * bins).astype(np.int64)
+    return counts[:bins], counts[bins:]
+
+
+def local_cells(scores: Vector, labels: Vector, bins: int = DEFAULT_BINS) -> npt.NDArray[np.int64]:
+    """Return each row's cell (n,): its bin, and `bins` more for a positive row.
+
+    As `local_histogram`, which counts them. Raises `UsageError`.
+    """
     _check(scores, labels)
     if bins < 2 or bins % 2:
         raise UsageError(f"expected an even number of bins from 2 up, got {bins}")
     # Comparing with the edges keeps one half exactly at an edge, as a product might not.
     edges = np.arange(1, bins) / bins
     place = np.searchsorted(edges, scores, side="right")
-    positive = labels == 1.0
-    return (
-        np.bincount(place[~positive], minlength=bins).astype(np.int64),
-        np.bincount(place[positive], minlength=bins).astype(np.int64),
-    )
+    cells: npt.NDArray[np.int64] = place.astype(np.int64) + bins * (labels == 1.0)
+    return cells
 
 
 def local_sums(

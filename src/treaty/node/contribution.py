@@ -28,13 +28,14 @@ from treaty.evaluation.metrics import (
     ModelFigures,
     ScoreSums,
     exact_figures,
+    local_cells,
     local_sums,
 )
 from treaty.ids import Digest
 from treaty.models.specification import contribution_bounds, contribution_manifest
 from treaty.models.task import GradientPart, TrainingTask, check_contribution
 from treaty.node.guarding import GuardedTrainer
-from treaty.node.noising import noised_contribution
+from treaty.node.noising import noised_contribution, noised_histogram
 from treaty.ports import SiteData, Trainer
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import noise_commitment
@@ -113,6 +114,10 @@ class LocalStudy:
                 if cohort is None:
                     raise UsageError("a noised sum needs the group from which shares follow")
                 return self._noised(query, progress, entropy, cohort, opens=opens)
+            case QueryKind.SCORES:
+                if cohort is None:
+                    raise UsageError("a noised sum needs the group from which shares follow")
+                return self._noised_scores(query, progress, entropy, cohort)
             case QueryKind.SUPPORT:
                 values: Mapping[str, object] = {
                     "support": support_indicator(training, self.plan.aggregation.support_rows)
@@ -260,6 +265,24 @@ class LocalStudy:
             keys.commitments(query.digest),
             keys,
         )
+
+    def _noised_scores(
+        self, query: Query, progress: StudyProgress, entropy: bytes, cohort: Cohort
+    ) -> Answer:
+        # Nothing of it comes off again: there is one key.
+        holdout, keys = self.data.holdout, noise_keys(entropy, 0)
+        scores = self.federated_scores(progress)
+        found = noised_histogram(
+            self.plan,
+            local_cells(scores, holdout.label, self.plan.evaluation.bins),
+            holdout.persons,
+            cohort,
+            ring_bits=query.layout.ring_bits,
+            key=keys.base,
+        )
+        flat = np.concatenate([found, np.array([0, 1], dtype=np.int64)])
+        commitment = noise_commitment(keys.base, query.digest)
+        return Answer(encode_grid(flat, query.layout), commitment, keys=keys)
 
     def _sums(self, model: str, scores: Matrix) -> dict[str, object]:
         sums: ScoreSums = local_sums(

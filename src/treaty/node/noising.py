@@ -19,24 +19,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treaty.aggregation.tensors import Manifest, element_count
-from treaty.errors import PolicyError
+from treaty.errors import PolicyError, UsageError
 from treaty.models.quadratic import row_statistics, statistics_width
 from treaty.models.task import GradientPart
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import (
     count_units,
     ghost_person_sum,
+    noised,
     person_sum,
     persons_in_order,
     sampled_persons,
 )
 from treaty.privacy.mechanisms import clipped_sum
 from treaty.privacy.surplus import NoiseKeys, noised_in_parts
-from treaty.privacy.terms import DistributedGaussian, noise_tiers
+from treaty.privacy.terms import (
+    HOLDOUT_CLIP,
+    DistributedGaussian,
+    NoisedHoldout,
+    noise_tiers,
+    share_of,
+)
 from treaty.studies.noise import descent_terms, noise_terms, uses_ghost_norms
 from treaty.studies.plan import Plan
 
-__all__ = ["clipped_gradient", "clipped_statistics", "noised_contribution"]
+__all__ = [
+    "clipped_gradient",
+    "clipped_statistics",
+    "counted_cells",
+    "noised_contribution",
+    "noised_histogram",
+]
 
 Integers = NDArray[np.int64]
 Parts = Callable[[NDArray[np.int64]], Sequence[GradientPart]]
@@ -74,6 +87,49 @@ def noised_contribution(
         total = clipped_statistics(plan, manifest, parts, order, person)
     tiers = noise_tiers(terms, variance, cohort)
     return noised_in_parts(total, tiers, keys, ring_bits=ring_bits)
+
+
+def noised_histogram(
+    plan: Plan,
+    cells: NDArray[np.int64],
+    persons: Sequence[str],
+    cohort: Cohort,
+    *,
+    ring_bits: int,
+    key: bytes,
+) -> Integers:
+    """Return a site's noised histogram of the holdout, int64: one word for each cell.
+
+    `cells` (n,) is the word of each row, `persons` who it is. A person is one, shared out evenly
+    over its rows. `key` as in `noised_contribution`. Guarantee: one person added or removed moves
+    it by at most `HOLDOUT_CLIP.units`, exactly. Raises `UsageError` where the holdout is exact.
+    """
+    terms = noise_terms(plan)
+    if not isinstance(terms.holdout, NoisedHoldout):
+        raise UsageError("the plan's holdout is exact: it has no noise")
+    total = counted_cells(cells, persons, 2 * plan.evaluation.bins)
+    share = share_of(terms, terms.holdout.variance, cohort)
+    return noised(total, share_variance=share, ring_bits=ring_bits, key=key)
+
+
+def counted_cells(cells: NDArray[np.int64], persons: Sequence[str], width: int) -> Integers:
+    """Return the persons in each of `width` cells, in grid units. No noise is in it.
+
+    Guarantee: as `noised_histogram`; also where cells are not those of the rows, it stays within
+    the clip.
+    """
+    order, person = persons_in_order(persons)
+    if not len(order):
+        return np.zeros(width, dtype=np.int64)
+    rows = np.bincount(person)
+
+    def parts(start: int, stop: int) -> NDArray[np.float64]:
+        found = np.zeros((stop - start, width))
+        each = 1.0 / rows[person[start:stop]]
+        found[np.arange(stop - start), cells[order[start:stop]]] = each
+        return found
+
+    return clipped_sum(parts, person, width, HOLDOUT_CLIP)
 
 
 def clipped_gradient(

@@ -39,10 +39,17 @@ from treaty.protocol.ledger_trail import LedgerTrail
 from treaty.protocol.releases import releases_of
 from treaty.protocol.secure_round import RoundRecord
 from treaty.protocol.study import Study
-from treaty.studies.noise import cohort_of, planned_events
+from treaty.studies.noise import cohort_of, holdout_event, planned_events
 from treaty.studies.queries import Query, QueryKind, noised_kinds
 
-__all__ = ["LEDGER_KEY", "PARTITIONS_OF", "Spending", "require_ledger", "shown_head"]
+__all__ = [
+    "LEDGER_KEY",
+    "PARTITIONS_OF",
+    "Spending",
+    "partition_of",
+    "require_ledger",
+    "shown_head",
+]
 
 LEDGER_KEY = "ledger/shown"
 """The ledger head of the newest input that this store holds."""
@@ -63,9 +70,10 @@ ENVELOPE_OF: Mapping[QueryKind, str] = MappingProxyType(
         QueryKind.COUNT: "statistics",
         QueryKind.DESCENT: "training",
         QueryKind.SUFFICIENT: "training",
+        QueryKind.SCORES: "evaluation",
     }
 )
-"""The envelope from which a noised sum over training rows is paid."""
+"""The envelope from which a noised sum is paid."""
 
 
 class _Shown(Record, frozen=True):
@@ -132,7 +140,8 @@ class Spending:
             _ = keeper.head
             return
         claims = [
-            Claim(TRAINING, ENVELOPE_OF[kind], (event,)) for kind, event in _events(study).items()
+            Claim(partition_of(kind), ENVELOPE_OF[kind], (event,))
+            for kind, event in _events(study).items()
         ]
         keeper.reserve(study.identity, claims)
 
@@ -163,10 +172,10 @@ class Spending:
         cohort = digest_of(list(record.participants))
         account = self._account(keeper, study, record, query, cohort)
         if account != study.identity:
-            keeper.reserve(account, [Claim(TRAINING, envelope, (event,))])
+            keeper.reserve(account, [Claim(partition_of(query.kind), envelope, (event,))])
         head = keeper.charge(
             plan=account,
-            partition=TRAINING,
+            partition=partition_of(query.kind),
             envelope=envelope,
             query=record.question,
             model=Digest(query.model),
@@ -197,7 +206,7 @@ class Spending:
         paid = {
             (asked, others)
             for plan, partition, asked, model, others in keeper.state.slots
-            if (plan, partition, model) == (study.identity, TRAINING, query.model)
+            if (plan, partition, model) == (study.identity, partition_of(query.kind), query.model)
             and asked in releases
         }
         if not paid or (record.question, cohort) in paid:
@@ -244,7 +253,14 @@ def _events(study: Study) -> dict[QueryKind, PrivateEvent]:
     """Return the most that a study may charge, by kind of noised sum."""
     cohort = cohort_of(study.history.effective().parameters())
     events = planned_events(study.plan, study.contract, cohort)
-    return dict(zip(noised_kinds(study.plan), events, strict=True))
+    found = dict(zip(noised_kinds(study.plan), events, strict=True))
+    holdout = holdout_event(study.plan, cohort)
+    return found if holdout is None else {**found, QueryKind.SCORES: holdout}
+
+
+def partition_of(kind: QueryKind) -> str:
+    """Return the partition whose rows a noised sum is over."""
+    return HOLDOUT if kind is QueryKind.SCORES else TRAINING
 
 
 def _payer_of(
@@ -254,7 +270,7 @@ def _payer_of(
 
     Of one release one set of members is answered, so its bytes are opened once at most.
     """
-    wanted = (TRAINING, record.question, query.model)
+    wanted = (partition_of(query.kind), record.question, query.model)
     for (plan, *slot, _), paid in keeper.state.slots.items():
         if paid == payload and tuple(slot) == wanted:
             return Digest(plan)

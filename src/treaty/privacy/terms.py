@@ -31,19 +31,23 @@ from treaty.privacy.surplus import MAX_TIERS, NoiseTiers, tiers_for
 
 __all__ = [
     "COUNT_SHARE",
+    "HOLDOUT_CLIP",
     "NOT_CALIBRATED",
     "STATISTICS_CLIP_MICRO",
     "DistributedGaussian",
     "ExactHoldout",
     "ExactSums",
+    "NoisedHoldout",
     "NoisedStatistics",
     "NoisedTerms",
     "PrivacyTerms",
     "calibrated",
     "check_claim",
+    "check_holdout_claim",
     "claimed_epsilon_micro",
     "count_sum",
     "effective_cohort",
+    "holdout_sum",
     "noise_tiers",
     "releases",
     "share_of",
@@ -79,6 +83,22 @@ class ExactHoldout(Record, frozen=True, tag="exact", tag_field="kind"):
     """The holdout's histogram is exact: not differentially private, accepted in the charter."""
 
 
+class NoisedHoldout(Record, frozen=True, tag="noised", tag_field="kind"):
+    """Every word of the holdout's histogram carries every site's share of noise.
+
+    A person of the holdout is one, shared out over the words of its rows: of norm at most one,
+    which is `HOLDOUT_CLIP`. `epsilon_milli` is promised to it at the terms' delta; `variance` is
+    what the honest shares add up to in each word, in grid units squared, hexadecimal.
+    """
+
+    epsilon_milli: EpsilonMilli
+    variance: VarianceField = NOT_CALIBRATED
+
+
+HOLDOUT_CLIP = Clip(1.0)
+"""One person of the holdout, in grid units."""
+
+
 class NoisedTerms(Record, frozen=True):
     """Every site clips each person's contribution and adds its share of discrete Gaussian noise.
 
@@ -103,7 +123,7 @@ class NoisedTerms(Record, frozen=True):
     unit: Literal["person-in-institution", "record-in-institution"] = "person-in-institution"
     adjacency: Literal["add-remove"] = "add-remove"
     max_sites_per_person: Sites = 2
-    holdout: ExactHoldout = ExactHoldout()
+    holdout: ExactHoldout | NoisedHoldout = ExactHoldout()
     surplus_tiers: Tiers | msgspec.UnsetType = msgspec.UNSET
 
     @property
@@ -119,7 +139,11 @@ class NoisedTerms(Record, frozen=True):
     @property
     def is_calibrated(self) -> bool:
         """Whether the noise is stated."""
-        return self.variance != NOT_CALIBRATED
+        return NOT_CALIBRATED not in (self.variance, *self._holdout_variance)
+
+    @property
+    def _holdout_variance(self) -> tuple[str, ...]:
+        return (self.holdout.variance,) if isinstance(self.holdout, NoisedHoldout) else ()
 
 
 class DistributedGaussian(NoisedTerms, frozen=True, tag="distributed-gaussian", tag_field="kind"):
@@ -142,7 +166,8 @@ class DistributedGaussian(NoisedTerms, frozen=True, tag="distributed-gaussian", 
     @property
     def is_calibrated(self) -> bool:
         """Whether the noise is stated."""
-        return NOT_CALIBRATED not in (self.variance, self.count_variance)
+        variances = (self.variance, self.count_variance, *self._holdout_variance)
+        return NOT_CALIBRATED not in variances
 
 
 class NoisedStatistics(NoisedTerms, frozen=True, tag="noised-statistics", tag_field="kind"):
@@ -216,6 +241,18 @@ def training_sum(terms: NoisedTerms, cohort: Cohort, sensitivity: int) -> Noised
     )
 
 
+def holdout_sum(terms: NoisedTerms, cohort: Cohort) -> NoisedSum | None:
+    """Return the noised histogram of the holdout: everybody in it, once; None where it is exact."""
+    if not isinstance(terms.holdout, NoisedHoldout):
+        return None
+    return NoisedSum(
+        share_variance=share_of(terms, terms.holdout.variance, cohort),
+        sensitivity=HOLDOUT_CLIP.units,
+        sampling=SAMPLING_UNIT,
+        rounds=1,
+    )
+
+
 def releases(terms: NoisedTerms, cohort: Cohort, sensitivity: int) -> tuple[PrivateEvent, ...]:
     """Return the most that a study under these terms ever charges, in the order of its sums.
 
@@ -262,13 +299,47 @@ def check_claim(terms: NoisedTerms, cohort: Cohort, sensitivity: int) -> int:
     return found
 
 
+def check_holdout_claim(terms: NoisedTerms, cohort: Cohort) -> None:
+    """Raise `PolicyError` (``epsilon-claim``, ``noise-range``) unless the histogram's noise holds.
+
+    An exact holdout claims nothing. Guarantee: as `claimed_epsilon_micro`, for a person of the
+    holdout, of which no row is in training.
+    """
+    holdout = terms.holdout
+    if not isinstance(holdout, NoisedHoldout):
+        return
+    try:
+        asked = holdout_sum(terms, cohort)
+        honest = effective_cohort(terms, cohort).min_honest
+        events = [] if asked is None else [asked.event(honest)]
+        found = epsilon_micro(composed_epsilon(events, delta_of(terms.delta_inverse)))
+    except UsageError as error:
+        raise PolicyError(
+            f"the holdout's noise cannot be drawn or counted: {error}", code="noise-range"
+        ) from error
+    if found is None or found > holdout.epsilon_milli * 1000:
+        shown = "infinite" if found is None else f"{found / 1e6:.6f}"
+        raise PolicyError(
+            f"the plan promises epsilon {holdout.epsilon_milli / 1000:.3f} for the holdout, its "
+            f"noise gives {shown}: calibrate it again",
+            code="epsilon-claim",
+        )
+
+
 def calibrated(terms: Noised, sensitivity: int) -> Noised:
     """Return `terms` with the least noise that meets `epsilon_milli` at the given delta.
 
     Of gradient descent one twentieth of mu squared goes to the count, the rest to the rounds; the
-    one sum of statistics takes all of it. Nothing else changes. Guarantee: rounds towards more
-    noise. Raises `UsageError` when no noise meets the target.
+    one sum of statistics takes all of it. A noised holdout gets the least that meets its own.
+    Nothing else changes. Guarantee: rounds towards more noise. Raises `UsageError` when no noise
+    meets the target.
     """
+    if isinstance(terms.holdout, NoisedHoldout):
+        target = terms.holdout.epsilon_milli / 1000
+        share = Fraction(gaussian_mu(target, delta_of(terms.delta_inverse)))
+        cell = _at_least(Fraction(HOLDOUT_CLIP.units**2) / (share * share)) + LEMMA_LOSS
+        noised = msgspec.structs.replace(terms.holdout, variance=variance_field(cell))
+        terms = msgspec.structs.replace(terms, holdout=noised)
     epsilon, delta = terms.epsilon_milli / 1000, delta_of(terms.delta_inverse)
     mu = Fraction(gaussian_mu(epsilon, delta))
     if not isinstance(terms, DistributedGaussian):

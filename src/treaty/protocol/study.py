@@ -363,7 +363,8 @@ class Study(msgspec.Struct, frozen=True):
         query = self.progress.expected_query()
         total = opened_sum(self.plan, query, record, documents(Digest(body.sum)))
         check_claims(record, total)
-        progress = self.progress.absorb(query, total, len(record.members_in))
+        survivors = len(record.members_in)
+        progress = self.progress.absorb(query, total, survivors, record.group.cohort)
         cases = (AuditCase(self._open_epoch(), record),) if self.plan.aggregation.audited else ()
         return replace(
             self._with_closed(close(record)),

@@ -55,10 +55,12 @@ def study_privacy(study: Study) -> PrivacyStatement | None:
 def log_privacy(state: Consortium) -> LogPrivacy:
     """Return what all studies of a log together mean for a person whose rows are in each.
 
-    Guarantee: as `accountant.composed_epsilon` over all noised sums that members answered, at the
-    smallest delta of the plans; rounded up.
+    Guarantee: as `accountant.composed_epsilon` over all noised sums that members answered, of
+    training or of the holdout, whichever costs more, at the smallest delta of the plans; rounded
+    up.
     """
-    private, exact, events, delta_inverse = 0, 0, list[Event](), 2
+    private, exact, delta_inverse = 0, 0, 2
+    events: dict[bool, list[Event]] = {True: [], False: []}
     for study in state.studies.values():
         terms = study.plan.privacy
         if not isinstance(terms, NoisedTerms):
@@ -66,9 +68,13 @@ def log_privacy(state: Consortium) -> LogPrivacy:
             exact += any(record.reveals for record in study.rounds)
             continue
         private += 1
-        events += answered_events(study.plan, study.contract, tuple(_answered(study)))
+        for training, found in events.items():
+            answered = [one for one in _answered(study) if one.kind.over_training_rows is training]
+            found += answered_events(study.plan, study.contract, answered)
         delta_inverse = max(delta_inverse, terms.delta_inverse)
-    spent = epsilon_micro(composed_epsilon(events, delta_of(delta_inverse)))
+    # A person is in training or in the holdout, in all studies alike: the larger of both holds.
+    delta = delta_of(delta_inverse)
+    spent = epsilon_micro(max(composed_epsilon(found, delta) for found in events.values()))
     return LogPrivacy(private, exact, len(state.comparisons), spent, delta_inverse)
 
 

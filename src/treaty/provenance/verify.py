@@ -33,7 +33,7 @@ from treaty.provenance.contents import finder, open_blobs, open_log, open_manife
 from treaty.provenance.privacy import LogPrivacy, log_privacy, study_privacy
 from treaty.provenance.record import Record as History
 from treaty.provenance.record import replay
-from treaty.studies.certificates import happened_line, partition_lines
+from treaty.studies.certificates import happened_line, holdout_line, partition_lines
 from treaty.tlog.checkpoint import SignedCheckpoint, open_checkpoint
 from treaty.tlog.merkle import MerkleTree
 from treaty.tlog.tiles import tiles_of_size
@@ -394,6 +394,7 @@ def _privacy(history: History) -> list[tuple[str, Status, str]]:
         exact = "sums are exact, as the charter accepts by name: no differential privacy is claimed"
         return [("privacy", Status.NOT_COVERED, exact)]
     training, holdout = partition_lines(statement)
+    noised = holdout_line(statement)
     drawn = (
         f"{training}; recomputed from plan, charter and log; that each site clipped and drew the "
         "noise it committed to is attested by its signature"
@@ -401,7 +402,14 @@ def _privacy(history: History) -> list[tuple[str, Status, str]]:
     return [
         ("privacy-training", Status.ATTESTED, drawn),
         ("privacy-log", Status.PROVED, happened_line(statement)),
-        ("privacy-holdout", Status.NOT_COVERED, holdout),
+        *(
+            [("privacy-holdout", Status.NOT_COVERED, holdout)]
+            if noised is None
+            else [
+                ("privacy-holdout", Status.ATTESTED, holdout),
+                ("privacy-holdout-log", Status.PROVED, noised),
+            ]
+        ),
         *_beside(log_privacy(history.state)),
     ]
 

@@ -5,7 +5,12 @@ Every number is one of the privacy statement, which follows from plan, charter a
 
 from treaty.privacy.certificate import Certificate, shown_epsilon
 from treaty.reports.document import PrivacyLine
-from treaty.studies.certificates import PrivacyStatement, happened_line, partition_lines
+from treaty.studies.certificates import (
+    PrivacyStatement,
+    happened_line,
+    holdout_line,
+    partition_lines,
+)
 
 __all__ = ["privacy_lines"]
 
@@ -15,7 +20,10 @@ def privacy_lines(statement: PrivacyStatement) -> tuple[PrivacyLine, ...]:
     training, _ = statement.certificates
     first = training.lines[0].add_remove_micro
     exponent = _exponent(training.delta_inverse)
+    _, evaluated = statement.certificates
     _, holdout = partition_lines(statement)
+    noised = holdout_line(statement)
+    tested = evaluated.lines[0].add_remove_micro
     return (
         PrivacyLine(
             partition="Training rows",
@@ -31,7 +39,13 @@ def privacy_lines(statement: PrivacyStatement) -> tuple[PrivacyLine, ...]:
         ),
         PrivacyLine(
             partition="Test rows",
-            sentence=f"{_capital(holdout.removeprefix('holdout: '))}.",
+            sentence=(
+                f"{_capital(holdout.removeprefix('holdout: '))}."
+                if noised is None
+                else " ".join((_sentence(evaluated), _curve(evaluated), f"{_capital(noised)}."))
+            ),
+            epsilon=None if noised is None or tested is None else shown_epsilon(tested),
+            delta=None if noised is None or exponent is None else f"1e-{exponent}",
         ),
     )
 

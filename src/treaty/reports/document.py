@@ -115,7 +115,8 @@ class ModelFigures:
     """One model's figures on some holdout rows, in parts per million.
 
     `auc_half_width` bounds the effect of binning, `auc_margin` (95 %) that of sampling; absent
-    where an area does not exist or is not known.
+    where an area does not exist or is not known. Under a noised histogram margins hold the noise
+    too, and accuracy and Brier have margins of their own; counts are then estimates.
     """
 
     accuracy: int
@@ -125,6 +126,8 @@ class ModelFigures:
     auc_margin: int | None = None
     rows: int | None = None
     positives: int | None = None
+    accuracy_margin: int | None = None
+    brier_margin: int | None = None
 
     def __post_init__(self) -> None:
         _parts(accuracy=self.accuracy, brier=self.brier, auc=self.auc)
@@ -133,6 +136,8 @@ class ModelFigures:
             auc_margin=self.auc_margin,
             rows=self.rows,
             positives=self.positives,
+            accuracy_margin=self.accuracy_margin,
+            brier_margin=self.brier_margin,
         )
         if self.rows is not None and self.positives is not None and self.positives > self.rows:
             raise UsageError(

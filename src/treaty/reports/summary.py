@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from treaty.aggregation.quantization import ring_vector
 from treaty.contracts.design import design_columns
 from treaty.governance.amendment import CharterHistory
@@ -81,6 +83,7 @@ _KIND_WORDS = {
     QueryKind.NEWTON: "gradient and Hessian",
     QueryKind.AVERAGING: "model updates",
     QueryKind.EVALUATION: "evaluation histograms",
+    QueryKind.SCORES: "evaluation histograms with noise",
     QueryKind.COUNT: "number of persons, noised",
     QueryKind.DESCENT: "clipped gradients, noised",
     QueryKind.SUFFICIENT: "clipped statistics, noised",
@@ -247,15 +250,23 @@ def _evaluation(outcome: EvaluationOutcome) -> EvaluationResult:
 
 def _pooled_figures(record: FigureRecord) -> ModelFigures:
     error = record.auc_error
+    errors = None if isinstance(record.noised, msgspec.UnsetType) else record.noised
     return ModelFigures(
         accuracy=record.accuracy,
         brier=record.brier,
         auc=record.auc,
         auc_half_width=record.auc_half_width,
-        auc_margin=None if error is None else -(-error * _DEVIATIONS_PERMILLE // 1000),
+        auc_margin=None if error is None else _margin(error),
         rows=record.rows,
         positives=record.positives,
+        accuracy_margin=None if errors is None else _margin(errors.accuracy),
+        brier_margin=None if errors is None else _margin(errors.brier) + errors.brier_half_width,
     )
+
+
+def _margin(error: int) -> int:
+    """Return the 95 % margin of a standard error, rounded up."""
+    return -(-error * _DEVIATIONS_PERMILLE // 1000)
 
 
 def _own_figures(figures: Figures) -> ModelFigures:

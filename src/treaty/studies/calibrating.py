@@ -26,14 +26,22 @@ from treaty.models.specification import (
 from treaty.privacy.events import SAMPLING_UNIT
 from treaty.privacy.terms import (
     DistributedGaussian,
+    NoisedHoldout,
     NoisedStatistics,
     NoisedTerms,
     calibrated,
 )
 from treaty.studies.noise import training_sensitivity
-from treaty.studies.plan import Plan
+from treaty.studies.plan import EvaluationSettings, Plan, SplitSettings
 
-__all__ = ["Privacy", "default_delta_inverse", "private_model", "terms_for", "with_noise"]
+__all__ = [
+    "Privacy",
+    "default_delta_inverse",
+    "private_model",
+    "terms_for",
+    "with_bins",
+    "with_noise",
+]
 
 _ROUNDS = {"rows": 20, "layers": 60}
 _RATE_MILLI = {"rows": 16_000, "layers": 2_000}
@@ -50,7 +58,8 @@ class Privacy:
     1 is everybody, always. `local` makes every site add the whole noise by itself, whatever the
     others do. With `one_round` members derive a logistic regression from one noised sum of
     sufficient statistics instead of gradient descent: `rounds`, `learning_rate` and `sampling`
-    have no place in it.
+    have no place in it. `holdout_epsilon` is what the evaluation may cost a person of the holdout:
+    its histogram is noised then; None leaves it exact, as the charter must accept by name.
     """
 
     epsilon: float = 1.0
@@ -61,9 +70,12 @@ class Privacy:
     sampling: float = 1.0
     local: bool = False
     one_round: bool = False
+    holdout_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         _positive("epsilon", self.epsilon)
+        if self.holdout_epsilon is not None:
+            _positive("holdout_epsilon", self.holdout_epsilon)
         if self.delta is not None and not 0.0 < self.delta <= 0.5:
             raise UsageError(f"expected a delta above 0 and at most one half, got {self.delta}")
         if self.rounds is not None and self.rounds < 1:
@@ -84,6 +96,19 @@ class Privacy:
 def default_delta_inverse(persons: int) -> int:
     """Return 1 / delta for at most `persons` persons: 10^5, or ten times as many as persons."""
     return max(100_000, 10 * persons)
+
+
+def with_bins(settings: EvaluationSettings, asked: Privacy, persons: int) -> EvaluationSettings:
+    """Return `settings` with the bins that a histogram gets by default if it is to be noised.
+
+    `persons` bounds those of all sites together. More bins hurt under noise: 8 where those held out
+    times epsilon are below a thousand, else 16. Where a holdout is known to be larger, a plan may
+    ask for 32 (ten thousand) or 64 (thirty thousand). An exact histogram keeps its bins.
+    """
+    if asked.holdout_epsilon is None:
+        return settings
+    held = persons * SplitSettings().holdout_permille / 1000
+    return msgspec.structs.replace(settings, bins=8 if held * asked.holdout_epsilon < 1000 else 16)
 
 
 def private_model(spec: ModelSpecification) -> ModelSpecification:
@@ -125,7 +150,7 @@ def terms_for(
     unit: Literal["person-in-institution", "record-in-institution"] = (
         "person-in-institution" if policy.unit == "person" else "record-in-institution"
     )
-    common = {
+    common: dict[str, object] = {
         "epsilon_milli": _scaled("epsilon", asked.epsilon, 1000),
         "delta_inverse": inverse,
         "share": "local" if asked.local else "distributed",
@@ -133,6 +158,9 @@ def terms_for(
         "unit": unit,
         "max_sites_per_person": policy.max_sites_per_person,
     }
+    if asked.holdout_epsilon is not None:
+        noised = _scaled("holdout_epsilon", asked.holdout_epsilon, 1000)
+        common["holdout"] = NoisedHoldout(epsilon_milli=noised)
     if asked.clip is not None:
         common["clip_micro"] = _scaled("clip", asked.clip, 10**6)
     terms: DistributedGaussian | NoisedStatistics

@@ -4,7 +4,8 @@ Guarantees (docs/spec/privacy.md, section 6):
   * Pure: a function of plan, contract, charter and of what the log says was opened. Whoever
     holds these arrives at the same bytes.
   * Training has an epsilon only under noised sums. The holdout's exact histogram is named with
-    the charter row that accepts it, and its certificate's epsilon is infinite.
+    the charter row that accepts it, and its certificate's epsilon is infinite; a noised one has
+    an epsilon of its own.
   * `happened` counts every noised sum that members answered, published or not, with the shares
     that were really in it.
 """
@@ -13,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import msgspec
+
 from treaty.contracts.design import design_columns
 from treaty.contracts.schema import Contract
 from treaty.crypto.canonical import Count, DigestField, Record, Text
+from treaty.errors import UsageError
 from treaty.governance.charter import Charter, charter_digest
-from treaty.governance.exposure import Form
 from treaty.governance.roles import Role
 from treaty.privacy.accountant import composed_epsilon, delta_of
 from treaty.privacy.certificate import (
@@ -32,7 +35,7 @@ from treaty.privacy.certificate import (
     shown_epsilon,
 )
 from treaty.privacy.events import Event
-from treaty.privacy.terms import count_sum, effective_cohort, training_sum
+from treaty.privacy.terms import count_sum, effective_cohort, holdout_sum, training_sum
 from treaty.studies.noise import (
     cohort_of,
     descent_terms,
@@ -41,7 +44,7 @@ from treaty.studies.noise import (
     training_sensitivity,
 )
 from treaty.studies.plan import Plan, plan_digest
-from treaty.studies.queries import QueryKind, noised_kinds
+from treaty.studies.queries import QueryKind, evaluation_kind, noised_kinds
 from treaty.studies.surplus import query_tiers
 
 __all__ = [
@@ -49,9 +52,11 @@ __all__ = [
     "TRAINING",
     "Answered",
     "Happened",
+    "HoldoutHappened",
     "PrivacyStatement",
     "answered_events",
     "happened_line",
+    "holdout_line",
     "partition_lines",
     "privacy_statement",
     "statement_text",
@@ -74,13 +79,25 @@ class Answered:
     fresh: bool = False
 
 
+class HoldoutHappened(Record, frozen=True):
+    """What the log shows of the holdout's noised histogram: how often, with how many shares.
+
+    `epsilon_micro` as in `Happened`, for a person of the holdout.
+    """
+
+    sums: Count
+    fewest_shares: Count
+    epsilon_micro: EpsilonMicro
+
+
 class Happened(Record, frozen=True):
     """What the log shows of the noised sums.
 
     `counts` and `gradients` are of planned releases, `fresh` the releases beyond: questions asked
     again with fresh noise. `fewest_shares` is the least number of members in one of them;
     `epsilon_micro` what they cost a person at one site, added or removed, when `max_colluders`
-    shares are known (each at all sums), null when infinite.
+    shares are known (each at all sums), null when infinite. All this is of training; `holdout` is
+    there where the holdout's histogram is noised.
     """
 
     counts: Count
@@ -90,12 +107,13 @@ class Happened(Record, frozen=True):
     fresh: Count
     fewest_shares: Count
     epsilon_micro: EpsilonMicro
+    holdout: HoldoutHappened | msgspec.UnsetType = msgspec.UNSET
 
 
 class PrivacyStatement(Record, frozen=True):
     """What a study promises and what it has spent, partition by partition.
 
-    `accepted` is the charter row under which the holdout's histogram is exact.
+    `accepted` is the charter row under which the holdout's histogram is summed, exact or noised.
     """
 
     format: Literal["treaty.privacy-statement/v1"] = "treaty.privacy-statement/v1"
@@ -133,14 +151,19 @@ def privacy_statement(
         "delta_inverse": terms.delta_inverse,
         "max_sites_per_person": terms.max_sites_per_person,
     }
-    histogram = QueryKind.EVALUATION
+    histogram = evaluation_kind(plan)
     matrix = charter.exposure_matrix()
-    row = matrix.decide(histogram.artefact, Role.MEMBER, Form.EXACT, present.min_survivors).rule
+    row = matrix.decide(histogram.artefact, Role.MEMBER, histogram.form, present.min_survivors).rule
     accepted = (
         "none: the charter has no row for it"
         if row is None
         else f"{row.artefact.value} as {row.form.value} over at least {row.least_members}"
     )
+    noised = holdout_sum(terms, present)
+    evaluated = {
+        "sums": () if noised is None else (noised,),
+        "non_private": (histogram.artefact.value,) if noised is None else (),
+    }
     return PrivacyStatement(
         plan=plan_digest(plan),
         charter=charter_digest(charter),
@@ -152,7 +175,7 @@ def privacy_statement(
                 surplus_removed=takes_off,
                 **common,  # type: ignore[arg-type]  # the keywords above
             ),
-            certify(partition=HOLDOUT, sums=(), non_private=(histogram.value,), **common),  # type: ignore[arg-type]  # the keywords above
+            certify(partition=HOLDOUT, **evaluated, **common),  # type: ignore[arg-type]  # the keywords above
         ),
         happened=_happened(plan, contract, answered),
         accepted=accepted,
@@ -182,7 +205,9 @@ def answered_events(plan: Plan, contract: Contract, answered: Sequence[Answered]
     terms = noise_terms(plan)
     events: list[Event] = []
     for one in answered:
-        planned = _sums(plan, contract, one.cohort)[one.kind]
+        planned = _sums(plan, contract, one.cohort).get(one.kind) or holdout_sum(terms, one.cohort)
+        if planned is None:
+            raise UsageError(f"the plan has no noised sum of kind {one.kind.value}")
         known = effective_cohort(terms, one.cohort).max_colluders
         tiers = query_tiers(plan, one.kind, one.cohort)
         if tiers is not None and one.shares >= one.cohort.min_survivors:
@@ -192,8 +217,25 @@ def answered_events(plan: Plan, contract: Contract, answered: Sequence[Answered]
     return events
 
 
-def _happened(plan: Plan, contract: Contract, answered: Sequence[Answered]) -> Happened:
+def _holdout_happened(
+    plan: Plan, contract: Contract, answered: Sequence[Answered]
+) -> HoldoutHappened | msgspec.UnsetType:
+    if evaluation_kind(plan) is not QueryKind.SCORES:
+        return msgspec.UNSET
+    delta = delta_of(noise_terms(plan).delta_inverse)
+    return HoldoutHappened(
+        sums=len(answered),
+        fewest_shares=min((one.shares for one in answered), default=0),
+        epsilon_micro=epsilon_micro(
+            composed_epsilon(answered_events(plan, contract, answered), delta)
+        ),
+    )
+
+
+def _happened(plan: Plan, contract: Contract, everything: Sequence[Answered]) -> Happened:
     terms = noise_terms(plan)
+    answered = [one for one in everything if one.kind.over_training_rows]
+    scored = [one for one in everything if not one.kind.over_training_rows]
     events = answered_events(plan, contract, answered)
     fresh = sum(one.fresh for one in answered)
     counts = sum(one.kind is QueryKind.COUNT and not one.fresh for one in answered)
@@ -206,27 +248,47 @@ def _happened(plan: Plan, contract: Contract, answered: Sequence[Answered]) -> H
         fresh=fresh,
         fewest_shares=min((one.shares for one in answered), default=0),
         epsilon_micro=epsilon_micro(composed_epsilon(events, delta_of(terms.delta_inverse))),
+        holdout=_holdout_happened(plan, contract, scored),
     )
 
 
 def partition_lines(statement: PrivacyStatement) -> tuple[str, ...]:
     """Return one line for each partition, epsilon or that there is none first."""
-    training, _ = statement.certificates
-    first = training.lines[0]
-    others = "".join(
-        f", {shown_epsilon(line.add_remove_micro)} at {line.sites} sites"
-        for line in training.lines[1:]
-    )
-    return (
-        (
-            f"training: epsilon {shown_epsilon(first.add_remove_micro)} at delta "
-            f"1/{training.delta_inverse}{others} ({training.unit}, added or removed; replaced "
-            f"{shown_epsilon(first.replace_one_micro)})"
-        ),
-        (
+    training, holdout = statement.certificates
+    if holdout.non_private:
+        evaluated = (
             "holdout: exact, not differentially private, accepted in the charter's row "
             f"{statement.accepted}"
-        ),
+        )
+    else:
+        evaluated = f"{_epsilon_line(holdout)}; as the charter's row {statement.accepted} has it"
+    return (_epsilon_line(training), evaluated)
+
+
+def _epsilon_line(certificate: Certificate) -> str:
+    first = certificate.lines[0]
+    others = "".join(
+        f", {shown_epsilon(line.add_remove_micro)} at {line.sites} sites"
+        for line in certificate.lines[1:]
+    )
+    return (
+        f"{certificate.partition}: epsilon {shown_epsilon(first.add_remove_micro)} at delta "
+        f"1/{certificate.delta_inverse}{others} ({certificate.unit}, added or removed; replaced "
+        f"{shown_epsilon(first.replace_one_micro)})"
+    )
+
+
+def holdout_line(statement: PrivacyStatement) -> str | None:
+    """Return in one sentence what the log shows of a noised histogram, None for an exact one."""
+    happened = statement.happened.holdout
+    if isinstance(happened, msgspec.UnsetType):
+        return None
+    holdout = statement.certificates[1]
+    often = "1 noised histogram" if happened.sums == 1 else f"{happened.sums} noised histograms"
+    return (
+        f"in the log: {often}, each with noise of at least {happened.fewest_shares} of "
+        f"{holdout.members} members: epsilon {shown_epsilon(happened.epsilon_micro)} if at most "
+        f"{holdout.max_colluders} of them collude"
     )
 
 
@@ -252,7 +314,9 @@ def happened_line(statement: PrivacyStatement) -> str:
 
 def statement_text(statement: PrivacyStatement) -> str:
     """Return the statement in plain words: a line for each partition, then all of it."""
-    lines = [*partition_lines(statement), happened_line(statement), "", ""]
+    evaluated = holdout_line(statement)
+    lines = [*partition_lines(statement), happened_line(statement)]
+    lines += [*(() if evaluated is None else (f"holdout, {evaluated}",)), "", ""]
     return "\n".join(lines) + "\n".join(
         certificate_text(certificate) for certificate in statement.certificates
     )

@@ -35,7 +35,14 @@ from treaty.models.specification import (
 from treaty.privacy.terms import NoisedTerms
 from treaty.studies.plan import Plan
 from treaty.studies.private_lint import private_findings
-from treaty.studies.queries import NO_DIGEST, Query, QueryKind, make_query, noised_kinds
+from treaty.studies.queries import (
+    NO_DIGEST,
+    Query,
+    QueryKind,
+    evaluation_kind,
+    make_query,
+    noised_kinds,
+)
 from treaty.studies.sketches import sketch_finding
 
 __all__ = ["Finding", "kinds_of", "lint_plan", "require_clean"]
@@ -52,7 +59,7 @@ class Finding:
 def kinds_of(plan: Plan) -> tuple[QueryKind, ...]:
     """Return the kinds of secure sums that `plan` leads to, in order."""
     if isinstance(plan.privacy, NoisedTerms):
-        return (*noised_kinds(plan), QueryKind.EVALUATION)
+        return (*noised_kinds(plan), evaluation_kind(plan))
     newton = family(plan.model) == "newton"
     return (
         QueryKind.SUPPORT,

@@ -7,23 +7,53 @@ histogram itself is never part of the outcome (docs/spec/studies.md, section 3).
 from collections.abc import Mapping
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, Int53, Record
-from treaty.errors import VerificationError
+from treaty.errors import UsageError, VerificationError
 from treaty.evaluation.comparison import compare
 from treaty.evaluation.metrics import ModelFigures, ScoreSums, calibration_table, figures_from_sums
+from treaty.evaluation.noised_figures import NoisedCounts, noised_figures
 from treaty.ids import Digest
-from treaty.privacy.terms import NoisedTerms
+from treaty.privacy.certificate import Cohort
+from treaty.privacy.terms import HOLDOUT_CLIP, NoisedTerms, holdout_sum
+from treaty.studies.noise import noise_terms
 from treaty.studies.plan import Plan
 
-__all__ = ["CalibrationPoint", "EvaluationOutcome", "FigureRecord", "outcome_from_sums"]
+__all__ = [
+    "CalibrationPoint",
+    "EvaluationOutcome",
+    "FigureRecord",
+    "NoisedErrors",
+    "noised_note",
+    "outcome_from_noised",
+    "outcome_from_sums",
+]
+
+
+class NoisedErrors(Record):
+    """Of figures from a noised histogram: standard errors of sampling and noise together.
+
+    Those of counts in persons, of noise alone; the others in parts per million.
+    `brier_half_width` bounds the effect of binning.
+    """
+
+    rows: Count
+    positives: Count
+    accuracy: Count
+    brier: Count
+    brier_half_width: Count
 
 
 class FigureRecord(Record):
-    """One model's pooled figures on the holdouts, in parts per million."""
+    """One model's pooled figures on the holdouts, in parts per million.
+
+    With `noised` they are estimates from a noised histogram, in persons, and `auc_error` holds the
+    noise too.
+    """
 
     rows: Count
     positives: Count
@@ -32,6 +62,7 @@ class FigureRecord(Record):
     auc: Count | None
     auc_half_width: Count | None
     auc_error: Count | None
+    noised: NoisedErrors | msgspec.UnsetType = msgspec.UNSET
 
     @staticmethod
     def of(figures: ModelFigures) -> "FigureRecord":
@@ -114,6 +145,64 @@ def outcome_from_sums(
             )
             for row in calibration_table(federated)
         ),
+    )
+
+
+def outcome_from_noised(
+    plan: Plan, sums: Mapping[str, NDArray[np.int64]], cohort: Cohort, *, sites: int
+) -> EvaluationOutcome:
+    """Return the outcome of an opened noised histogram over `sites` sites of the group `cohort`.
+
+    There is no calibration table: cells as small as its rows are mostly noise. Raises
+    `VerificationError` (``sum-implausible``).
+    """
+    asked = holdout_sum(noise_terms(plan), cohort)
+    if asked is None:
+        raise UsageError("the plan's holdout is exact")
+    counts = NoisedCounts(
+        negative=tuple(int(count) for count in sums["federated.negative"]),
+        positive=tuple(int(count) for count in sums["federated.positive"]),
+        unit=HOLDOUT_CLIP.units,
+        variance=sites * asked.share_variance,
+    )
+    found = noised_figures(counts, threshold_permille=plan.evaluation.threshold_permille)
+    record = FigureRecord(
+        rows=found.rows,
+        positives=min(found.positives, found.rows),
+        accuracy=found.accuracy,
+        brier=found.brier,
+        auc=found.auc,
+        auc_half_width=found.auc_half_width,
+        auc_error=found.auc_error,
+        noised=NoisedErrors(
+            rows=found.rows_error,
+            positives=found.positives_error,
+            accuracy=found.accuracy_error,
+            brier=found.brier_error,
+            brier_half_width=found.brier_half_width,
+        ),
+    )
+    return EvaluationOutcome(
+        sites=sites,
+        federated=record,
+        alone=None,
+        auc_difference=None,
+        auc_margin=None,
+        verdict="not-compared",
+        calibration=(),
+    )
+
+
+def noised_note(figures: FigureRecord) -> str:
+    """Return what figures from a noised histogram are worth, empty for exact ones."""
+    errors = figures.noised
+    if isinstance(errors, msgspec.UnsetType):
+        return ""
+    area = "" if figures.auc_error is None else f", AUC {figures.auc_error / 1e6:.3f}"
+    return (
+        f"Federated: estimates from a noised histogram of about {figures.rows} persons. One "
+        f"standard error, sampling and noise together: accuracy {errors.accuracy / 1e6:.3f}{area}, "
+        f"Brier {errors.brier / 1e6:.3f}."
     )
 
 

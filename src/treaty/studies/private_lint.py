@@ -15,7 +15,14 @@ from treaty.governance.terms import PrivacyMode
 from treaty.models.specification import has_site_intercepts, has_unit_rows
 from treaty.privacy.accountant import Adjacency, composed_epsilon, delta_of
 from treaty.privacy.certificate import Unit, epsilon_micro
-from treaty.privacy.terms import NoisedStatistics, NoisedTerms, check_claim, releases
+from treaty.privacy.terms import (
+    NoisedHoldout,
+    NoisedStatistics,
+    NoisedTerms,
+    check_claim,
+    check_holdout_claim,
+    releases,
+)
 from treaty.studies.noise import cohort_of, noise_terms, training_sensitivity
 from treaty.studies.plan import Plan
 from treaty.studies.surplus import surplus_findings
@@ -29,7 +36,8 @@ def private_findings(plan: Plan, contract: Contract, charter: Charter) -> Iterat
     1 nothing is fitted to training rows outside the noised sums: public bounds, no intercept of
     a site, no figures of a site; the model is one that the noised sums give; 2 the protected unit
     is one that the contract can tell apart; 3 the terms repeat the charter's policy and stay
-    within its budget; 4 the noise can be drawn and gives what the plan promises.
+    within its budget, for training and for a noised holdout, whose threshold is an edge of a bin;
+    4 the noise can be drawn and gives what the plan promises.
     """
     terms = noise_terms(plan)
     if contract.normalise != "public_bounds":  # 1
@@ -68,12 +76,14 @@ def private_findings(plan: Plan, contract: Contract, charter: Charter) -> Iterat
     yield from _unit(terms, contract)  # 2
     yield from _policy(terms, charter)  # 3
     yield from surplus_findings(terms, charter)
+    yield from _holdout(plan, charter)  # 3
     try:  # 4
         columns = len(design_columns(contract))
         rows = plan.aggregation.max_persons_per_site
         sensitivity = training_sensitivity(plan.model, terms, columns=columns, max_rows=rows)
         cohort = cohort_of(charter.parameters())
         check_claim(terms, cohort, sensitivity)
+        check_holdout_claim(terms, cohort)
     except PolicyError as error:
         yield (error.code, str(error))
         return
@@ -96,6 +106,31 @@ def private_findings(plan: Plan, contract: Contract, charter: Charter) -> Iterat
                     "the budget: use more noise or fewer rounds"
                 ),
             )
+
+
+def _holdout(plan: Plan, charter: Charter) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a noised histogram of the holdout."""
+    holdout = noise_terms(plan).holdout
+    if not isinstance(holdout, NoisedHoldout):
+        return
+    if charter.privacy.epsilon_budget_milli < holdout.epsilon_milli:
+        yield (
+            "privacy-budget",
+            (
+                f"the plan asks for epsilon {holdout.epsilon_milli / 1000:.3f} for the holdout, "
+                f"the charter's budget is {charter.privacy.epsilon_budget_milli / 1000:.3f}: use "
+                "more noise"
+            ),
+        )
+    if plan.evaluation.threshold_permille * plan.evaluation.bins % 1000:
+        yield (
+            "threshold-edge",
+            (
+                f"accuracy is read from {plan.evaluation.bins} noised bins of equal width, of "
+                f"which the threshold {plan.evaluation.threshold_permille}/1000 is no edge: take "
+                "other bins or another threshold"
+            ),
+        )
 
 
 def _unit(terms: NoisedTerms, contract: Contract) -> Iterator[tuple[str, str]]:

@@ -46,10 +46,11 @@ from treaty.models.specification import (
     initial_model,
     max_rounds,
 )
+from treaty.privacy.certificate import Cohort
 from treaty.privacy.events import SAMPLING_UNIT
 from treaty.privacy.terms import DistributedGaussian, NoisedTerms
 from treaty.studies.noise import descent_terms, noise_terms
-from treaty.studies.outcome import EvaluationOutcome, outcome_from_sums
+from treaty.studies.outcome import EvaluationOutcome, outcome_from_noised, outcome_from_sums
 from treaty.studies.plan import Plan
 from treaty.studies.queries import (
     CONTRIBUTORS,
@@ -59,6 +60,7 @@ from treaty.studies.queries import (
     ROWS,
     Query,
     QueryKind,
+    evaluation_kind,
     make_query,
 )
 
@@ -168,7 +170,7 @@ class StudyProgress:
             Stage.SUPPORT: QueryKind.SUPPORT,
             Stage.STATISTICS: QueryKind.COUNT if private else QueryKind.STATISTICS,
             Stage.TRAINING: training,
-            Stage.EVALUATION: QueryKind.EVALUATION,
+            Stage.EVALUATION: evaluation_kind(self.plan),
         }
         kind = kinds.get(self.stage)
         if kind is None:
@@ -200,10 +202,15 @@ class StudyProgress:
         return query
 
     def absorb(
-        self, query: Query, total: NDArray[np.unsignedinteger], survivors: int
+        self,
+        query: Query,
+        total: NDArray[np.unsignedinteger],
+        survivors: int,
+        cohort: Cohort | None = None,
     ) -> "StudyProgress":
         """Return the state after the opened sum `total` of `query` over `survivors` sites.
 
+        `cohort` is the group that a noised histogram was asked of: its noise follows from it.
         `total` is a ring vector of the layout's length. Raises `VerificationError` when the sum
         cannot be what the query asked (codes of docs/spec/studies.md, section 4), among them
         ``contributors-mismatch`` and ``sum-implausible``.
@@ -235,6 +242,11 @@ class StudyProgress:
             case QueryKind.EVALUATION:
                 outcome = outcome_from_sums(self.plan, sums, rows=rows, sites=survivors)
                 return replace(following, stage=Stage.COMPLETED, evaluation=outcome)
+            case QueryKind.SCORES:
+                if cohort is None:
+                    raise UsageError("a noised histogram needs the group that it was asked of")
+                noised = outcome_from_noised(self.plan, sums, cohort, sites=survivors)
+                return replace(following, stage=Stage.COMPLETED, evaluation=noised)
 
     def _after_support(
         self, sums: Mapping[str, NDArray[np.int64]], survivors: int

@@ -22,6 +22,7 @@ from treaty.contracts.normalisation import moment_bounds
 from treaty.contracts.schema import Contract
 from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, Name, Record
+from treaty.errors import UsageError
 from treaty.evaluation.metrics import RESIDUAL_SCALE_BITS
 from treaty.governance.exposure import Artefact, Form
 from treaty.ids import Digest
@@ -34,7 +35,7 @@ from treaty.models.specification import (
     max_rounds,
     model_manifest,
 )
-from treaty.privacy.terms import DistributedGaussian, NoisedTerms
+from treaty.privacy.terms import HOLDOUT_CLIP, DistributedGaussian, NoisedHoldout, NoisedTerms
 from treaty.studies.noise import (
     descent_terms,
     noise_terms,
@@ -53,6 +54,7 @@ __all__ = [
     "UNNOISED_WORDS",
     "Query",
     "QueryKind",
+    "evaluation_kind",
     "evaluation_segments",
     "make_query",
     "noised_kind",
@@ -79,6 +81,7 @@ class QueryKind(Enum):
     COUNT = "noised-count"
     DESCENT = "noised-gradient-sum"
     SUFFICIENT = "noised-sufficient-statistics"
+    SCORES = "noised-evaluation-histogram"
 
     @property
     def artefact(self) -> Artefact:
@@ -88,6 +91,8 @@ class QueryKind(Enum):
                 return Artefact.STATISTICS_SUM
             case QueryKind.DESCENT | QueryKind.SUFFICIENT:
                 return Artefact.GRADIENT_HESSIAN_SUM
+            case QueryKind.SCORES:
+                return Artefact.EVALUATION_HISTOGRAM
             case _:
                 return Artefact(self.value)
 
@@ -99,10 +104,12 @@ class QueryKind(Enum):
     @property
     def over_training_rows(self) -> bool:
         """Say whether the sum is a function of training rows."""
-        return self is not QueryKind.EVALUATION
+        return self not in (QueryKind.EVALUATION, QueryKind.SCORES)
 
 
-NOISED: Final = frozenset({QueryKind.COUNT, QueryKind.DESCENT, QueryKind.SUFFICIENT})
+NOISED: Final = frozenset(
+    {QueryKind.COUNT, QueryKind.DESCENT, QueryKind.SUFFICIENT, QueryKind.SCORES}
+)
 """Kinds whose contributions carry every site's share of noise."""
 
 
@@ -118,11 +125,21 @@ def noised_kinds(plan: Plan) -> tuple[QueryKind, ...]:
 
 
 def noised_kind(plan: Plan, number: int) -> QueryKind | None:
-    """Return the kind of query `number` of a study if it is a noised one over training rows."""
+    """Return the kind of query `number` of a study if it is a noised one."""
     kinds = noised_kinds(plan)
-    if not kinds or number >= noised_sums(noise_terms(plan)):
+    if not kinds:
         return None
+    if number >= noised_sums(noise_terms(plan)):
+        last = evaluation_kind(plan)
+        return last if last in NOISED else None
     return kinds[min(number, len(kinds) - 1)]
+
+
+def evaluation_kind(plan: Plan) -> QueryKind:
+    """Return the kind of the sum over the holdout: noised where the plan says so."""
+    terms = plan.privacy
+    noised = isinstance(terms, NoisedTerms) and isinstance(terms.holdout, NoisedHoldout)
+    return QueryKind.SCORES if noised else QueryKind.EVALUATION
 
 
 COUNTED: Final = frozenset({QueryKind.STATISTICS, QueryKind.EVALUATION})
@@ -235,6 +252,8 @@ def make_query(
             content = evaluation_segments(plan)
         case QueryKind.COUNT | QueryKind.DESCENT | QueryKind.SUFFICIENT:
             content = _noised_segments(plan, columns, kind)
+        case QueryKind.SCORES:
+            content = _score_segments(plan)
     layout = Layout(
         segments=(*content, Segment(ROWS, 1, 0, counted), Segment(CONTRIBUTORS, 1, 0, 1)),
         ring_bits=ring_bits,
@@ -291,6 +310,19 @@ def _noised_segments(plan: Plan, columns: int, kind: QueryKind) -> tuple[Segment
     manifest = model_manifest(plan.model, columns)
     asked = gradient_manifest if kind is QueryKind.DESCENT else statistics_manifest
     return tuple(Segment(one.name, _length(one.shape), 0, reach) for one in asked(manifest))
+
+
+def _score_segments(plan: Plan) -> tuple[Segment, ...]:
+    """Return the words of the noised histogram, in grid units: persons by label and score."""
+    holdout = noise_terms(plan).holdout
+    if not isinstance(holdout, NoisedHoldout):
+        raise UsageError("the plan's holdout is exact: it has no noised histogram")
+    tail = 16 * (math.isqrt(int(holdout.variance, 16)) + 1)
+    reach = plan.aggregation.max_persons_per_site * HOLDOUT_CLIP.units + tail
+    return tuple(
+        Segment(f"federated.{label}", plan.evaluation.bins, 0, reach)
+        for label in ("negative", "positive")
+    )
 
 
 def _length(shape: Sequence[int]) -> int:

@@ -297,6 +297,31 @@ def test_a_plan_of_one_noised_sum_is_written_checked_and_explained(
     assert refused.code == 2 and "rounds" in refused.err
 
 
+def test_a_plan_with_a_noised_holdout_is_written_checked_and_explained(
+    treaty: Command, desk: Path
+) -> None:
+    """One table more; the noise is found on reading, and the charter has its row."""
+    _private_desk(desk)
+    plan = desk / "plan.toml"
+    noised = 'delta_inverse = 200000, holdout = { kind = "noised", epsilon_milli = 500 }'
+    _swap(plan, "delta_inverse = 200000", noised)
+    checked = treaty("plan", "check", *_plan_words(desk))
+    assert (checked.code, checked.err) == (0, ""), checked.out
+    shown = treaty("plan", "explain", *_plan_words(desk)).out
+    for line in (
+        "  holdout: epsilon 0.500 at delta 1/200000, ",
+        "; as the charter's row evaluation-histogram as noised over at least 3 has it\n",
+        "noised-evaluation-histogram: once\n",
+        "  discloses summed histograms of a model's scores on test data, with noise\n",
+        "    federated.negative: 64 words, whole numbers, ",
+    ):
+        assert line in shown, line
+    assert "not differentially private" not in shown
+    _swap(plan, "epsilon_milli = 500", "epsilon_milli = 0")
+    refused = treaty("plan", "check", *_plan_words(desk))
+    assert refused.code == 2 and "holdout" in refused.err
+
+
 def test_an_explanation_says_what_the_noise_is_and_promises(treaty: Command, desk: Path) -> None:
     """Epsilon, noise, honest shares and what collusion costs; the noise was found on reading."""
     _private_desk(desk)

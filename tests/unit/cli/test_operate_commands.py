@@ -157,6 +157,12 @@ def test_an_interrupted_run_is_not_taken_up_for_something_else(
     assert "--model plain" in shown.err and "--seed 0 --no-dp" in shown.err
 
 
+def test_a_noised_evaluation_of_exact_sums_is_refused(treaty: Command, tmp_path: Path) -> None:
+    shown = treaty("demo", "--out", tmp_path / "demo", *DATA, "--holdout-epsilon", "1")
+    assert shown.code == 2 and "leave out --holdout-epsilon, or --no-dp" in shown.err
+    assert not (tmp_path / "demo").exists()
+
+
 def test_a_directory_in_use_is_left_alone(treaty: Command, tmp_path: Path) -> None:
     """Keys and charters are not strewn over somebody's files."""
     (tmp_path / "thesis.txt").write_text("chapter one")

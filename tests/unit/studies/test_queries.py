@@ -14,6 +14,7 @@ from tests.worlds import CONTRACT, digest, refused, small_charter, small_contrac
 from treaty.governance.exposure import SUMS, Artefact
 from treaty.ids import Digest
 from treaty.models.specification import LogisticRegression, ModelSpecification, MultilayerPerceptron
+from treaty.privacy.terms import NoisedHoldout
 from treaty.studies.calibrating import Privacy, private_model, terms_for
 from treaty.studies.plan import AggregationSettings, EvaluationSettings, Plan
 from treaty.studies.queries import (
@@ -102,7 +103,10 @@ def test_every_layout_ends_with_rows_and_the_constant_one(kind: QueryKind) -> No
     model = PERCEPTRON if kind is QueryKind.AVERAGING else PLAN.model
     plan = changed(model)
     if kind in NOISED:
-        plan = msgspec.structs.replace(changed(private_model(model)), privacy=TERMS)
+        terms = msgspec.structs.replace(
+            TERMS, holdout=NoisedHoldout(epsilon_milli=1000, variance=f"{1 << 50:x}")
+        )
+        plan = msgspec.structs.replace(changed(private_model(model)), privacy=terms)
     layout = query(kind, plan=plan).layout
     rows, ones = layout.segments[-2:]
     assert (rows.name, rows.length, rows.scale_bits) == (ROWS, 1, 0)
