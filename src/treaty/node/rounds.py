@@ -107,6 +107,7 @@ class RoundDriver:
         self._round: CoordinatorRound | None = None
         self._orders: list[Order] = []
         self._need: NeedSum | None = None
+        self._running: Study | None = None
         self._bound: frozenset[MemberId] | None = None
         self._freed: frozenset[MemberId] = frozenset()
         self._failed_epochs = 0
@@ -231,7 +232,8 @@ class RoundDriver:
     def next(self, state: Consortium, now: Timestamp, find: Find) -> list[Order]:
         """Return what to append now; empty when the members must act first."""
         if self._need is not None:
-            self._sum(state, self._need, find)
+            self._running = state.running
+            self._sum(self._need, find)
         if self._orders:
             orders, self._orders = self._orders, []
             return orders
@@ -454,8 +456,7 @@ class RoundDriver:
                     )
                     self._order(abandoned)
                 case Publish():
-                    extra = () if effect.blob is None else (effect.blob,)
-                    self._order(effect.predicate, (*blobs, *extra))
+                    self._order(effect.predicate, (*blobs, *filter(None, (effect.blob,))))
                 case NeedSum():
                     self._need = effect
                     self._opened.add(self._round.context)
@@ -468,16 +469,15 @@ class RoundDriver:
         names = frozenset(MemberId(one.member) for one in sealed.survivors)
         return self._bound is None or (self._bound ^ names) <= self._freed
 
-    def _sum(self, state: Consortium, need: NeedSum, find: Find) -> None:
+    def _sum(self, need: NeedSum, find: Find) -> None:
         def pieces(blob: Digest) -> Iterable[bytes]:
             # One input at a time, and of a stored one a piece at a time: it is checked again.
             return self._blobs.chunks(blob) if self._blobs.has(blob) else (find(blob),)
 
-        words = open_sum(
-            map(pieces, need.blobs), need.plan, need.ring_bits, need.length, spread=self._spread
-        )
+        bits, inputs = need.ring_bits, map(pieces, need.blobs)
+        words = open_sum(inputs, need.plan, bits, need.length, spread=self._spread)
         self._need, total = None, words.tobytes()
-        refused = not claims_hold(state.running, words, self._journal)
+        refused = not claims_hold(self._running, words, self._journal)
         self._in_round(SumReady(sha256(total), refused), () if refused else (total,))
 
     def _order(self, predicate: Predicate, blobs: tuple[bytes, ...] = ()) -> None:
