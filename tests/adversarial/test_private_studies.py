@@ -97,6 +97,7 @@ ARTEFACTS_FROM_TRAINING_ROWS: Mapping[Artefact, bool] = MappingProxyType(
         Artefact.SUPPORT_SUM: True,
         Artefact.GRADIENT_HESSIAN_SUM: True,
         Artefact.MODEL_UPDATE_SUM: True,
+        Artefact.SKETCH_CLAIM: True,
         Artefact.MODEL: True,
         Artefact.SITE_METRIC: True,
         Artefact.MONITORING_SIGNAL: True,
