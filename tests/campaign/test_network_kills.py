@@ -16,11 +16,11 @@ stored under ``tests/campaign/results``, with the writes that no kill met.
 Faults that this campaign found when it was written: a link that does not notice that its connection
 has ended; an outbox that reads files which are still being written.
 
-Planted and caught by the slice: a coordinator that logs what stands in the log already; a member
-that forgets its open slot when it starts again; a coordinator whose driver does not replay the log.
-Planted and borne, with the right model, since others or a repetition make up for it: a slot's
-secret that is erased before the answer is stored (the member is then one of those that are
-missing); an outbox that forgets a ballot before it is logged.
+Planted, and what the slice showed: a coordinator that logs what stands in the log already is caught
+by the check of one history; with a member that forgets its open slot when it starts again, or a
+coordinator whose driver does not replay the log, the study does not end in time. The slice passes,
+so does not catch, a slot's secret that is erased before the answer is stored, and an outbox that
+forgets a ballot before it is logged.
 """
 
 import json

@@ -3,7 +3,8 @@
 `host` forks, so each case runs in an interpreter of its own, which prints what happened.
 
 Planted and caught: a failed site that ends the others, one that is started again whatever it ended
-with, one that is not started again, sites that outlive their host, an exit code that is lost.
+with, one that is not started again, sites that outlive their host, an exit code that is lost, of a
+site that ends before the host or with it.
 """
 
 import os
@@ -84,6 +85,15 @@ def test_a_failure_that_stays_ends_that_site_alone_and_is_the_exit_code(
     assert f"a has ended with exit code {code}; the others go on" in said
     assert "b has ended\n" in said
     assert (tmp_path / "a").read_text() == "x" and (tmp_path / "b").read_text() == "x"
+
+
+def test_a_failure_while_the_host_ends_is_the_exit_code(tmp_path: Path) -> None:
+    body = """
+def fails(stop):
+    return lives('a')(stop) + 5
+sys.exit(host({'a': fails, 'b': lives('b')}, until('a.pid', 'b.pid'), say))
+"""
+    assert hosted(tmp_path, body)[0] == 5
 
 
 def test_what_starting_again_may_mend_is_started_again(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 Planted and caught: the prefix of an account, the checksum in the other byte order or unchecked, a
 nonce of any bytes signed, the pin taken over the whole certificate, a certificate of an authority;
-a reader of certificates that takes the first element with a key's tag, skips no version, takes long
-or indefinite lengths, or lets the key reach beyond the certificate's body.
+a reader of certificates that takes the first element with a key's tag, skips no version, takes
+lengths with a leading zero, lengths below 128 in the long form or indefinite ones, lets the key
+reach beyond the body or (two checks taken out) the body beyond the certificate, or takes something
+behind it.
 """
 
 import base64
@@ -178,12 +180,35 @@ def test_a_certificate_that_is_not_der_has_no_pin(change: Callable[[bytes], byte
         certificate_pin(change(der))
 
 
+def smallest(serial: bytes = b"\x02\x01\x01", info: bytes = b"", behind: bytes = b"") -> bytes:
+    """Return the least that has a certificate's structure, all of it shorter than 128 bytes."""
+    inner = serial + b"\x30\x00" * 4 + info
+    body = b"\x30" + bytes([len(inner)]) + inner + behind
+    return b"\x30" + bytes([len(body)]) + body
+
+
+INFO = b"\x30\x02\x05\x00"
+
+
 def test_a_key_that_reaches_beyond_the_body_has_no_pin() -> None:
-    inner = b"\x02\x01\x01" + b"\x30\x00" * 4
-    body = b"\x30" + bytes([len(inner)]) + inner
-    whole = body + b"\x30\x02\x05\x00"
+    assert certificate_pin(smallest(info=INFO)) == hashlib.sha256(INFO).hexdigest()
     with pytest.raises(FormatError):
-        certificate_pin(b"\x30" + bytes([len(whole)]) + whole)
+        certificate_pin(smallest(behind=INFO))
+
+
+def test_a_body_that_reaches_beyond_the_certificate_has_no_pin() -> None:
+    der = bytearray(smallest(info=INFO))
+    der[3] += 1
+    with pytest.raises(FormatError):
+        certificate_pin(bytes(der))
+
+
+@pytest.mark.parametrize(
+    "serial", [b"\x02\x81\x01\x01", b"\x02\x82\x00\x01\x01", b"\x02\x80\x01\x00\x00"]
+)
+def test_a_length_that_is_not_as_in_der_is_refused_wherever_it_stands(serial: bytes) -> None:
+    with pytest.raises(FormatError, match="length as in DER"):
+        certificate_pin(smallest(serial, INFO))
 
 
 def test_a_certificate_is_reproducible_and_of_no_authority() -> None:

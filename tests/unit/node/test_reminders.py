@@ -2,8 +2,8 @@
 
 Planted and caught: a member asked at once, never, or without a pause that grows; one asked that
 lacks entries; an answer that does not begin the pause anew; slow answers that are reminded as fast
-ones. Found by the delivery campaign: a post
-that arrives with its size and without its statement was waited for until the deadline.
+ones. Found by the delivery campaign: a post that arrives with its size and without its statement
+was waited for until the deadline.
 """
 
 from treaty.ids import MemberId, Timestamp
