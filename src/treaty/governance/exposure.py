@@ -150,8 +150,11 @@ SUMS = frozenset(
 )
 """Opened sums: their rows need at least `min_survivors` members."""
 
-TRAINING_SUMS = SUMS - {Artefact.EVALUATION_HISTOGRAM}
-"""Sums over training rows: never exact under a charter that promises differential privacy."""
+TRAINING_SUMS = (SUMS - {Artefact.EVALUATION_HISTOGRAM}) | {Artefact.SKETCH_CLAIM}
+"""Sums over training rows, of all institutions or, in a claim, of one alone.
+
+Never exact under a charter that promises differential privacy.
+"""
 
 _VALUE = frozenset({Form.EXACT, Form.NOISED})
 _PLAIN = frozenset({Form.PLAIN})

@@ -19,7 +19,7 @@ from fractions import Fraction
 from treaty.errors import PolicyError
 from treaty.governance.charter import Charter
 from treaty.governance.data_use import DUO_CODES
-from treaty.governance.exposure import SUMS, TRAINING_SUMS, Artefact, ExposureRule, Form
+from treaty.governance.exposure import FORMS, SUMS, TRAINING_SUMS, Artefact, ExposureRule, Form
 from treaty.governance.roles import ELIGIBLE_ROLES, OWN_ACTIONS, Action, Role
 from treaty.governance.terms import PrivacyMode
 from treaty.privacy.ledger_entries import MAX_DELTA_INVERSE
@@ -291,10 +291,15 @@ def _privacy(charter: Charter) -> Iterator[Problem]:
     for rule in charter.exposure:
         # An exact sum over training rows would void every epsilon that is printed.
         if rule.allow and rule.form is Form.EXACT and rule.artefact in TRAINING_SUMS:
+            noised = Form.NOISED in FORMS[rule.artefact]
             yield Problem(
                 "privacy",
                 f"privacy mode differential with an exposure row that allows {_row(rule)}: "
-                "expected noised, change the form or the mode",
+                + (
+                    "expected noised, change the form or the mode"
+                    if noised
+                    else "expected none, remove the row or change the mode"
+                ),
             )
 
 

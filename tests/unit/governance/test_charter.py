@@ -3,7 +3,8 @@
 Each row of `BREAKAGES` is a planted fault in a sound charter; `check` must give the expected code,
 and the same charter without the fault passes. Faults planted in the code and seen to fail:
 half as enough for charter.amend; duplicate keys across kinds not looked for; thresholds counted
-over suspended members; an exact training sum under differential privacy; grant below amend.
+over suspended members; an exact training sum, or the exact claims of sketched rounds, under
+differential privacy; grant below amend.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from treaty.governance.charter import (
     witness_name,
 )
 from treaty.governance.data_use import DUO_CODES, DataUse, DataUseTerm, require_data_use
-from treaty.governance.exposure import SUMS, TRAINING_SUMS, Artefact, Form
+from treaty.governance.exposure import SUMS, TRAINING_SUMS, Artefact, ExposureRule, Form
 from treaty.governance.roles import ELIGIBLE_ROLES, Action, KeyKind, Role, signing_key_kind
 from treaty.governance.template import CharterOptions, build_charter, template_toml
 from treaty.governance.terms import DecisionRule, Document, LocalisationRule, PrivacyMode
@@ -290,12 +291,34 @@ def test_differential_privacy_never_stands_beside_exact_training_sums() -> None:
         "support-sum",
         "gradient-hessian-sum",
         "model-update-sum",
+        "sketch-claim",
     }
-    for artefact in TRAINING_SUMS:
+    for artefact in TRAINING_SUMS & SUMS:
         codes = {one.code for one in problems(_rows(charter, artefact, form=Form.EXACT))}
         assert codes == {"privacy"}
     matrix = charter.exposure_matrix()
     assert not any(matrix.recipients(artefact, Form.EXACT) for artefact in TRAINING_SUMS)
+
+
+def test_claims_of_sketched_rounds_are_exact_and_so_never_stand_beside_an_epsilon() -> None:
+    """They have no other form: their row goes, or the mode changes."""
+    claims = ExposureRule(
+        artefact=Artefact.SKETCH_CLAIM,
+        recipients=(Role.COORDINATOR, Role.MEMBER),
+        form=Form.EXACT,
+        remediation="halt the study",
+    )
+
+    def with_claims(charter: Charter, **changes: object) -> Charter:
+        row = msgspec.structs.replace(claims, **changes)
+        return msgspec.structs.replace(charter, exposure=(*charter.exposure, row))
+
+    check(with_claims(founding(4)))
+    (problem,) = problems(with_claims(founding(4, PRIVATE)))
+    assert problem.code == "privacy"
+    assert "sketch-claim as exact: expected none, remove the row" in problem.sentence
+    # A row that denies what no row allows changes nothing.
+    check(with_claims(founding(4, PRIVATE), allow=False))
 
 
 def test_localisation_reaches_everyone_who_may_hold_the_artefact() -> None:
