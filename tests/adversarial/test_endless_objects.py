@@ -7,7 +7,8 @@ charter and statement imply. Then the same objects are endless: the feed is refu
 nothing is read, and the member goes on when the coordinator is honest again.
 
 Planted faults, each seen to fail here: a fixed bound for documents, sums, lists, columns or chunks
-of 2 GiB each; a bound of a sum or a list that is too small by one byte.
+of 2 GiB each; a bound of a sum that is too small by one byte; one of a list for the longest of its
+sums alone.
 """
 
 from collections.abc import Callable, Mapping

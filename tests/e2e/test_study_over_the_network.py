@@ -79,13 +79,13 @@ def officers(rig: Rig, choice: str, voters: tuple[str, ...]) -> Callable[[], Non
 
 def test_nothing_is_proposed_that_cannot_be_had(rig: Rig, contract_file: Path) -> None:
     """A pooled comparison, a privacy that the charter has no budget for, a coordinator's vote."""
-    joined = treaty.join(rig.place(LEAD), contract_file)
+    joined = treaty.join(rig.place(LEAD), contract_file, wait_s=5)
     with pytest.raises(UsageError, match="exist in a simulation only"):
         joined.train(compare_pooled=True)
     with pytest.raises(UsageError, match="sums are exact"):
         joined.train(privacy=treaty.Privacy())
     with pytest.raises(UsageError, match="a coordinator has no vote"):
-        treaty.join(rig.place(HUB), contract_file).train()
+        treaty.join(rig.place(HUB), contract_file, wait_s=5).train()
     with pytest.raises(UsageError, match="have adopted none: name the contract's file"):
         treaty.join(rig.place(LEAD))
     with pytest.raises(UsageError, match="no studies yet"):

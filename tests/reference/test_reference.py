@@ -12,8 +12,8 @@ two directions of a pair seed; a leaf hash without its prefix; the index left ou
 digest or of the commitment; coefficients in falling degree; the domain renamed; the post-quantum
 seed in front of the X25519 secret; participants hashed as one text; the attempt left out of the
 context; both shares of a column swapped; masks of a dropped member with the other sign; a false key
-held against the dealer alone; chunks of half the size; a blob from 256 pair seeds on. And in the
-page and the reference: a changed word in a normative section; an import of the product.
+held against the dealer alone; chunks of half the size; a blob from 256 pair seeds on, or from 258.
+And in the page and the reference: a changed word in a normative section; an import of the product.
 """
 
 import ast
