@@ -1,7 +1,8 @@
 """Private plans: from an epsilon to integers, and what is wrong with a plan before any vote.
 
 Planted and caught, each check taken out: site figures, site intercepts, public bounds, a person
-identifier that is not used, the budget, persons replaced; epsilon rounded up.
+identifier that is not used, the budget, persons replaced, claims under noise, claims without a row;
+epsilon rounded up.
 """
 
 from fractions import Fraction
@@ -108,6 +109,23 @@ def test_one_noised_sum_has_no_rounds_rate_or_sampling() -> None:
             Privacy(one_round=True, **wrong)  # type: ignore[arg-type]  # that is the test
     with pytest.raises(UsageError, match="logistic"):
         private(asked=ONCE, spec=MultilayerPerceptron(hidden=(4,)))
+
+
+def test_no_claims_leave_under_a_charter_that_promises_an_epsilon() -> None:
+    """Neither beside noise nor beside exact sums, which this charter does not show either."""
+    spec = MultilayerPerceptron(hidden=(4,))
+    noised = private(spec=spec)
+    sketched = msgspec.structs.replace(noised.aggregation, sketched=True)
+    assert codes(noised) == []
+    asking = msgspec.structs.replace(noised, aggregation=sketched)
+    refusal, *rows = lint_plan(asking, DATA, CHARTER)
+    assert refusal.code == "sketched" and "under noise" in refusal.message
+    assert [one.code for one in rows] == ["exposure", "exposure"]
+    exact = small_plan(CHARTER, small_contract(), model=spec, aggregation=sketched)
+    found = lint_plan(exact, small_contract(), CHARTER)
+    assert {one.code for one in found} == {"exposure"}
+    assert sum("claims may not be shown" in one.message for one in found) == 2
+    assert sum("does not accept this sum" in one.message for one in found) > 2
 
 
 def charter_with(**policy: object) -> Charter:
