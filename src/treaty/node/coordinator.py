@@ -187,16 +187,18 @@ class Coordinator:
         return moved
 
     def on_quiet(self) -> bool:
-        """Nothing more arrives: catch up members that lag, then let a deadline pass."""
+        """Nothing more arrives: ask who lags or has not cosigned, then let a deadline pass."""
         if not self._is_current():
             return self._confirm()
         if self.flush():
             return True
         lagging = [m for m in self._active() if self._sizes.get(m, 0) < self._log.size]
-        if lagging and not self._asked:
+        unsigned = self._cosignatures.missing(self._active(), self._log, self._state.membership)
+        if (lagging or unsigned) and not self._asked:
             self._asked = True
             for member in lagging:
                 self._feed(member)
+            self._ask(unsigned)
             return True
         self._asked = False
         # A deadline may order nothing and still let the next step follow.
@@ -314,8 +316,7 @@ class Coordinator:
                 raise VerificationError("this statement stands in the log", code="replayed")
             parsed = item.parsed or peek(item.statement)
             body = parsed[1]
-            own = item.sender == self.name
-            if not own and not isinstance(body, MEMBER_STATEMENTS):
+            if item.sender != self.name and not isinstance(body, MEMBER_STATEMENTS):
                 raise VerificationError(
                     f"{type(body).__name__} is not a member's to say", code="wrong-author"
                 )

@@ -3,7 +3,8 @@
 Planted and caught: a checkpoint kept for a tree that is another one; fewer lines than the quorum;
 the same witness counted twice; another size that is not passed over; one shown again and again to a
 member that has it, before there is a quorum, or while a study runs; none shown after a new start; a
-cosignature that came altered and is asked for by nobody, or by a coordinator that has a quorum.
+cosignature that came altered and is asked for by nobody, by a coordinator that has a quorum, or not
+by one that is driven by rest alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -230,3 +231,18 @@ def test_cosignatures_that_came_altered_are_asked_for_until_a_quorum_has_cosigne
     for shown in (sorted(fresh.members), [], []):
         assert shown_to(fresh) == shown
         clock.at = Timestamp(clock.at + 100 * FIRST_MS)
+
+
+def test_a_simulation_whose_frames_rest_asks_for_them_too(tmp_path: Path) -> None:
+    """Nothing is left to deliver and two of four cosignatures came altered: they come again."""
+    fresh = found(tmp_path / "f", site_figures=False)
+    fresh.settle()
+    altered_at(fresh, fresh.members[:2])
+    fresh.settle()
+    assert len(fresh.coordinator.witnesses()) == 4
+    # Nobody who does not answer is asked for ever.
+    altered_at(fresh, fresh.members[:2])
+    fresh.network.sever(fresh.members[0])
+    fresh.network.sever(fresh.members[1])
+    fresh.settle()
+    assert len(fresh.coordinator.witnesses()) == 2
