@@ -297,6 +297,7 @@ def test_t64_what_the_server_held_survives_its_end_and_everyone_comes_back(
         own.endpoint(name)
     own.engines[HUB].send(A, b"held 1", "1")
     own.engines[HUB].send(B, b"held 2", "2")
+    until(lambda: not own.engines[HUB]._sending)  # the coordinator's sends are confirmed later
     first = own.server.pid()
     assert first is not None
     os.kill(first, signal.SIGKILL)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.restartable_federation import (
@@ -311,9 +312,13 @@ def test_a_study_that_the_members_halt_asks_nothing_more(tmp_path: Path) -> None
 
 
 def test_a_charter_is_not_amended_while_a_study_runs(tmp_path: Path) -> None:
-    """Every mask key is bound to the charter; the study ends first."""
+    """Every mask key is bound to the charter: what all have signed waits for the study's end."""
     federation = opened(tmp_path / "federation")
-    data = charter_bytes(federation.charter)
+    following = msgspec.structs.replace(
+        federation.charter, version=2, previous=federation.anchor, title="amended"
+    )
+    data = charter_bytes(following)
+    seen: list[int] = []
 
     def amend() -> None:
         body = CharterPublished(
@@ -322,10 +327,17 @@ def test_a_charter_is_not_amended_while_a_study_runs(tmp_path: Path) -> None:
         statement = seal_statement(body, *(federation.officer(name) for name in SITES))
         federation.participants[A].submit(statement, {sha256(data): data})
 
-    study = whole_study(federation, story=Story(federation, (in_round(2), amend)))
+    def look() -> None:
+        seen.append(federation.coordinator.state.charter.version)
+
+    study = whole_study(
+        federation, story=Story(federation, (in_round(2), amend), (in_round(5), look))
+    )
     assert study.phase is Phase.COMPLETED and sums(study) == [4] * 6
-    assert '"statement-refused.study-runs"' in federation.journal_of("coordinator")
-    assert federation.coordinator.state.charter.version == 1
+    assert seen == [1]
+    federation.settle()
+    assert federation.coordinator.state.charter == following
+    assert {node.state.charter.version for node in federation.participants.values()} == {2}
 
 
 class _WrongClock:
