@@ -1,13 +1,17 @@
 """T-48: noise that a sum does not need comes off, and never more than that.
 
 Real nodes over the real protocol: a study with a member lost, one that falls silent before it
-answers, a site whose policy keeps its keys, a coordinator that asks for two sets, and the log of
-such a study altered by whoever holds it.
+answers, a round that is asked again, a site whose policy keeps its keys, and the log of such a
+study altered by whoever holds it.
 
-Planted and caught: a member that does not take noise off the sum; keys opened where one is lost; a
-charter without a row read as one that allows it; a site's own policy not asked; keys left on the
-disk after the sum; a log in which a key is altered, left out or added that still folds to the same
-model; surplus opened for a second set in the same release.
+Planted and caught: a member that does not take noise off the sum, or takes some off the words that
+carry none; keys opened where one is lost, or from one survivor less on; a charter without a row
+read as one that allows it; a site's own policy not asked, before the input or after it; keys that
+pass its gate as commitments; the base key written; keys left on the disk after the sum, or erased
+by a round that is asked again; parts left out of the header when a vector is sent again, another
+vector drawn for it; a log in which a key is altered or added that still folds; a coordinator that
+is not told that answers may take noise off; an answer that is not waited for; the tiers of the
+gradient for the count.
 """
 
 from collections.abc import Callable
@@ -22,7 +26,8 @@ from tests.forgery import Forge, Genuine, genuine_of
 from tests.private_federation import ROUNDS, found_private, private_contract, private_plan
 from tests.small_federation import SITES, SmallFederation
 from treaty.aggregation.quantization import decode_sum, ring_vector
-from treaty.errors import FormatError, VerificationError
+from treaty.crypto import canonical
+from treaty.errors import FormatError, PolicyError, VerificationError
 from treaty.governance.exposure import Artefact, Form, Narrowing
 from treaty.governance.site_policy import SitePolicy
 from treaty.ids import Digest, MemberId
@@ -30,10 +35,14 @@ from treaty.privacy.certificate import Cohort
 from treaty.privacy.distributed import noise_commitment
 from treaty.privacy.terms import noise_tiers, sum_variance
 from treaty.protocol.closed_round import ClosedRound
+from treaty.protocol.gate import check_statement
+from treaty.protocol.secagg_lifecycle import SlotPhase
 from treaty.protocol.secagg_messages import MaskedInput, Reveal, RoundResult
+from treaty.protocol.secure_round import RoundPhase
 from treaty.protocol.statements import peek
 from treaty.protocol.study import Phase, Study
-from treaty.protocol.surplus import opened_sum
+from treaty.protocol.surplus import SurplusSecrets, opened_sum
+from treaty.protocol.waiting import Awaited, awaited
 from treaty.provenance.bundle import Edition
 from treaty.provenance.privacy import study_privacy
 from treaty.provenance.verify import verify_bundle
@@ -70,11 +79,40 @@ def severing(at: int, *, after_input: bool) -> Callable[[SmallFederation], Calla
     return make
 
 
+Files = set[tuple[str, int, bytes]]
+"""What was seen of files of noise keys: whose, at which query, what was in it."""
+
+SEEN: Files = set()
+
+
+def looking(federation: SmallFederation, seen: Files) -> Callable[[], None]:
+    """Return a hook that looks into all members' files of noise keys while inputs are in."""
+
+    def hook() -> None:
+        study = federation.coordinator.state.running
+        if study is None or study.round is None or len(study.round.inputs) < 3:
+            return
+        for name, participant in federation.participants.items():
+            secrets = participant._performer._secrets
+            seen.update(
+                (name, study.round.opened.predicate.round, secrets.read(one))
+                for one in secrets.names()
+                if "noise" in one
+            )
+
+    return hook
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallFederation, Study, Genuine]:
     """One study, a member lost before its input to the second gradient sum."""
     federation = found_private(tmp_path_factory.mktemp("surplus"), in_memory=True, capture=False)
-    hook = severing(2, after_input=False)(federation)
+    sever, look = severing(2, after_input=False)(federation), looking(federation, SEEN)
+
+    def hook() -> None:
+        sever()
+        look()
+
     study = federation.run_study(private_plan(federation, surplus=True), private_contract(), hook)
     assert study.phase is Phase.COMPLETED
     assert [len(one.members_in) for one in study.rounds] == [4, 4, 3, 4, 4]
@@ -286,6 +324,48 @@ def test_no_keys_are_left_when_the_study_is_over(
         assert not [n for n in participant._performer._secrets.names() if "noise" in n]
 
 
+def test_a_file_holds_keys_of_parts_alone_and_only_while_its_sum_is_open(
+    run: tuple[SmallFederation, Study, Genuine],
+) -> None:
+    """Never the key of the base; and when the exact sum is asked, in the same epoch, nothing."""
+    _, study, genuine = run
+    assert len({record.epoch_hash for record in study.rounds}) == 1
+    found = set()
+    for record in study.rounds:
+        for name, header in said(genuine.forge.entries, MaskedInput, record).items():
+            assert isinstance(header, MaskedInput)
+            contents = {
+                data for owner, query, data in SEEN if (owner, query) == (name, record.round)
+            }
+            for data in contents:
+                kept = canonical.decode(data, SurplusSecrets)
+                made = tuple(
+                    noise_commitment(bytes.fromhex(key), record.query) for key in kept.keys
+                )
+                assert made in ((), header.surplus) and header.noise not in made
+                found.add((record.round, len(made)))
+    noised = set(range(ROUNDS + 1))
+    # With a member less the file is emptied, and stays so.
+    assert {query for query, count in found if count} == noised
+    assert {query for query, count in found if not count} == {2}
+
+
+def test_the_log_says_that_an_answer_is_awaited_which_may_take_noise_off(
+    run: tuple[SmallFederation, Study, Genuine],
+) -> None:
+    """Three answers open a sum over four; of an exact one the fourth is not waited for."""
+    _, study, genuine = run
+    forge = genuine.forge
+    places = answers(genuine, study, 1)
+    assert len(places) == 4
+    silent = forge.said(places[3], Reveal).author
+    waited = awaited(forge.state(places[3]))
+    assert waited == Awaited("answers that open the sum", (MemberId(silent),))
+    exact = answers(genuine, study, ROUNDS + 1)[2]
+    waited = awaited(forge.state(exact + 1))
+    assert waited is not None and waited.what == "the opened sum"
+
+
 def test_a_member_that_falls_silent_leaves_its_surplus_in(tmp_path: Path) -> None:
     """Lost after its input: four inputs, three answers, and the fourth's noise stays."""
     federation = found_private(tmp_path, in_memory=True, capture=False)
@@ -297,6 +377,44 @@ def test_a_member_that_falls_silent_leaves_its_surplus_in(tmp_path: Path) -> Non
     assert SITES[-1] not in record.reveals
     statement = study_privacy(study)
     assert statement is not None and statement.happened.epsilon_micro is not None
+    federation.close()
+
+
+def test_another_attempt_opens_the_same_keys_for_the_same_set(tmp_path: Path) -> None:
+    """A round that was cut off between inputs and answers is asked again, and so answered."""
+    federation = found_private(tmp_path, in_memory=True, capture=False)
+    severed: list[MemberId] = []
+
+    def cut_off() -> None:
+        study = federation.coordinator.state.running
+        if study is None or study.progress.index != 1:
+            return
+        if study.round is not None and len(study.round.inputs) == 4 and not severed:
+            severed.extend(map(MemberId, SITES[:2]))
+            for name in severed:
+                federation.network.sever(name)
+        elif severed and any(one.phase is RoundPhase.ABANDONED for one in study.rounds):
+            for name in severed:
+                federation.network.heal(name)
+
+    plan = private_plan(federation, Privacy(rounds=1), surplus=True)
+    study = federation.run_study(plan, private_contract(), cut_off)
+    assert study.phase is Phase.COMPLETED
+    first, second = (one for one in study.rounds if one.round == 1)
+    entries = list(federation.coordinator.entries)
+    headers = [said(entries, MaskedInput, one) for one in (first, second)]
+    assert set(headers[0]) == set(headers[1]) == set(SITES)
+    for name in SITES:
+        before, after = (one[name] for one in headers)
+        assert isinstance(before, MaskedInput) and isinstance(after, MaskedInput)
+        assert before.surplus and before.surplus == after.surplus
+    opened: dict[str, object] = {}
+    for record in (first, second):
+        for author, answer in said(entries, Reveal, record).items():
+            assert isinstance(answer, Reveal) and answer.surplus
+            assert opened.setdefault(author, answer.surplus) == answer.surplus
+    # Two had answered for all four when the others were cut off.
+    assert len(first.reveals) == 2 and len(second.reveals) == 4 and set(opened) == set(SITES)
     federation.close()
 
 
@@ -330,15 +448,60 @@ def test_without_a_row_of_the_charter_no_plan_takes_noise_off(tmp_path: Path) ->
     federation.close()
 
 
+def narrowed(policy: object) -> SitePolicy:
+    """Return a site's policy without the row for keys of surplus noise."""
+    assert isinstance(policy, SitePolicy)
+    row = Narrowing(artefact=Artefact.SURPLUS_NOISE_KEY, form=Form.PLAIN)
+    return msgspec.structs.replace(policy, exposure=(*policy.exposure, row))
+
+
+def test_a_site_whose_policy_loses_the_row_after_its_input_answers_without_keys(
+    tmp_path: Path,
+) -> None:
+    """It committed to a part, and keeps its noise in; its answer counts."""
+    federation = found_private(tmp_path, in_memory=True, capture=False)
+    narrow = MemberId(SITES[1])
+    participant = federation.participants[narrow]
+    changed: list[int] = []
+
+    def hook() -> None:
+        study, slot = federation.coordinator.state.running, participant._performer._slot
+        if study is None or changed or study.progress.index != 1 or slot is None:
+            return
+        if slot.phase is SlotPhase.INPUT_SENT:
+            changed.append(slot.slot)
+            participant._admission._policy = narrowed(participant._admission._policy)
+            participant._admission._narrowed = None
+
+    plan = private_plan(federation, Privacy(rounds=1), surplus=True)
+    study = federation.run_study(plan, private_contract(), hook)
+    assert changed and study.phase is Phase.COMPLETED
+    [record] = [one for one in study.rounds if one.round == 1]
+    entries = list(federation.coordinator.entries)
+    header = said(entries, MaskedInput, record)[narrow]
+    assert isinstance(header, MaskedInput) and header.surplus
+    answers = said(entries, Reveal, record)
+    assert set(answers) == set(SITES)
+    matrix = participant._admission.matrix(federation.coordinator.state)
+    for name, answer in answers.items():
+        assert isinstance(answer, Reveal)
+        assert bool(answer.surplus) is (name != narrow)
+        # Nor would its gate let one with keys out.
+        if name == narrow:
+            check_statement(matrix, answer, members=len(SITES))
+        else:
+            with pytest.raises(PolicyError, match="field surplus") as refusal:
+                check_statement(matrix, answer, members=len(SITES))
+            assert refusal.value.code == "exposure"
+    federation.close()
+
+
 def test_a_site_whose_policy_has_no_row_keeps_its_noise_in(tmp_path: Path) -> None:
     """The others open theirs; it commits to nothing, opens nothing, and takes part."""
     federation = found_private(tmp_path, in_memory=True, capture=False)
     federation.close()
     narrow = MemberId(SITES[1])
-    policy = read_policy(tmp_path / "parties" / narrow)
-    assert isinstance(policy, SitePolicy)
-    row = Narrowing(artefact=Artefact.SURPLUS_NOISE_KEY, form=Form.PLAIN)
-    own = msgspec.structs.replace(policy, exposure=(*policy.exposure, row))
+    own = narrowed(read_policy(tmp_path / "parties" / narrow))
     federation = SmallFederation(tmp_path, policies={narrow: own}, in_memory=True, capture=False)
     federation.establish()
     study = federation.run_study(

@@ -7,8 +7,8 @@ it can bare carries at least the whole variance. When the machine answers at onc
 confirms is tested in tests/unit/protocol/test_surplus.py.
 
 Planted and caught: answers at once wherever exact sums have them (`fast_survivors` without
-`surplus`); at once where two may be missing; shares of variance / k; keys opened in one slot for
-one set and in another for another.
+`surplus`); at once where two may be missing; shares of variance / k; in the model, keys opened in
+one slot for one set and in another for another.
 """
 
 from collections.abc import Iterable

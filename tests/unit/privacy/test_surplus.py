@@ -3,8 +3,9 @@
 Planted and caught: a tier's variance divided by k instead of k - c; a component's variance rounded
 down; the tier above opened; the base counted as a component; one key for two components; keys that
 do not depend on their number; a part below the least variance of the lemma; the component of
-another tier taken off; local noise divided; places that do not rise geometrically; keys under
-another label; a place of the row one too high; a base below the least variance.
+another tier taken off; a tier reached one survivor late; without keys the base alone drawn; local
+noise divided; places that do not rise geometrically; keys under another label; a place of the row
+one too high; a base below the least variance.
 """
 
 import json

@@ -2,8 +2,9 @@
 
 Planted and caught: digests left as text; signatures that are not sorted accepted; an envelope
 accepted as it stands; the type's whole address accepted; hexadecimal digits accepted where 32 bytes
-belong; a size that is not compared; signatures handed on in the order of the signers; a body handed
-on as it was given, not as it is read.
+belong; the size of an entry not compared; more signatures counted than a byte holds; nothing, or a
+header without its type, read all the same; a key that signs twice; signatures handed on in the
+order of the signers; a body handed on as it was given, not as it is read.
 """
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worlds import World, runner
-from treaty.crypto import canonical
+from treaty.crypto import canonical, envelope
 from treaty.errors import FormatError
+from treaty.ids import Digest
 from treaty.protocol.compact import compact, expand, expanded
 from treaty.protocol.secagg_messages import EpochSealed, LedgerMark, MaskedInput
 from treaty.protocol.statements import (
@@ -20,6 +22,7 @@ from treaty.protocol.statements import (
     peek,
     seal_statement,
     sealed_and_parsed,
+    statement_payload,
 )
 
 KEY = runner("aare.example")
@@ -134,6 +137,14 @@ def test_signatures_are_sorted_and_each_key_stands_once() -> None:
     for pair in (line + lower, line + line):
         with pytest.raises(FormatError, match="sorted"):
             expand(b"\x02" + pair + tail)
+
+
+def test_more_signatures_than_a_byte_counts_go_as_they_stand() -> None:
+    for count, first in ((255, 255), (256, 0)):
+        keys = {Digest(f"{number:064x}"): bytes(64) for number in range(1, count + 1)}
+        entry = envelope.join(statement_payload(INPUT), keys)
+        assert compact(entry)[0] == first
+        assert expand(compact(entry)) == entry
 
 
 def test_a_type_that_nobody_knows_and_fields_that_are_not_its_own_are_refused() -> None:

@@ -1,12 +1,15 @@
 """Keys of surplus noise at a member and in the fold: opened for one set of survivors, or never.
 
-Planted and caught: keys opened before the set is confirmed; one part too many, one too few; the
-file of keys not cut down when they are opened; not bound to its set, or only where it opens some,
-or only when it is answered; keys of another vector opened; keys without commitments in the log;
-the file kept after the sum is out, erased when it is not; the answer stored before the file is cut;
-the base key written; a fold that takes any number of keys, a key that opens nothing, one key for
-two parts, other parts in the same release, the parts of another release; a coordinator that opens
-with the first answers that suffice; noise added to the sum instead of taken off.
+Planted and caught: keys opened before the set is confirmed, or with one confirmation too few; one
+part too many, one too few; the file of keys not cut down when they are opened; not bound to its
+set, or only where it opens some, or only when it is answered; another set answered in another slot;
+keys of another vector or another question opened; keys without commitments in the log; the file
+kept after the sum is out or the epoch over, erased when it is not; ordered to be stored after the
+input, or cut after the confirmation or the answer; a fold that takes any number of keys or of
+commitments, a key that opens nothing, one key for two parts, answers before their set is confirmed,
+other parts or the same in another order in one release, the parts of another release, in the same
+place or another; a coordinator that opens with the first answers that suffice, or waits for the
+last one for ever, or gives up; noise added to the sum instead of taken off, or taken off twice.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,6 +28,7 @@ from tests.unit.protocol.secagg_rig import (
     finish,
     group_of,
     noise_keys_of,
+    noise_of,
     open_round,
     plain_sum,
     published,
@@ -35,7 +39,7 @@ from tests.unit.protocol.secagg_rig import (
     verified,
 )
 from treaty.crypto import canonical
-from treaty.errors import VerificationError
+from treaty.errors import PolicyError, VerificationError
 from treaty.ids import Digest
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.surplus import surplus_noise, tiers_for
@@ -45,8 +49,11 @@ from treaty.protocol.releases import with_noise_shown
 from treaty.protocol.secagg_effects import EraseSecret, Persist, StoreSecret
 from treaty.protocol.secagg_keys import Group
 from treaty.protocol.secagg_lifecycle import (
+    ConfirmationLogged,
+    EpochEnded,
     Expected,
     InputLogged,
+    InputReady,
     RoundEnded,
     SurvivorsAnnounced,
     noise_secret_name,
@@ -131,6 +138,45 @@ def test_members_confirm_first_where_they_could_be_shown_different_sets(
     assert {type(one) for sent in said.values() for one in sent} == {messages.Reveal}
 
 
+def test_keys_are_on_the_disk_before_the_input_that_commits_to_them() -> None:
+    turn = open_round(ready(dealt(group_of(4))), expected(4))
+    node = turn.node("m01")
+    node.begin(turn.opened, turn.expected)
+    assert node.slot is not None
+    noise = noise_of("m01", turn.expected)
+    ready_input = InputReady(tag("vector"), tag("root"), tag("blob"), **noise)  # type: ignore[arg-type]  # its fields
+    kinds = [type(one) for one in node.slot.step(ready_input)[1]]
+    assert kinds.index(StoreSecret) < kinds.index(Persist)
+
+
+def test_keys_wait_for_as_many_confirmations_as_shares_open_a_seed() -> None:
+    """One less opens nothing; nobody who folds the log takes an answer before."""
+    turn = turn_of(7, 6, 7)
+    sealed = published(turn.effects, messages.SurvivorsSealed)
+    said = announce(turn, sealed, turn.headers)
+    confirmed = [verified(one) for sent in said.values() for one in sent]
+    needed = turn.federation.group.share_threshold
+    assert needed < len(confirmed) == 7
+    node = turn.node("m02")
+    assert node.slot is not None
+
+    def told(count: int) -> tuple[object, ...]:
+        first, *more = confirmed[:count]
+        event = ConfirmationLogged(first, node.slot_secret, tuple(more), node.noise_secret)  # type: ignore[arg-type]  # confirmations
+        return node.slot.step(event)  # type: ignore[union-attr]  # checked above
+
+    waiting, effects = told(needed - 1)
+    assert effects == () and waiting.state.reveal is None  # type: ignore[attr-defined]  # a slot
+    moved, _ = told(needed)
+    reveal = moved.state.reveal  # type: ignore[attr-defined]  # a slot
+    assert reveal is not None and reveal.surplus == keys_of("m02", 6, 7)
+    record = record_of(turn.federation, turn, 6, 7)
+    for one in confirmed[: needed - 1]:
+        record = record.step(one, nothing)
+    refused("not-confirmed", lambda: record.step(verified(reveal), nothing))
+    assert record.step(confirmed[needed - 1], nothing).step(verified(reveal), nothing).reveals
+
+
 def test_the_file_is_cut_and_bound_before_the_answer_is_stored() -> None:
     """What is not opened is gone from the disk by then, and stays gone."""
     turn = turn_of(5, 4, 5, lost=("m05",))
@@ -195,6 +241,23 @@ def test_the_set_that_is_confirmed_binds_the_keys_before_it_is_answered() -> Non
     assert open_keys(node.slot.state, everybody, node.noise_secret) == ((), None)
 
 
+def test_a_file_that_was_put_back_is_cut_again_before_a_confirmed_answer_is_stored() -> None:
+    turn = turn_of(7, 6, 7, lost=("m07",))
+    node = turn.node("m01")
+    whole = node.noise_secret
+    sealed = published(turn.effects, messages.SurvivorsSealed)
+    said = announce(turn, sealed, turn.headers)
+    confirmed = [verified(one) for sent in said.values() for one in sent]
+    assert node.slot is not None and node.noise_secret != whole
+    first, *more = confirmed
+    event = ConfirmationLogged(first, node.slot_secret, tuple(more), whole)  # type: ignore[arg-type]  # confirmations
+    moved, effects = node.slot.step(event)
+    assert [type(one) for one in effects] == [StoreSecret, Persist]
+    assert effects[0].data == node.noise_secret  # type: ignore[union-attr]  # just seen
+    assert moved.state.reveal is not None
+    assert moved.state.reveal.surplus == keys_of("m01", 6, 7)[:1]
+
+
 def test_a_lost_or_foreign_file_leaves_the_noise_in() -> None:
     """Keys of another vector, or of another question, do not open what the header committed to."""
     turn = turn_of(4, 4)
@@ -232,6 +295,14 @@ def test_the_keys_go_when_the_sum_is_out_and_stay_while_it_may_be_asked_again() 
         assert (node.noise_secret is None) is gone
 
 
+def test_keys_go_with_their_epoch() -> None:
+    turn = turn_of(4, 4)
+    node = turn.node("m03")
+    assert node.noise_secret is not None and node.epoch is not None
+    _, effects = node.epoch.step(EpochEnded())
+    assert EraseSecret(noise_secret_name(node.epoch.number)) in effects
+
+
 def test_the_same_question_in_another_slot_opens_the_same_keys() -> None:
     """Its vector is the same, so the noise in it is; the file still holds all of its keys."""
     federation = ready(dealt(group_of(5)))
@@ -254,6 +325,33 @@ def test_the_same_question_in_another_slot_opens_the_same_keys() -> None:
     assert {name: one.surplus for name, one in reveals_of(again).items()} == {
         name: keys_of(name, 5) for name in again.hub.survivor_names
     }
+
+
+def test_another_set_in_another_slot_is_refused_and_opens_nothing_where_a_vote_frees_it() -> None:
+    """Whoever answered for four opens no key for five; who answered for nobody opens its own."""
+    federation = ready(dealt(group_of(5)))
+    asked = expected(4, 5)
+    turn = send_inputs(open_round(federation, asked), lost=("m05",))
+    finish(turn)
+    everybody = turn.opened.predicate.participants
+    assert turn.hub.survivor_names == everybody[:4]
+    again = open_round(federation, asked, attempt=1)
+    for name in everybody:
+        node = again.node(name)
+        node.on_slot(RoundEnded())
+        need = node.begin(again.opened, asked, freed=("m05",) if name != "m04" else ())
+        again.inputs[name] = turn.inputs[name]
+        noise = noise_of(name, asked)
+        del noise["keys"]
+        (header,) = node.contribute(need, turn.inputs[name], **noise)
+        again.headers[name] = verified(header)  # type: ignore[arg-type]  # a header
+        again.give(coordinator.InputArrived(again.headers[name]))
+    with pytest.raises(PolicyError) as refusal:
+        announce(again, published(again.effects, messages.SurvivorsSealed), ["m04"])
+    assert refusal.value.code == "locked-set"
+    finish(again, silent=["m04"])
+    found = {name: one.surplus or () for name, one in reveals_of(again).items()}
+    assert found == {"m01": (), "m02": (), "m03": (), "m05": keys_of("m05", 4, 5)}
 
 
 def test_repeated_answers_are_the_same_bytes_with_the_same_keys() -> None:
@@ -396,8 +494,17 @@ def test_parts_belong_to_one_release_as_the_noise_does() -> None:
             "noise-changed",
             lambda parts=parts: with_noise_shown(shown, header_of(*parts), first, noised=True),  # type: ignore[misc]  # bound now
         )
-    reused = header_of("c", "b", noise="other", entries=2)
-    refused("noise-reused", lambda: with_noise_shown(shown, reused, second, noised=True))
+    for noise, parts in (
+        ("other", ("c", "b")),
+        ("other", ("b", "c")),
+        ("a", ("c", "d")),
+        ("other", ("c", "noise")),
+    ):
+        reused = header_of(*parts, noise=noise, entries=2)
+        refused(
+            "noise-reused",
+            lambda reused=reused: with_noise_shown(shown, reused, second, noised=True),  # type: ignore[misc]  # bound now
+        )
     fresh = header_of("c", "d", noise="other", entries=2)
     assert with_noise_shown(shown, fresh, second, noised=True) != shown
 
