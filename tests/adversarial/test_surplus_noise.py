@@ -6,12 +6,12 @@ study altered by whoever holds it.
 
 Planted and caught: a member that does not take noise off the sum, or takes some off the words that
 carry none; keys opened where one is lost, or from one survivor less on; a charter without a row
-read as one that allows it; a site's own policy not asked, before the input or after it; keys that
-pass its gate as commitments; the base key written; keys left on the disk after the sum, or erased
-by a round that is asked again; parts left out of the header when a vector is sent again, another
-vector drawn for it; a log in which a key is altered or added that still folds; a coordinator that
-is not told that answers may take noise off; an answer that is not waited for; the tiers of the
-gradient for the count.
+read as one that allows it; a site's own policy not asked, before the input or after it, or the file
+kept where it forbids; keys that pass its gate as commitments; the base key written; keys left on
+the disk after the sum, or erased by a round that is asked again; parts left out of the header when
+a vector is sent again, another vector drawn for it; a log in which a key is altered or added that
+still folds; a coordinator that is not told that answers may take noise off; an answer that is not
+waited for; the tiers of the gradient for the count.
 """
 
 from collections.abc import Callable
@@ -458,17 +458,22 @@ def narrowed(policy: object) -> SitePolicy:
 def test_a_site_whose_policy_loses_the_row_after_its_input_answers_without_keys(
     tmp_path: Path,
 ) -> None:
-    """It committed to a part, and keeps its noise in; its answer counts."""
+    """It committed to a part, and keeps its noise in, for any set; its answer counts."""
     federation = found_private(tmp_path, in_memory=True, capture=False)
     narrow = MemberId(SITES[1])
     participant = federation.participants[narrow]
     changed: list[int] = []
+    files: dict[SlotPhase, bool] = {}
 
     def hook() -> None:
         study, slot = federation.coordinator.state.running, participant._performer._slot
-        if study is None or changed or study.progress.index != 1 or slot is None:
+        if study is None or study.progress.index != 1 or study.round is None or slot is None:
             return
-        if slot.phase is SlotPhase.INPUT_SENT:
+        if slot.context != study.round.context:
+            return
+        kept = participant._performer._secrets.names()
+        files.setdefault(slot.phase, any("noise" in one for one in kept))
+        if slot.phase is SlotPhase.INPUT_SENT and not changed:
             changed.append(slot.slot)
             participant._admission._policy = narrowed(participant._admission._policy)
             participant._admission._narrowed = None
@@ -476,6 +481,8 @@ def test_a_site_whose_policy_loses_the_row_after_its_input_answers_without_keys(
     plan = private_plan(federation, Privacy(rounds=1), surplus=True)
     study = federation.run_study(plan, private_contract(), hook)
     assert changed and study.phase is Phase.COMPLETED
+    # Not bound to a set, the file is erased before the answer: none can be opened for another.
+    assert files == {SlotPhase.INPUT_SENT: True, SlotPhase.ANSWERED: False}
     [record] = [one for one in study.rounds if one.round == 1]
     entries = list(federation.coordinator.entries)
     header = said(entries, MaskedInput, record)[narrow]

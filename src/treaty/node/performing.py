@@ -346,13 +346,14 @@ class Performer:
             if secret is None:
                 return
             claim = claim_in(record, self._store.get(PREMASK_KEY), slot.state.lock)
-            if (
-                slot.state.input is not None
-                and slot.state.input.surplus
+            if slot.state.input is not None and slot.state.input.surplus:
+                name = noise_secret_name(slot.epoch.number)
                 # Asked again: an answer that may not leave would open nothing at all.
-                and self._admission.opens_surplus(self._mirror.state)
-            ):
-                noise = self._secret(noise_secret_name(slot.epoch.number))
+                if self._admission.opens_surplus(self._mirror.state):
+                    noise = self._secret(name)
+                else:
+                    # Prevents keys for another set, once a policy and an older store are put back.
+                    self._secrets.erase(name)
         if slot.phase is SlotPhase.INPUT_SENT:
             first, *others = record.inputs.values()
             self._drive_slot(InputLogged(first, tuple(others)))
