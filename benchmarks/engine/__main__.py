@@ -168,6 +168,7 @@ def read() -> None:
     from treaty.crypto.keys import SigningKey
     from treaty.engines.jetstream import JetStreamEngine, NatsParty
     from treaty.ids import Digest
+    from treaty.ports import OBJECT_LIMIT_BYTES
     from treaty.stores.system import MemoryJournal
 
     settings = json.loads(sys.stdin.readline())
@@ -190,7 +191,7 @@ def read() -> None:
     total = None
     for line in sys.stdin:
         began = time.monotonic()
-        words = np.frombuffer(engine.fetch(Digest(line.strip())), dtype="<u4")
+        words = np.frombuffer(engine.fetch(Digest(line.strip()), OBJECT_LIMIT_BYTES), dtype="<u4")
         if total is None:
             total = words.copy()
         else:
