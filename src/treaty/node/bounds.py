@@ -14,7 +14,7 @@ from treaty.ports import FRAME_LIMIT_BYTES
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.messages import CharterGathered
 from treaty.protocol.secagg_audit import AuditCase
-from treaty.protocol.secagg_messages import AuditCalled, RoundOpened, RoundResult, SumDisputed
+from treaty.protocol.secagg_messages import RoundOpened, RoundResult, SumDisputed
 from treaty.protocol.statements import Body
 
 __all__ = ["COLUMN_BYTES", "DOCUMENT_BYTES", "bounds_of", "list_bytes", "sum_bytes"]
@@ -32,7 +32,7 @@ def sum_bytes(opened: RoundOpened) -> int:
 
 
 def bounds_of(body: Body, state: Consortium) -> Mapping[Digest, int]:
-    """Return by digest the most bytes of what an entry names; `state` is that before the entry.
+    """Return by digest the most bytes of what folding an entry reads; `state` is that before it.
 
     What is not listed is a document (`DOCUMENT_BYTES`).
     """
@@ -45,8 +45,6 @@ def bounds_of(body: Body, state: Consortium) -> Mapping[Digest, int]:
             if body.pairs is not None:
                 found[Digest(body.pairs)] = study.round.largest_pairs
             return found
-        case AuditCalled() if study is not None:
-            return {Digest(body.chunks): list_bytes(study.unaudited)}
         case SumDisputed() if study is not None:
             cases = study.unaudited
             sums = {Digest(one.result.predicate.sum): sum_bytes(one.opened) for one in cases}
