@@ -33,13 +33,13 @@ from treaty.privacy.ledger_entries import (
     LedgerHead,
     PrivateEvent,
 )
-from treaty.privacy.terms import NoisedTerms
+from treaty.privacy.terms import NoisedTerms, holdout_releases
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.ledger_trail import LedgerTrail
 from treaty.protocol.releases import releases_of
 from treaty.protocol.secure_round import RoundRecord
 from treaty.protocol.study import Study
-from treaty.studies.noise import cohort_of, holdout_event, planned_events
+from treaty.studies.noise import cohort_of, noise_terms, planned_events
 from treaty.studies.queries import Query, QueryKind, noised_kinds
 
 __all__ = [
@@ -254,8 +254,9 @@ def _events(study: Study) -> dict[QueryKind, PrivateEvent]:
     cohort = cohort_of(study.history.effective().parameters())
     events = planned_events(study.plan, study.contract, cohort)
     found = dict(zip(noised_kinds(study.plan), events, strict=True))
-    holdout = holdout_event(study.plan, cohort)
-    return found if holdout is None else {**found, QueryKind.SCORES: holdout}
+    for holdout in holdout_releases(noise_terms(study.plan), cohort):
+        found[QueryKind.SCORES] = holdout
+    return found
 
 
 def partition_of(kind: QueryKind) -> str:

@@ -47,6 +47,7 @@ __all__ = [
     "claimed_epsilon_micro",
     "count_sum",
     "effective_cohort",
+    "holdout_releases",
     "holdout_sum",
     "noise_tiers",
     "releases",
@@ -139,11 +140,8 @@ class NoisedTerms(Record, frozen=True):
     @property
     def is_calibrated(self) -> bool:
         """Whether the noise is stated."""
-        return NOT_CALIBRATED not in (self.variance, *self._holdout_variance)
-
-    @property
-    def _holdout_variance(self) -> tuple[str, ...]:
-        return (self.holdout.variance,) if isinstance(self.holdout, NoisedHoldout) else ()
+        held = (self.holdout.variance,) if isinstance(self.holdout, NoisedHoldout) else ()
+        return NOT_CALIBRATED not in (self.variance, *held)
 
 
 class DistributedGaussian(NoisedTerms, frozen=True, tag="distributed-gaussian", tag_field="kind"):
@@ -166,8 +164,7 @@ class DistributedGaussian(NoisedTerms, frozen=True, tag="distributed-gaussian", 
     @property
     def is_calibrated(self) -> bool:
         """Whether the noise is stated."""
-        variances = (self.variance, self.count_variance, *self._holdout_variance)
-        return NOT_CALIBRATED not in variances
+        return self.count_variance != NOT_CALIBRATED and super().is_calibrated
 
 
 class NoisedStatistics(NoisedTerms, frozen=True, tag="noised-statistics", tag_field="kind"):
@@ -266,6 +263,15 @@ def releases(terms: NoisedTerms, cohort: Cohort, sensitivity: int) -> tuple[Priv
     return (count_sum(terms, cohort).event(honest), training)
 
 
+def holdout_releases(terms: NoisedTerms, cohort: Cohort) -> tuple[PrivateEvent, ...]:
+    """Return what the holdout's histogram charges, nothing where it is exact.
+
+    Guarantee: as `releases`.
+    """
+    asked = holdout_sum(terms, cohort)
+    return () if asked is None else (asked.event(effective_cohort(terms, cohort).min_honest),)
+
+
 @functools.lru_cache(maxsize=64)
 def claimed_epsilon_micro(terms: NoisedTerms, cohort: Cohort, sensitivity: int) -> int | None:
     """Return epsilon of the whole schedule in millionths, rounded up; None when infinite.
@@ -289,14 +295,7 @@ def check_claim(terms: NoisedTerms, cohort: Cohort, sensitivity: int) -> int:
         raise PolicyError(
             f"the noise cannot be drawn or counted: {error}", code="noise-range"
         ) from error
-    if found is None or found > terms.epsilon_milli * 1000:
-        shown = "infinite" if found is None else f"{found / 1e6:.6f}"
-        raise PolicyError(
-            f"the plan promises epsilon {terms.epsilon_milli / 1000:.3f}, its noise, rate and "
-            f"rounds give {shown}: calibrate it again",
-            code="epsilon-claim",
-        )
-    return found
+    return _kept(found, terms.epsilon_milli, ", its noise, rate and rounds give")
 
 
 def check_holdout_claim(terms: NoisedTerms, cohort: Cohort) -> None:
@@ -309,21 +308,25 @@ def check_holdout_claim(terms: NoisedTerms, cohort: Cohort) -> None:
     if not isinstance(holdout, NoisedHoldout):
         return
     try:
-        asked = holdout_sum(terms, cohort)
-        honest = effective_cohort(terms, cohort).min_honest
-        events = [] if asked is None else [asked.event(honest)]
+        events = holdout_releases(terms, cohort)
         found = epsilon_micro(composed_epsilon(events, delta_of(terms.delta_inverse)))
     except UsageError as error:
         raise PolicyError(
             f"the holdout's noise cannot be drawn or counted: {error}", code="noise-range"
         ) from error
-    if found is None or found > holdout.epsilon_milli * 1000:
+    _kept(found, holdout.epsilon_milli, " for the holdout, its noise gives")
+
+
+def _kept(found: int | None, promised_milli: int, gives: str) -> int:
+    """Return `found`, or raise `PolicyError` (``epsilon-claim``) where it is over the promise."""
+    if found is None or found > promised_milli * 1000:
         shown = "infinite" if found is None else f"{found / 1e6:.6f}"
         raise PolicyError(
-            f"the plan promises epsilon {holdout.epsilon_milli / 1000:.3f} for the holdout, its "
-            f"noise gives {shown}: calibrate it again",
+            f"the plan promises epsilon {promised_milli / 1000:.3f}{gives} {shown}: "
+            "calibrate it again",
             code="epsilon-claim",
         )
+    return found
 
 
 def calibrated(terms: Noised, sensitivity: int) -> Noised:
@@ -334,13 +337,12 @@ def calibrated(terms: Noised, sensitivity: int) -> Noised:
     Nothing else changes. Guarantee: rounds towards more noise. Raises `UsageError` when no noise
     meets the target.
     """
+    epsilon, delta = terms.epsilon_milli / 1000, delta_of(terms.delta_inverse)
     if isinstance(terms.holdout, NoisedHoldout):
-        target = terms.holdout.epsilon_milli / 1000
-        share = Fraction(gaussian_mu(target, delta_of(terms.delta_inverse)))
+        share = Fraction(gaussian_mu(terms.holdout.epsilon_milli / 1000, delta))
         cell = _at_least(Fraction(HOLDOUT_CLIP.units**2) / (share * share)) + LEMMA_LOSS
         noised = msgspec.structs.replace(terms.holdout, variance=variance_field(cell))
         terms = msgspec.structs.replace(terms, holdout=noised)
-    epsilon, delta = terms.epsilon_milli / 1000, delta_of(terms.delta_inverse)
     mu = Fraction(gaussian_mu(epsilon, delta))
     if not isinstance(terms, DistributedGaussian):
         only = _at_least(sensitivity * sensitivity / (mu * mu)) + LEMMA_LOSS

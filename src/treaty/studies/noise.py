@@ -22,19 +22,12 @@ from treaty.models.specification import (
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.ledger_entries import PrivateEvent
 from treaty.privacy.mechanisms import ghost_sensitivity
-from treaty.privacy.terms import (
-    DistributedGaussian,
-    NoisedTerms,
-    effective_cohort,
-    holdout_sum,
-    releases,
-)
+from treaty.privacy.terms import DistributedGaussian, NoisedTerms, releases
 from treaty.studies.plan import Plan
 
 __all__ = [
     "cohort_of",
     "descent_terms",
-    "holdout_event",
     "noise_terms",
     "noised_sums",
     "planned_events",
@@ -101,13 +94,3 @@ def planned_events(plan: Plan, contract: Contract, cohort: Cohort) -> tuple[Priv
     columns, rows = len(design_columns(contract)), plan.aggregation.max_persons_per_site
     sensitivity = training_sensitivity(plan.model, terms, columns=columns, max_rows=rows)
     return releases(terms, cohort, sensitivity)
-
-
-def holdout_event(plan: Plan, cohort: Cohort) -> PrivateEvent | None:
-    """Return what a noised histogram charges to the holdout, None where it is exact.
-
-    Guarantee: noise of `cohort.min_honest` shares, as in the certificate.
-    """
-    terms = noise_terms(plan)
-    asked = holdout_sum(terms, cohort)
-    return None if asked is None else asked.event(effective_cohort(terms, cohort).min_honest)
