@@ -178,7 +178,8 @@ def noised_in_parts(
     if len({keys.base, *keys.surplus}) != 1 + len(keys.surplus):
         raise UsageError("expected a key of its own for every part of the noise")
     found = noised(total, share_variance=tiers.base, ring_bits=ring_bits, key=keys.base)
-    for variance, key in zip(tiers.components, _checked(keys.surplus, tiers, None), strict=True):
+    parts = _checked(keys.surplus, len(tiers.components))
+    for variance, key in zip(tiers.components, parts, strict=True):
         found = noised(found, share_variance=variance, ring_bits=ring_bits, key=key)
     return found
 
@@ -192,7 +193,7 @@ def surplus_noise(
     Raises `UsageError` for another number of keys.
     """
     total = np.zeros(length, dtype=np.int64)
-    keys = _checked(opened, tiers, survivors)
+    keys = _checked(opened, tiers.opened(survivors))
     for variance, key in zip(tiers.components, keys, strict=False):
         total += _drawn(variance, key, length) if length <= _KEPT else _draw(variance, key, length)
     return total
@@ -210,8 +211,7 @@ def _drawn(variance: int, key: bytes, length: int) -> Integers:
     return values
 
 
-def _checked(keys: Sequence[bytes], tiers: NoiseTiers, survivors: int | None) -> Sequence[bytes]:
-    wanted = len(tiers.components) if survivors is None else tiers.opened(survivors)
+def _checked(keys: Sequence[bytes], wanted: int) -> Sequence[bytes]:
     if len(keys) != wanted or any(len(key) != NOISE_KEY_BYTES for key in keys):
         raise UsageError(f"expected {wanted} keys of {NOISE_KEY_BYTES} bytes for components")
     return keys

@@ -19,8 +19,6 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal
 
-import msgspec
-
 from treaty.crypto.canonical import Count, DigestField, Record, digest_of
 from treaty.errors import VerificationError
 from treaty.ids import Digest
@@ -124,7 +122,7 @@ def with_noise_shown(shown: Shown, header: MaskedInput, release: Digest, *, nois
             "paid for it",
             code="ledger-missing",
         )
-    noise = (header.noise, *(() if header.surplus is msgspec.UNSET else header.surplus))
+    noise = (header.noise, *(header.surplus or ()))
     before = shown.get(header.author, ())
     for known, other, paid_by, entries in before:
         if known == release:

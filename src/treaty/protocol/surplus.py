@@ -133,14 +133,14 @@ def check_opened(
     """
     if reveal.surplus is msgspec.UNSET:
         return
-    count = 0 if header.surplus is msgspec.UNSET else opened_parts(tiers, survivors)
+    committed = header.surplus or ()
+    count = opened_parts(tiers, survivors) if committed else 0
     if len(reveal.surplus) != count:
         raise VerificationError(
             f"{reveal.author} opens {len(reveal.surplus)} parts of its noise, expected {count} "
             f"with {survivors} survivors",
             code="surplus-parts",
         )
-    committed = () if header.surplus is msgspec.UNSET else header.surplus
     if not all(map(_opens, reveal.surplus, committed, [query] * count)):
         raise VerificationError(
             f"a key of {reveal.author} does not open what it committed to", code="surplus-differs"
