@@ -216,7 +216,9 @@ def certify(
             honest_shares=shares,
             epsilon_micro=epsilon_micro(composed_epsilon(events(shares), delta)),
         )
-        for shares in _curve_shares(cohort, cohort.min_survivors if surplus_removed else None)
+        for shares in _curve_shares(
+            cohort.min_survivors if surplus_removed else cohort.members, cohort.min_honest
+        )
     )
     return Certificate(
         format=FORMAT,
@@ -307,14 +309,13 @@ def curve_lines(certificate: Certificate) -> list[str]:
     return text
 
 
-def _curve_shares(cohort: Cohort, whole: int | None = None) -> tuple[int, ...]:
-    """Return the numbers of honest shares to report, from all but one of `whole` down to one."""
-    members = cohort.members if whole is None else whole
-    every = range(1, members)
+def _curve_shares(whole: int, settled: int) -> tuple[int, ...]:
+    """Return how many honest shares to report: all but one of `whole` to one, `settled` too."""
+    every = range(1, whole)
     if len(every) <= _CURVE_POINTS:
         return tuple(reversed(every))
-    step = (members - 2) / (_CURVE_POINTS - 2)
-    chosen = {1 + round(step * i) for i in range(_CURVE_POINTS - 1)} | {cohort.min_honest}
+    step = (whole - 2) / (_CURVE_POINTS - 2)
+    chosen = {1 + round(step * i) for i in range(_CURVE_POINTS - 1)} | {settled}
     return tuple(sorted(chosen, reverse=True))
 
 
