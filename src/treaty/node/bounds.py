@@ -17,7 +17,7 @@ from treaty.protocol.secagg_audit import AuditCase
 from treaty.protocol.secagg_messages import RoundOpened, RoundResult, SumDisputed
 from treaty.protocol.statements import Body
 
-__all__ = ["COLUMN_BYTES", "DOCUMENT_BYTES", "bounds_of", "list_bytes", "sum_bytes"]
+__all__ = ["COLUMN_BYTES", "DOCUMENT_BYTES", "bounds_of", "list_bytes", "proof_bytes", "sum_bytes"]
 
 DOCUMENT_BYTES = MAX_SIZE_BYTES
 """The largest charter, contract or plan: what one decoder reads."""
@@ -48,8 +48,7 @@ def bounds_of(body: Body, state: Consortium) -> Mapping[Digest, int]:
         case SumDisputed() if study is not None:
             cases = study.unaudited
             sums = {Digest(one.result.predicate.sum): sum_bytes(one.opened) for one in cases}
-            proof = max((one.largest_proof for one in cases), default=0)
-            return {**sums, Digest(body.proof): proof}
+            return {**sums, Digest(body.proof): proof_bytes(cases)}
         case _:
             return {}
 
@@ -57,3 +56,8 @@ def bounds_of(body: Body, state: Consortium) -> Mapping[Digest, int]:
 def list_bytes(cases: tuple[AuditCase, ...]) -> int:
     """Return the most bytes of the list of chunk hashes that a call for an audit names."""
     return 100 + sum(one.largest_hashes for one in cases)
+
+
+def proof_bytes(cases: tuple[AuditCase, ...]) -> int:
+    """Return the most bytes of a proof that one of these sums is false."""
+    return max((one.largest_proof for one in cases), default=0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from treaty.errors import PeerError, VerificationError
 from treaty.ids import Digest, MemberId
-from treaty.node.bounds import sum_bytes
+from treaty.node.bounds import proof_bytes, sum_bytes
 from treaty.ports import Engine
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Post
@@ -161,8 +161,7 @@ def _left_at_engine(body: Body, state: Consortium) -> tuple[Digest | None, int]:
             record = None if study is None else study.round
             return Digest(body.blob), 0 if record is None else sum_bytes(record.opened.predicate)
         case SumDisputed():
-            cases = () if study is None else study.unaudited
-            return Digest(body.proof), max((one.largest_proof for one in cases), default=0)
+            return Digest(body.proof), proof_bytes(() if study is None else study.unaudited)
         case _:
             return None, 0
 
