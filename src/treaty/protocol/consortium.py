@@ -61,7 +61,7 @@ from treaty.protocol.study import Study, StudyEvent, open_study
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import parse_plan
 
-__all__ = ["DOCUMENTED", "PROPOSABLE", "Consortium", "Documents", "ProposalRecord"]
+__all__ = ["DOCUMENTED", "PROPOSABLE", "Consortium", "ProposalRecord"]
 
 _IN_ROUND = (MaskedInput, Reveal)
 _CHARTERS = (CharterPublished, CharterGathered)
