@@ -17,13 +17,14 @@ import pytest
 from tests.small_federation import SITES, contract, site_files
 from treaty.crypto.canonical import sha256
 from treaty.deployment.outbox import Outbox
-from treaty.deployment.papers import charter_statement, open_accession
+from treaty.deployment.papers import open_accession
 from treaty.errors import PolicyError
 from treaty.governance.accession import accession_terms, with_keys
 from treaty.governance.charter import charter_bytes, charter_digest
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import LogisticRegression
+from treaty.protocol.membership import charter_statement
 from treaty.protocol.messages import ProposalOpened
 from treaty.protocol.statements import seal_statement
 from treaty.stores.system import MemoryJournal

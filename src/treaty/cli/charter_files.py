@@ -36,6 +36,7 @@ from treaty.governance.exposure import SUMS, Artefact, Decision, Form
 from treaty.governance.roles import KeyKind, Role
 from treaty.governance.validity import check
 from treaty.ids import Digest
+from treaty.protocol.membership import charter_statement
 from treaty.protocol.messages import CharterPublished
 from treaty.protocol.statements import peek, statement_payload
 
@@ -261,14 +262,7 @@ def canonical_text(charter: Charter) -> str:
 
 
 def _payload(charter: Charter) -> bytes:
-    return statement_payload(
-        CharterPublished(
-            charter=charter_digest(charter),
-            author=charter.coordinator.name,
-            version=charter.version,
-            previous=charter.previous,
-        )
-    )
+    return statement_payload(charter_statement(charter))
 
 
 def _known(charter: Charter, previous: Charter | None) -> dict[Digest, ListedKey]:

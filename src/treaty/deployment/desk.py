@@ -12,7 +12,7 @@ from treaty.crypto import canonical, envelope
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey, decode_key_file
 from treaty.deployment.outbox import Outbox
-from treaty.deployment.papers import charter_statement, open_accession
+from treaty.deployment.papers import open_accession
 from treaty.deployment.places import Party, load_party
 from treaty.errors import FormatError, PolicyError, ResourceError, UsageError
 from treaty.governance.accession import newcomer_of
@@ -23,6 +23,7 @@ from treaty.governance.validity import check
 from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import Consortium, ProposalRecord
 from treaty.protocol.differencing import round_to_resume
+from treaty.protocol.membership import charter_statement
 from treaty.protocol.messages import BallotCast, HaltCode, ProposalOpened
 from treaty.protocol.proposal import Phase
 from treaty.protocol.statements import seal_statement

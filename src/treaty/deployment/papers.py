@@ -25,14 +25,13 @@ from treaty.governance.charter import Charter, charter_digest, require_networked
 from treaty.governance.terms import MemberKeys
 from treaty.governance.validity import check
 from treaty.ids import Digest, MemberId, Timestamp
-from treaty.protocol.messages import CharterPublished
+from treaty.protocol.membership import charter_statement
 from treaty.protocol.statements import seal_statement, statement_payload
 
 __all__ = [
     "Accession",
     "Invite",
     "JoinRequest",
-    "charter_statement",
     "compose",
     "decode_invite",
     "encode_invite",
@@ -240,16 +239,6 @@ def open_accession(data: bytes) -> tuple[Accession, bytes]:
             code="no-possession",
         )
     return request, statement
-
-
-def charter_statement(charter: Charter) -> CharterPublished:
-    """Return what everybody signs who lets `charter` take effect."""
-    return CharterPublished(
-        charter=charter_digest(charter),
-        author=charter.coordinator.name,
-        version=charter.version,
-        previous=charter.previous,
-    )
 
 
 def keys_of_request(request: JoinRequest) -> tuple[PublicKey, ...]:

@@ -13,26 +13,18 @@ Invariants (docs/spec/transport.md, section 5):
 from collections.abc import Mapping
 
 from treaty.crypto import envelope
-from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import PublicKey, SigningKey
 from treaty.errors import UsageError, VerificationError
-from treaty.governance.charter import Charter, ListedKey, charter_bytes, require_networked
+from treaty.governance.charter import Charter, ListedKey, require_networked
 from treaty.ids import Digest, MemberId
 from treaty.ports import Batch, Engine, EventStore, Journal
 from treaty.protocol.frames import Post, decode_post, encode_frame
-from treaty.protocol.membership import charter_entry
-from treaty.protocol.messages import CharterPublished
+from treaty.protocol.membership import charter_entry, charter_statement
 from treaty.protocol.statements import seal_statement
 
 __all__ = ["FoundingDesk", "founding_post", "sign_founding"]
 
 COLLECTED_KEY = "founding"
-
-
-def _statement(charter: Charter) -> CharterPublished:
-    return CharterPublished(
-        charter=sha256(charter_bytes(charter)), author=charter.coordinator.name, version=1
-    )
 
 
 def sign_founding(charter: Charter, owner: MemberId, *keys: SigningKey) -> bytes:
@@ -49,7 +41,7 @@ def sign_founding(charter: Charter, owner: MemberId, *keys: SigningKey) -> bytes
             f"the charter lists {len(listed)} keys of {owner}, {len(listed & mine)} of them are "
             "here: ask the coordinator to take the request that was made with these keys"
         )
-    return seal_statement(_statement(charter), *keys)
+    return seal_statement(charter_statement(charter), *keys)
 
 
 def founding_post(member: MemberId, statement: bytes) -> bytes:

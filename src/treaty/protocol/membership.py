@@ -48,6 +48,7 @@ from treaty.tlog.policy import witness_quorum
 __all__ = [
     "Membership",
     "charter_entry",
+    "charter_statement",
     "directory_of",
     "log_verifier",
     "open_charter",
@@ -88,6 +89,16 @@ class Membership:
     def suspend(self, member: MemberId, keyids: Iterable[Digest], *, at: Timestamp) -> "Membership":
         """Return the state with `member` suspended by the approvers' `keyids`."""
         return _membership(self.history.suspend(member, keyids, at=at))
+
+
+def charter_statement(charter: Charter) -> CharterPublished:
+    """Return what everybody signs who lets `charter` take effect."""
+    return CharterPublished(
+        charter=charter_digest(charter),
+        author=charter.coordinator.name,
+        version=charter.version,
+        previous=charter.previous,
+    )
 
 
 def charter_entry(

@@ -30,10 +30,9 @@ from treaty.node.participant import Participant
 from treaty.node.runtime import Node, run
 from treaty.ports import Entropy
 from treaty.protocol.consortium import Consortium
-from treaty.protocol.membership import charter_entry
+from treaty.protocol.membership import charter_entry, charter_statement
 from treaty.protocol.messages import (
     BallotCast,
-    CharterPublished,
     ProposalOpened,
     release_provenance,
 )
@@ -249,12 +248,7 @@ class Federation:
             signers = [
                 load_key(parties / key.owner, key.kind.value) for key in self.charter.listed_keys()
             ]
-            body = CharterPublished(
-                charter=charter_digest(self.charter),
-                author=self.charter.coordinator.name,
-                version=1,
-            )
-            statement = envelope.seal(statement_payload(body), signers)
+            statement = envelope.seal(statement_payload(charter_statement(self.charter)), signers)
             entry = charter_entry(
                 self.charter, statement, load_key(parties / COORDINATOR, "coordinator")
             )

@@ -20,7 +20,6 @@ from treaty.crypto import canonical, envelope
 from treaty.deployment.papers import (
     Accession,
     Invite,
-    charter_statement,
     compose,
     decode_invite,
     encode_invite,
@@ -33,6 +32,7 @@ from treaty.governance.accession import accession_terms, with_keys, without_keys
 from treaty.governance.charter import Charter
 from treaty.governance.terms import MemberKeys
 from treaty.ids import MemberId
+from treaty.protocol.membership import charter_statement
 from treaty.protocol.statements import seal_statement
 
 NEW = "d.example"
