@@ -7,15 +7,15 @@ members accept whoever joins, key by key (`treaty.protocol.accession`).
 
 from pathlib import Path
 
+from treaty.deployment.followed import FollowedLog
 from treaty.deployment.papers import Invite, encode_invite, require_accession_terms
 from treaty.deployment.places import founded, load_hub
 from treaty.errors import PolicyError, UsageError
 from treaty.governance.accession import accession_terms, newcomer_of
 from treaty.governance.charter import Charter, charter_digest
 from treaty.ids import Digest
-from treaty.protocol.consortium import Consortium
 from treaty.stores.system import SystemClock
-from treaty.wiring import has_store, load_key, make_directory, stored_log, write_new_file
+from treaty.wiring import load_key, make_directory, write_new_file
 
 __all__ = ["invite_newcomer"]
 
@@ -34,8 +34,11 @@ def invite_newcomer(
         raise UsageError(
             "the consortium is not founded yet: prepare the coordinator with this member too"
         )
-    state = _stored_state(directory, found[0])
-    history = state.members.history
+    log = FollowedLog(directory)
+    log.refresh()
+    if log.state.membership is None:
+        raise UsageError("the consortium is not founded yet: the members have still to sign")
+    history = log.state.members.history
     if name in history.current.members:
         raise UsageError(f"{name} is a member already")
     if terms is None:
@@ -60,15 +63,3 @@ def invite_newcomer(
     path = out / f"invite-{name}-{terms.version}.json"
     write_new_file(path, encode_invite(paper) + b"\n")
     return path, charter_digest(terms)
-
-
-def _stored_state(directory: Path, anchor: Digest) -> Consortium:
-    """Return the consortium as the coordinator's store has it."""
-    state = Consortium(anchor)
-    if has_store(directory):
-        with stored_log(directory) as log:
-            for entry in log.entries:
-                state, _ = state.apply(entry, log.find)
-    if state.membership is None:
-        raise UsageError("the consortium is not founded yet: the members have still to sign")
-    return state
