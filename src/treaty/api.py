@@ -266,8 +266,8 @@ class Consortium(ABC):
         `ResourceError` when too few sites answer, or not in time.
         """
         self._begin(compare_pooled)
-        charter = self.state.charter
-        policy = charter.privacy
+        state = self.state
+        charter, policy = state.charter, state.charter.privacy
         aggregation = AggregationSettings(support_rows=support_rows)
         spec: ModelSpecification = model or LogisticRegression()
         contract = self.contract
@@ -278,7 +278,7 @@ class Consortium(ABC):
             bound = min(aggregation.max_persons_per_site, contract.max_persons_per_site)
             aggregation = msgspec.structs.replace(aggregation, max_persons_per_site=bound)
             asked = privacy or Privacy()
-            members = len(self.state.members.effective.active_members())
+            members = len(state.members.effective.active_members())
             terms = terms_for(
                 asked,
                 spec,
@@ -294,7 +294,7 @@ class Consortium(ABC):
                 "the charter's sums are exact and have no budget: found the consortium without "
                 "exact_sums, or leave privacy out"
             )
-        plan = _plan(charter, self.state.members.directory.charter, name, contract, spec)
+        plan = _plan(charter, state.members.directory.charter, name, contract, spec)
         plan = msgspec.structs.replace(
             plan,
             split=SplitSettings(seed=seed),
