@@ -126,7 +126,7 @@ class StudyLead:
                 late = at - over > plan.aggregation.deadline_s
                 if late or awaited_in_study(study) is None:
                     return study
-            what, whom = self._hurdle(plan, asked, quiet=at - moved > QUIET_S)
+            what, whom = self._hurdle(plan, study, asked, quiet=at - moved > QUIET_S)
             text = what + whom
             # Another thing at once, fewer of whom it is waited for only now and then.
             if what != self._said[0] or (text != self._said[1] and at - told > SAY_AGAIN_S):
@@ -154,7 +154,9 @@ class StudyLead:
                 self._desk(state).vote(number, "approve")
                 self._voted.add(number)
 
-    def _hurdle(self, plan: Plan, asked: tuple[Digest, ...], *, quiet: bool) -> tuple[str, str]:
+    def _hurdle(
+        self, plan: Plan, study: Study | None, asked: tuple[Digest, ...], *, quiet: bool
+    ) -> tuple[str, str]:
         """Return what stands between now and the study's end, and of whom it is expected."""
         if quiet and not self._log.is_running:
             text = (
@@ -163,7 +165,6 @@ class StudyLead:
             )
             return text, ""
         state = self._log.state
-        study, running = state.studies.get(plan_digest(plan)), state.running
         if study is None:
             unlogged = [number for number in asked if number not in state.proposals]
             if unlogged:
@@ -175,10 +176,11 @@ class StudyLead:
                     missing = ", ".join(sorted(proposal.electorate - set(proposal.ballots)))
                     what = f"study {plan.study} waits for ballots on {proposal.action}"
                     return what, f", from {missing}"
-        return self._in_log(plan, study, running)
+        return self._in_log(plan, study)
 
-    def _in_log(self, plan: Plan, study: Study | None, running: Study | None) -> tuple[str, str]:
+    def _in_log(self, plan: Plan, study: Study | None) -> tuple[str, str]:
         """Return what a study waits for that the members have approved, and from whom."""
+        running = self._log.state.running
         if study is None and running is not None:
             return f"study {plan.study} waits for the end of study {running.plan.study}", ""
         waits = None if study is None else awaited_in_study(study)
