@@ -68,9 +68,10 @@ def log_privacy(state: Consortium) -> LogPrivacy:
             exact += any(record.reveals for record in study.rounds)
             continue
         private += 1
+        answered = tuple(_answered(study))
         for training, found in events.items():
-            answered = [one for one in _answered(study) if one.kind.over_training_rows is training]
-            found += answered_events(study.plan, study.contract, answered)
+            chosen = [one for one in answered if one.kind.over_training_rows is training]
+            found += answered_events(study.plan, study.contract, chosen)
         delta_inverse = max(delta_inverse, terms.delta_inverse)
     # A person is in training or in the holdout, in all studies alike: the larger of both holds.
     delta = delta_of(delta_inverse)
