@@ -19,7 +19,7 @@ import typer.main
 
 from treaty.cli import assess, audit, budget, govern, network, operate, rehearse
 from treaty.cli.failures import told
-from treaty.cli.output import print_error, wants_json
+from treaty.cli.output import escape_unencodable, print_error, wants_json
 from treaty.cli.serving import Order, become, serve
 from treaty.errors import TreatyError
 
@@ -110,8 +110,5 @@ def _explain(error: _Misuse, as_json: bool) -> int:
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
+    escape_unencodable()
     sys.exit(run(sys.argv[1:], perform=become))

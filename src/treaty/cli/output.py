@@ -20,6 +20,7 @@ __all__ = [
     "Format",
     "aligned",
     "emit",
+    "escape_unencodable",
     "print_error",
     "printable",
     "wants_json",
@@ -45,6 +46,14 @@ def emit(form: Format, record: object, lines: Iterable[str]) -> None:
         return
     for line in lines:
         sys.stdout.write(printable(line) + "\n")
+
+
+def escape_unencodable() -> None:
+    """Let this process print what its streams cannot encode: escaped, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 def aligned(rows: Sequence[Sequence[object]], headings: Sequence[str] = ()) -> list[str]:

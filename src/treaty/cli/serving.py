@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from treaty.cli.failures import told
-from treaty.cli.output import Format, emit
+from treaty.cli.output import Format, emit, escape_unencodable
 from treaty.errors import UsageError
 
 __all__ = ["Order", "become", "main", "serve"]
@@ -137,8 +137,5 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
+    escape_unencodable()
     sys.exit(main(sys.argv[1:]))
