@@ -16,6 +16,7 @@ It covers the sampling of patients within these sites, not other sites.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -38,6 +39,8 @@ __all__ = [
     "local_histogram",
     "local_sums",
     "parts_per_million",
+    "require_bins",
+    "root_up",
 ]
 
 DEFAULT_BINS = 64
@@ -64,12 +67,7 @@ class ScoreSums:
     residual_scale_bits: int = RESIDUAL_SCALE_BITS
 
     def __post_init__(self) -> None:
-        if len(self.negative) != len(self.positive) or not self.negative:
-            raise VerificationError(
-                f"expected as many bins of both labels, got {len(self.negative)} and "
-                f"{len(self.positive)}",
-                code="sum-implausible",
-            )
+        require_bins(self.negative, self.positive)
         # A squared residual is at most one, and sites round their sum no further than that.
         most = self.rows << self.residual_scale_bits
         if (
@@ -194,7 +192,7 @@ def figures_from_sums(sums: ScoreSums, *, threshold_permille: int = 500) -> Mode
         brier=parts_per_million(Fraction(sums.residual, sums.rows << sums.residual_scale_bits)),
         auc=None if area is None else parts_per_million(area[0]),
         auc_half_width=None if area is None else math.ceil(area[1] * _MILLION),
-        auc_error=None if variance is None else _root_parts_per_million(variance),
+        auc_error=None if variance is None else root_up(variance, _MILLION),
     )
 
 
@@ -212,6 +210,15 @@ def area_under_curve(sums: ScoreSums) -> tuple[Fraction, Fraction] | None:
         tied += positive * negative
         below += negative
     return Fraction(twice, 2 * pairs), Fraction(tied, 2 * pairs)
+
+
+def require_bins(negative: Sequence[int], positive: Sequence[int]) -> None:
+    """Raise `VerificationError` (``sum-implausible``) unless both labels have as many bins."""
+    if len(negative) != len(positive) or not negative:
+        raise VerificationError(
+            f"expected as many bins of both labels, got {len(negative)} and {len(positive)}",
+            code="sum-implausible",
+        )
 
 
 def calibration_table(
@@ -273,13 +280,20 @@ def exact_figures(scores: Vector, labels: Vector, *, threshold_permille: int = 5
         brier=parts_per_million(brier / sums.rows),
         auc=None if area is None else parts_per_million(area[0]),
         auc_half_width=None if area is None else 0,
-        auc_error=None if variance is None else _root_parts_per_million(variance),
+        auc_error=None if variance is None else root_up(variance, _MILLION),
     )
 
 
 def parts_per_million(value: Fraction) -> int:
     """Return `value` times a million, rounded to nearest, ties to even."""
     return round(value * _MILLION)
+
+
+def root_up(value: Fraction, scale: int) -> int:
+    """Return the square root of `value` times `scale`, rounded up."""
+    scaled = value * scale**2
+    root = math.isqrt(math.floor(scaled))
+    return root if root * root == scaled else root + 1
 
 
 def _check(scores: Vector, labels: Vector) -> None:
@@ -309,10 +323,3 @@ def _variance(sums: ScoreSums) -> Fraction | None:
     first = (of_positives - twice_wins**2 / positives) / (4 * negatives**2 * (positives - 1))
     second = (of_negatives - twice_wins**2 / negatives) / (4 * positives**2 * (negatives - 1))
     return first / positives + second / negatives
-
-
-def _root_parts_per_million(variance: Fraction) -> int:
-    """Return the square root in parts per million, rounded up."""
-    scaled = variance * _MILLION**2
-    root = math.isqrt(math.floor(scaled))
-    return root if root * root == scaled else root + 1

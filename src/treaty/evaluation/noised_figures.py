@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from treaty.errors import UsageError, VerificationError
-from treaty.evaluation.metrics import parts_per_million
+from treaty.errors import UsageError
+from treaty.evaluation.metrics import parts_per_million, require_bins, root_up
 
 __all__ = ["NoisedCounts", "NoisedFigures", "noised_figures"]
 
@@ -46,12 +46,7 @@ class NoisedCounts:
     variance: int
 
     def __post_init__(self) -> None:
-        if len(self.negative) != len(self.positive) or not self.negative:
-            raise VerificationError(
-                f"expected as many bins of both labels, got {len(self.negative)} and "
-                f"{len(self.positive)}",
-                code="sum-implausible",
-            )
+        require_bins(self.negative, self.positive)
         if self.unit < 1 or self.variance < 0:
             raise UsageError("expected a positive unit and a variance")
 
@@ -101,8 +96,8 @@ def noised_figures(counts: NoisedCounts, *, threshold_permille: int) -> NoisedFi
     return NoisedFigures(
         rows=max(0, round(sum(cells))),
         positives=max(0, round(sum(positive))),
-        rows_error=_root_up(noise * 2 * bins, 1),
-        positives_error=_root_up(noise * bins, 1),
+        rows_error=root_up(noise * 2 * bins, 1),
+        positives_error=root_up(noise * bins, 1),
         accuracy=parts_per_million(accuracy[0]),
         accuracy_error=_error(accuracy[1]),
         brier=parts_per_million(brier[0]),
@@ -189,11 +184,4 @@ def _slack(residual: Fraction, bins: int) -> Fraction:
 
 
 def _error(variance: Fraction) -> int:
-    return _root_up(variance, _MILLION)
-
-
-def _root_up(value: Fraction, scale: int) -> int:
-    """Return the square root times `scale`, rounded up."""
-    scaled = value * scale**2
-    whole = math.isqrt(math.ceil(scaled))
-    return whole if whole * whole >= scaled else whole + 1
+    return root_up(variance, _MILLION)
