@@ -16,7 +16,7 @@ from treaty.crypto.canonical import Count, Int53, Record
 from treaty.errors import UsageError, VerificationError
 from treaty.evaluation.comparison import compare
 from treaty.evaluation.metrics import ModelFigures, ScoreSums, calibration_table, figures_from_sums
-from treaty.evaluation.noised_figures import NoisedCounts, noised_figures
+from treaty.evaluation.noised_figures import NoisedCounts, NoisedFigures, noised_figures
 from treaty.ids import Digest
 from treaty.privacy.certificate import Cohort
 from treaty.privacy.terms import HOLDOUT_CLIP, NoisedTerms, holdout_sum
@@ -65,7 +65,7 @@ class FigureRecord(Record):
     noised: NoisedErrors | msgspec.UnsetType = msgspec.UNSET
 
     @staticmethod
-    def of(figures: ModelFigures) -> "FigureRecord":
+    def of(figures: ModelFigures | NoisedFigures) -> "FigureRecord":
         """Return the record of `figures`."""
         return FigureRecord(
             rows=figures.rows,
@@ -166,14 +166,9 @@ def outcome_from_noised(
         variance=sites * asked.share_variance,
     )
     found = noised_figures(counts, threshold_permille=plan.evaluation.threshold_permille)
-    record = FigureRecord(
-        rows=found.rows,
+    record = msgspec.structs.replace(
+        FigureRecord.of(found),
         positives=min(found.positives, found.rows),
-        accuracy=found.accuracy,
-        brier=found.brier,
-        auc=found.auc,
-        auc_half_width=found.auc_half_width,
-        auc_error=found.auc_error,
         noised=NoisedErrors(
             rows=found.rows_error,
             positives=found.positives_error,
