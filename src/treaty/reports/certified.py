@@ -17,10 +17,9 @@ __all__ = ["privacy_lines"]
 
 def privacy_lines(statement: PrivacyStatement) -> tuple[PrivacyLine, ...]:
     """Return the lines of the report's privacy section, one for each partition."""
-    training, _ = statement.certificates
+    training, evaluated = statement.certificates
     first = training.lines[0].add_remove_micro
     exponent = _exponent(training.delta_inverse)
-    _, evaluated = statement.certificates
     _, holdout = partition_lines(statement)
     noised = holdout_line(statement)
     tested = evaluated.lines[0].add_remove_micro
