@@ -252,7 +252,9 @@ def keys_of(directory: Path) -> Keys:
         coordinator=own["coordinator"],
         log=own["log"],
         members={
-            name: {role: load_key(parties / name, role) for role in MEMBER_ROLES} for name in SITES
+            name: {role: load_key(parties / name, role) for role in MEMBER_ROLES}
+            for name in SITES
+            if (parties / name).is_dir()
         },
     )
 
@@ -293,8 +295,8 @@ def released_history(directory: Path, *, post_quantum: bool = False) -> Genuine:
     return genuine_of(federation)
 
 
-def suspended_history(genuine: Genuine) -> Genuine:
-    """Return `genuine` after the members have suspended the last of them, forged by all."""
+def suspended_history(genuine: Genuine, target: str = SITES[-1]) -> Genuine:
+    """Return `genuine` after the members have suspended `target`, forged by all."""
     forge = genuine.forge
     charter = forge.state().members.directory.charter
     opened = ProposalOpened(
@@ -302,7 +304,7 @@ def suspended_history(genuine: Genuine) -> Genuine:
         author=SITES[0],
         action=Action.MEMBER_SUSPEND.value,
         subject=sha256(b"grounds"),
-        target=SITES[-1],
+        target=target,
     )
     forge = forge.saying(opened)
     proposal = sha256(forge.entries[-1])
@@ -314,7 +316,7 @@ def suspended_history(genuine: Genuine) -> Genuine:
             charter=charter,
             author=MemberId(COORDINATOR),
             proposal=proposal,
-            target=SITES[-1],
+            target=target,
         )
     )
     return Genuine(forge, forge.exported())

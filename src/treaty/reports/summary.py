@@ -21,8 +21,10 @@ import msgspec
 
 from treaty.aggregation.quantization import ring_vector
 from treaty.contracts.design import design_columns
+from treaty.errors import PolicyError
 from treaty.governance.amendment import CharterHistory
 from treaty.governance.charter import time_to_text
+from treaty.governance.quorum import DerivedParameters
 from treaty.governance.terms import PrivacyMode
 from treaty.ids import MemberId, Timestamp
 from treaty.privacy.terms import NoisedTerms
@@ -106,6 +108,14 @@ class _StudyPart:
         return frozenset(name for one in self.sums for name in one.record.members_in)
 
 
+def _parameters(history: CharterHistory) -> DerivedParameters:
+    """Return the thresholds of a secure sum, as agreed where too few members are left for any."""
+    try:
+        return history.effective().parameters()
+    except PolicyError:
+        return history.current.parameters()
+
+
 def report_html(verdict: BundleVerdict, files: Mapping[str, bytes]) -> str:
     """Return the report on the verified bundle `files` as one self-contained page."""
     return render_report(report_data(verdict, files))
@@ -128,7 +138,7 @@ def report_data(verdict: BundleVerdict, files: Mapping[str, bytes]) -> ReportDat
     times = times_in_log(log, state.studies.values(), cosigned)
     terms = _Terms(verdict, log, history)
     if part is None:
-        parameters = last.effective().parameters()
+        parameters = _parameters(last)
         colluders, survivors = parameters.max_colluders, parameters.min_survivors
     else:
         colluders, survivors = part.study.group.max_colluders, part.study.group.min_survivors

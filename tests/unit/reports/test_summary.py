@@ -25,7 +25,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.small_federation import SITES, contract, site_files
+from tests.forgery import genuine_of, suspended_history
+from tests.small_federation import SITES, SmallFederation, contract, site_files
 from treaty.crypto.canonical import sha256
 from treaty.errors import UsageError
 from treaty.governance.exposure import FORMS, Artefact, ExposureMatrix
@@ -560,3 +561,27 @@ def test_decimals_are_exact() -> None:
         "34",
         "2",
     ]
+
+
+# --- too few members for a sum -------------------------------------------------------------------
+
+
+def test_a_log_without_a_study_is_reported_however_few_members_are_left(tmp_path: Path) -> None:
+    """Three members that suspend one have no secure sum any more, and their log goes on."""
+    members = SITES[:3]
+    Federation.found(
+        tmp_path / "few",
+        {name: site_files(name, 60) for name in members},
+        consortium="rivers.example",
+        post_quantum=False,
+    )
+    federation = SmallFederation(tmp_path / "few", in_memory=True)
+    federation.establish()
+    federation.settle()
+    whole = genuine_of(federation)
+    federation.close()
+    for history in (whole, suspended_history(whole, members[-1])):
+        files = history.files
+        shown = report_data(verify_bundle(files, history.forge.anchor), files)
+        assert shown.study == NO_STUDY
+        assert (shown.max_colluders, shown.min_survivors) == (1, 3)
