@@ -20,6 +20,7 @@ from treaty.protocol.consortium import Consortium
 from treaty.protocol.secagg_audit import PROOF_LIMIT_BYTES
 from treaty.protocol.secagg_messages import SumDisputed
 from treaty.protocol.study import Study
+from treaty.provenance.bundle import BLOBS
 from treaty.provenance.contents import log_inside
 from treaty.provenance.fraud import Fraud, verify_fraud
 from treaty.provenance.verify import examine_bundle
@@ -52,6 +53,11 @@ class Source:
             )
         if self.anchor is not None and re.fullmatch(r"[0-9a-f]{64}", self.anchor) is None:
             raise UsageError("expected the anchor as 64 lower-case hexadecimal digits")
+
+    @property
+    def trusted(self) -> Digest:
+        """The anchor that goes with a bundle."""
+        return Digest(self.anchor or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,21 @@ def show_audits(source: Source) -> Audits:
 
     Of a party's own directory also the proofs that its coordinator did not log.
     """
-    return _with_log(source, _audits, whole=True)
+    if source.bundle is None:
+        return _with_log(source, _audits)
+    files = wiring.read_bundle(source.bundle)
+    history = examine_bundle(files, source.trusted).history
+    proved = tuple(
+        Proved(
+            Fraud(one.author, one.study, one.entry, one.result, one.chunk),
+            one.disputed_by,
+            one.disputed_in,
+            one.proof,
+            files[BLOBS + one.proof],
+        )
+        for one in history.frauds
+    )
+    return Audits(_audited(history.state), proved)
 
 
 def check_proof(proof: Path, source: Source) -> Fraud:
@@ -148,9 +168,7 @@ def check_proof(proof: Path, source: Source) -> Fraud:
     Raises `FormatError` or `VerificationError` when it proves nothing.
     """
     data = wiring.read_file(proof, PROOF_LIMIT_BYTES)
-    return _with_log(
-        source, lambda log: verify_fraud(log.entries, log.anchor, log.find, data), whole=False
-    )
+    return _with_log(source, lambda log: verify_fraud(log.entries, log.anchor, log.find, data))
 
 
 def fraud_record(fraud: Fraud) -> dict[str, object]:
@@ -174,15 +192,11 @@ def fraud_lines(fraud: Fraud) -> list[str]:
     return [f"{fraud.author} published a false sum", *(f"  {line}" for line in aligned(rows))]
 
 
-def _with_log(source: Source, use: Callable[[_Log], _Result], *, whole: bool) -> _Result:
-    """Return what `use` makes of the log; a bundle is verified before, if its `whole` is shown."""
+def _with_log(source: Source, use: Callable[[_Log], _Result]) -> _Result:
+    """Return what `use` makes of the log, of which nothing is verified yet."""
     if source.bundle is not None:
-        anchor = Digest(source.anchor or "")
-        files = wiring.read_bundle(source.bundle)
-        if whole:
-            examine_bundle(files, anchor)
-        entries, find = log_inside(files, anchor)
-        return use(_Log(anchor, entries, find))
+        entries, find = log_inside(wiring.read_bundle(source.bundle), source.trusted)
+        return use(_Log(source.trusted, entries, find))
     directory = source.directory or Path()
     own = is_party(directory)
     if own and source.member is not None:
@@ -220,8 +234,11 @@ def _audits(log: _Log) -> Audits:
         kept = log.value(DISPUTE_KEY + identity)
         if kept is not None and log.party is not None and kept.decode() not in logged:
             found.append(_proved(log, Digest(kept.decode()), log.party, None))
-    audited = tuple(one for one in state.studies.values() if one.plan.aggregation.audited)
-    return Audits(audited, tuple(found))
+    return Audits(_audited(state), tuple(found))
+
+
+def _audited(state: Consortium) -> tuple[Study, ...]:
+    return tuple(one for one in state.studies.values() if one.plan.aggregation.audited)
 
 
 def _proved(log: _Log, proof: Digest, by: MemberId, entry: int | None) -> Proved:
