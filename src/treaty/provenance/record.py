@@ -27,10 +27,8 @@ from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import DOCUMENTED, Consortium
 from treaty.protocol.gate import check_statement, check_sum
 from treaty.protocol.messages import CharterPublished, ProposalOpened, StudyOpened
-from treaty.protocol.secagg_audit import PROOF_LIMIT_BYTES, FraudProof
+from treaty.protocol.secagg_audit import PROOF_LIMIT_BYTES, AuditCase, FraudProof
 from treaty.protocol.secagg_messages import MaskedInput, RoundResult, SumDisputed
-from treaty.protocol.secagg_opening import check_result
-from treaty.protocol.secagg_pairs import pair_seeds_of
 from treaty.protocol.statements import Body, Verified
 from treaty.protocol.study import Study
 
@@ -177,7 +175,7 @@ def _follow(
                 raise VerificationError("a result without a study", code="out-of-order")
             _check_sum_exposure(after, study)
             worker.results[verified.digest] = (index, verified.author)
-            refusal = _recompute(worker, study, body)
+            refusal = _recompute(worker, study, verified)
             if refusal is not None:
                 # What members prove in a later entry is part of the history, not its end.
                 worker.false[verified.digest] = _at_entry(index, refusal)
@@ -221,7 +219,7 @@ def _check_sum_exposure(state: Consortium, study: Study) -> None:
 
 
 def _recompute(
-    worker: _Replay, study: Study, result: RoundResult
+    worker: _Replay, study: Study, result: Verified[Body]
 ) -> VerificationError | FormatError | None:
     """Check the seeds, then add the masked inputs up again if they are all at hand.
 
@@ -231,36 +229,24 @@ def _recompute(
     header; 3 the sum of the inputs without their masks is the published one, byte for byte. Inputs
     are asked for one after another and none is kept: memory is the sum and one input.
     """
-    epoch, record = study.epoch, study.round
-    if epoch is None or epoch.sealed is None or record is None or record.sealed is None:
+    if study.epoch is None or study.round is None:
         raise VerificationError("a result without a round", code="out-of-order")
-    pairs = pair_seeds_of(result, worker.documents, record.largest_pairs)
+    case = AuditCase(study.epoch, study.round.step(result, worker.documents))
     try:
-        plan = check_result(  # 1
-            study.group,
-            record.opened.predicate,
-            {name: one.predicate for name, one in epoch.keys.items()},
-            {name: one.predicate for name, one in epoch.ready.items()},
-            epoch.sealed.predicate.dealers,
-            record.sealed.predicate,
-            result,
-            graph=epoch.graph,
-            pairs=pairs,
-        )
+        plan = case.plan()  # 1
     except (VerificationError, FormatError) as refusal:
         return refusal
-    headers = [record.inputs[member].predicate for member in record.members_in]
+    headers, asked = case.headers.values(), case.opened
     if not all(worker.has(Digest(header.blob)) for header in headers):
         worker.attested += 1
         return None
-    asked = record.opened.predicate
     total = open_sum(
         (_checked_input(worker, one, asked.ring_bits, asked.length) for one in headers),  # 2
         plan,
         asked.ring_bits,
         asked.length,
     ).tobytes()
-    if sha256(total) != result.sum:  # 3
+    if sha256(total) != case.result.predicate.sum:  # 3
         return VerificationError(
             "the published sum is not the sum of the logged inputs", code="sum-mismatch"
         )
