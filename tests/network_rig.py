@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,12 +95,17 @@ class Child:
         return self.process.wait(seconds)
 
 
+def small_sites(names: Iterable[MemberId] = SITES) -> dict[str, tuple[bytes, bytes]]:
+    """Return the data file and the adapter of sites of the small federation."""
+    return {name: (site_files(name).data, site_files(name).adapter) for name in names}
+
+
 @dataclass
 class Rig:
     """The directories and processes of one consortium."""
 
     root: Path
-    sites: Mapping[str, tuple[bytes, bytes]]
+    sites: Mapping[str, tuple[bytes, bytes]] = field(default_factory=small_sites)
     """Each site's data file and adapter."""
     automatic: bool = True
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -206,19 +211,24 @@ class Rig:
     @classmethod
     def founded_in(cls, root: Path) -> "Rig":
         """Return a founded consortium of the small federation, whose processes have ended."""
-        made = cls(
-            root, {name: (site_files(name).data, site_files(name).adapter) for name in SITES}
-        )
+        made = cls(root)
         root.mkdir()
         made.found()
         return made
 
     def found(self) -> None:
         """Prepare everything, let the members found the consortium, and end all processes."""
+        with self.serving():
+            pass
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator["Rig"]:
+        """Prepare and start everything, wait for the founding; end all processes at the end."""
         self.prepare()
         self.start_all()
         try:
             self.until(self.founded, "the consortium is not founded")
+            yield self
         finally:
             self.stop()
 

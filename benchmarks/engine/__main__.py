@@ -35,7 +35,7 @@ from benchmarks.engine.agents import agents_page, growth, memory
 from benchmarks.engine.peers import DEPLOYED, measure_peer
 from tests.nats_network import NatsNetwork
 from tests.network_rig import HUB, Rig
-from tests.small_federation import SITES, contract, site_files
+from tests.small_federation import contract
 from treaty.crypto.canonical import sha256
 from treaty.engines.chunks import CHUNK_BYTES
 from treaty.ids import MemberId
@@ -51,9 +51,8 @@ LOOK_S = 0.002
 
 def rounds(count: int) -> dict[str, object]:
     """Return the durations between published sums of a study of `count` training rounds, in ms."""
-    sites = {name: (site_files(name).data, site_files(name).adapter) for name in SITES}
     with tempfile.TemporaryDirectory(prefix="treaty-engine-") as place:
-        rig = Rig(Path(place) / "rig", sites)
+        rig = Rig(Path(place) / "rig")
         rig.root.mkdir()
         seen: list[float] = []
         try:

@@ -31,7 +31,7 @@ import pytest
 
 from tests.charges import assert_charges
 from tests.private_federation import MAX_ROWS, ROUNDS, private_contract
-from tests.small_federation import SITES, site_files
+from tests.small_federation import SITES
 from treaty.governance.charter import charter_to_toml
 from treaty.governance.template import CharterOptions, terms_charter
 from treaty.ids import Digest
@@ -56,8 +56,7 @@ SLOTS = 3
 
 def prepared(root: Path) -> Rig:
     """Return a private consortium up to the anchor; nothing has been started."""
-    sites = {name: (site_files(name).data, site_files(name).adapter) for name in SITES}
-    made = Rig(root, sites)
+    made = Rig(root)
     root.mkdir(parents=True)
     options = CharterOptions(epsilon_budget_milli=3000, delta="1e-5", post_quantum=False)
     text = charter_to_toml(terms_charter("hearts.example", tuple(map(str, SITES)), options))

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_federation import SITES, contract, site_files
+from tests.small_federation import SITES, contract
 from treaty.errors import ResourceError
 from treaty.ids import Digest
 from treaty.models.specification import LogisticRegression
@@ -143,8 +143,7 @@ def one_run(
 ) -> dict[str, object]:
     """Do one run and return its row; raise what did not hold."""
     began = time.monotonic()
-    sites = {name: (site_files(name).data, site_files(name).adapter) for name in SITES}
-    rig = ReplicaRig(place / f"run-{number}", sites, database=postgres)
+    rig = ReplicaRig(place / f"run-{number}", database=postgres)
     rig.root.mkdir(parents=True)
     story = Story(rig, random.Random(f"{SEED}/{number}"), rounds, number)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_federation import SITES, contract, site_files
+from tests.small_federation import SITES, contract
 from treaty.models.specification import LogisticRegression
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
@@ -37,8 +37,7 @@ def hosted_processes(rig: Rig) -> dict[str, int]:
 
 
 def test_hosted_sites_take_part_as_others_do(tmp_path: Path) -> None:
-    sites = {name: (site_files(name).data, site_files(name).adapter) for name in SITES}
-    rig = Rig(tmp_path / "rig", sites)
+    rig = Rig(tmp_path / "rig")
     rig.root.mkdir()
     try:
         rig.prepare()

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.small_federation import SITES, contract, site_files
+from tests.small_federation import SITES, contract
 from treaty.crypto.canonical import sha256
 from treaty.deployment.outbox import Outbox
 from treaty.deployment.papers import open_accession
@@ -32,7 +32,15 @@ from treaty.wiring import load_key
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
-from tests.network_rig import HUB, Rig, asked, assert_one_history, embedded_model, treaty
+from tests.network_rig import (
+    HUB,
+    Rig,
+    asked,
+    assert_one_history,
+    embedded_model,
+    small_sites,
+    treaty,
+)
 from treaty.engines.jetstream import JetStreamEngine, NatsParty
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
@@ -41,21 +49,11 @@ MODEL = LogisticRegression(site_intercepts=True)
 FOUNDERS, NEW = SITES[:3], SITES[3]
 
 
-def files_of(name: str) -> tuple[bytes, bytes]:
-    return site_files(name).data, site_files(name).adapter
-
-
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A consortium of three whose processes run."""
-    made = Rig(tmp_path_factory.mktemp("network"), {name: files_of(name) for name in FOUNDERS})
-    made.prepare()
-    made.start_all()
-    try:
-        made.until(made.founded, "the consortium is not founded")
+    with Rig(tmp_path_factory.mktemp("network"), small_sites(FOUNDERS)).serving() as made:
         yield made
-    finally:
-        made.stop()
 
 
 def invited(rig: Rig, name: str) -> tuple[Path, str]:
@@ -90,7 +88,7 @@ def noted(rig: Rig, name: str) -> str:
 def asking(rig: Rig) -> Path:
     """The newcomer's request; its process is started and waits."""
     invite, terms = invited(rig, NEW)
-    rig.sites = {**rig.sites, NEW: files_of(NEW)}
+    rig.sites = {**rig.sites, **small_sites((NEW,))}
     (rig.root / "invites" / f"invite-{NEW}.json").write_bytes(invite.read_bytes())
     said = treaty("site", "join", invite, "--terms", "0" * 64, "--dir", rig.place(NEW), code=3)
     assert "do not join" in said and not rig.place(NEW).exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_federation import SITES, contract, site_files
+from tests.small_federation import SITES, contract
 from treaty.models.specification import LogisticRegression
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
@@ -29,15 +29,8 @@ MODEL = LogisticRegression(site_intercepts=True)
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A founded consortium whose processes run."""
-    sites = {name: (site_files(name).data, site_files(name).adapter) for name in SITES}
-    made = Rig(tmp_path_factory.mktemp("network"), sites)
-    made.prepare()
-    made.start_all()
-    try:
-        made.until(made.founded, "the consortium is not founded")
+    with Rig(tmp_path_factory.mktemp("network")).serving() as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture(scope="module")

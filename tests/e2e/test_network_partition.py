@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.small_federation import SITES, contract, site_files
+from tests.small_federation import SITES, contract
 from treaty.crypto import canonical
 from treaty.models.specification import LogisticRegression, MultilayerPerceptron
 from treaty.protocol.secure_round import RoundPhase
@@ -33,8 +33,7 @@ AWAY = SITES[2]
 @pytest.fixture
 def cut(tmp_path: Path) -> Iterator[tuple[Rig, SeverableProxy]]:
     """A founded consortium, one site of which reaches the server through a relay."""
-    sites = {name: (site_files(name).data, site_files(name).adapter) for name in SITES}
-    rig = Rig(tmp_path / "rig", sites)
+    rig = Rig(tmp_path / "rig")
     rig.root.mkdir()
     proxy = SeverableProxy(rig.port)
     rig.prepare()

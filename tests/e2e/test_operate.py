@@ -17,12 +17,12 @@ import pytest
 
 from tests.nats_network import free_port
 from tests.prometheus_text import parse
-from tests.small_federation import SITES, contract, sentinels, site_files
+from tests.small_federation import SITES, contract, sentinels
 from treaty.models.specification import LogisticRegression
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
-from tests.network_rig import HUB, Rig, treaty
+from tests.network_rig import HUB, Rig, small_sites, treaty
 
 pytestmark = pytest.mark.nats
 
@@ -54,7 +54,7 @@ def ready(name: str) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A founded consortium whose processes are watched."""
-    sites = {name: (site_files(name).data, site_files(name).adapter) for name in SITES}
+    sites = small_sites()
     odd = sites[ODD][0].decode().splitlines()
     odd[3] = odd[3].replace(",m,", ",131.123456-odd,").replace(",f,", ",131.123456-odd,")
     sites[ODD] = ("\n".join(odd).encode() + b"\n", sites[ODD][1])

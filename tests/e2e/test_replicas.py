@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_federation import SITES, contract, site_files
+from tests.small_federation import SITES, contract
 from treaty.models.specification import LogisticRegression
 from treaty.stores.kill_points import KILL_VARIABLE
 
@@ -33,8 +33,7 @@ MODEL = LogisticRegression(site_intercepts=True)
 @pytest.fixture(scope="module")
 def rig(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaRig]:
     """A founded consortium whose processes run; the first replica is active."""
-    sites = {name: (site_files(name).data, site_files(name).adapter) for name in SITES}
-    made = ReplicaRig(tmp_path_factory.mktemp("replicas"), sites, database=postgres)
+    made = ReplicaRig(tmp_path_factory.mktemp("replicas"), database=postgres)
     try:
         made.prepare_replicas()
         made.start_replicas()
