@@ -168,7 +168,7 @@ class SmallFederation(Federation):
             store=storage.store,
             blobs=storage.blobs,
             secrets=storage.secrets,
-            engine=self.network.endpoint(name),
+            engine=self._endpoint(name),
             journal=self._journal(name),
             clock=self._clock or SystemClock(),
             entropy=SystemEntropy(),

@@ -31,6 +31,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.passing_engine import PassingEngine
 from tests.restartable_federation import (
     RestartableFederation,
     assert_no_fork,
@@ -47,9 +48,8 @@ from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import LogisticRegression
 from treaty.node.log_keeper import LogKeeper
-from treaty.node.participant import Participant
 from treaty.node.runtime import Node, deliver
-from treaty.ports import Delivery, Engine
+from treaty.ports import Engine
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Feed, Post, decode_post, encode_frame
 from treaty.protocol.secagg_messages import (
@@ -75,7 +75,7 @@ from treaty.provenance.verify import verify_bundle
 from treaty.simulation.federation import COORDINATOR, Federation
 from treaty.stores.system import SystemClock
 from treaty.studies.plan import EvaluationSettings, Plan, plan_bytes, plan_digest
-from treaty.wiring import load_key, open_participant
+from treaty.wiring import load_key
 
 __all__ = ["treaty"]
 
@@ -86,11 +86,12 @@ Alter = Callable[[Post, bytes], Sequence[bytes]]
 """What becomes of a post of the case's kind: the frames that are sent in its place."""
 
 
-class Altering:
+class Altering(PassingEngine):
     """A member's engine that alters its posts of one kind."""
 
     def __init__(self, engine: Engine, kind: type[Body], alter: Alter) -> None:
-        self._engine, self._kind, self._alter = engine, kind, alter
+        super().__init__(engine)
+        self._kind, self._alter = kind, alter
         self.altered = 0
         self.kept: list[tuple[MemberId, bytes]] = []
 
@@ -111,22 +112,6 @@ class Altering:
         for number, (recipient, frame) in enumerate(kept):
             self._engine.send(recipient, frame, f"late-{number}-{self.altered}")
 
-    def receive(self) -> Delivery | None:
-        """Return the next frame."""
-        return self._engine.receive()
-
-    def offer(self, digest: Digest, data: bytes) -> None:
-        """Hand it over."""
-        self._engine.offer(digest, data)
-
-    def fetch(self, digest: Digest, most_bytes: int) -> bytes:
-        """Hand it over."""
-        return self._engine.fetch(digest, most_bytes)
-
-    def peers(self) -> tuple[MemberId, ...]:
-        """Return the parties."""
-        return self._engine.peers()
-
 
 class Altered(RestartableFederation):
     """A federation one of whose members answers as a case says."""
@@ -136,20 +121,11 @@ class Altered(RestartableFederation):
         self.engine: Altering | None = None
         super().__init__(directory, slots_per_epoch=slots)
 
-    def _open_participant(self, name: MemberId) -> Participant:
+    def _endpoint(self, name: MemberId) -> Engine:
         if name != MEMBER:
-            return super()._open_participant(name)
-        place = self.directory / "parties" / name
-        self.engine = Altering(self.network.endpoint(name), self.kind, self.alter)
-        return open_participant(
-            place,
-            name=name,
-            coordinator=COORDINATOR,
-            anchor=self.anchor,
-            engine=self.engine,
-            storage=self._storage(place),
-            ledger=self._ledger(name),
-        )
+            return super()._endpoint(name)
+        self.engine = Altering(super()._endpoint(name), self.kind, self.alter)
+        return self.engine
 
     def logged(self, kind: type[Body], author: str = MEMBER) -> int:
         """Return how many entries of a kind the log has of a member."""

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.passing_engine import PassingEngine
 from tests.small_federation import SITES, contract, site_files, small_plan
 from treaty.contracts.schema import contract_bytes, contract_digest
 from treaty.engines.object_checks import check_size
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId
 from treaty.node.bounds import COLUMN_BYTES, DOCUMENT_BYTES
-from treaty.node.participant import Participant
 from treaty.ports import Delivery, Engine
 from treaty.protocol.frames import Feed, decode_feed, encode_frame
 from treaty.protocol.messages import CharterPublished, ProposalOpened, StudyOpened
@@ -33,7 +33,7 @@ from treaty.protocol.secagg_messages import (
     RoundResult,
 )
 from treaty.protocol.statements import peek
-from treaty.simulation.federation import COORDINATOR, Federation
+from treaty.simulation.federation import Federation
 from treaty.studies.plan import (
     AggregationSettings,
     EvaluationSettings,
@@ -41,39 +41,30 @@ from treaty.studies.plan import (
     plan_bytes,
     plan_digest,
 )
-from treaty.wiring import open_participant
 
 READER = SITES[0]
 ENDLESS = 1 << 60
 
 
-class Stripped:
+class Stripped(PassingEngine):
     """An engine whose feeds bring no blobs: they are served by digest, or are endless."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self.served: dict[Digest, bytes] = {}
         self.asked: dict[Digest, int] = {}
         self.endless: Callable[[], frozenset[Digest]] = frozenset
         self.refused = 0
 
-    def send(self, recipient: MemberId, frame: bytes, key: str) -> None:
-        """Hand it over."""
-        self._engine.send(recipient, frame, key)
-
     def receive(self) -> Delivery | None:
         """Return the next frame, its blobs kept back."""
-        found = self._engine.receive()
+        found = super().receive()
         if found is None:
             return None
         feed = decode_feed(found.frame)
         self.served |= feed.blobs
         bare = encode_frame(Feed(feed.first, feed.entries, feed.checkpoint, {}))
         return Delivery(found.sender, bare, found.ack)
-
-    def offer(self, digest: Digest, data: bytes) -> None:
-        """Hand it over."""
-        self._engine.offer(digest, data)
 
     def fetch(self, digest: Digest, most_bytes: int) -> bytes:
         """Serve what was kept back, or what others offer, or bytes without end."""
@@ -86,11 +77,7 @@ class Stripped:
             data = self.served[digest]
             check_size(digest, len(data), most_bytes)
             return data
-        return self._engine.fetch(digest, most_bytes)
-
-    def peers(self) -> tuple[MemberId, ...]:
-        """Return the parties."""
-        return self._engine.peers()
+        return super().fetch(digest, most_bytes)
 
 
 class Strict(Federation):
@@ -98,20 +85,11 @@ class Strict(Federation):
 
     engine: Stripped
 
-    def _open_participant(self, name: MemberId) -> Participant:
+    def _endpoint(self, name: MemberId) -> Engine:
         if name != READER:
-            return super()._open_participant(name)
-        place = self.directory / "parties" / name
-        self.engine = Stripped(self.network.endpoint(name))
-        return open_participant(
-            place,
-            name=name,
-            coordinator=COORDINATOR,
-            anchor=self.anchor,
-            engine=self.engine,
-            storage=self._storage(place),
-            ledger=self._ledger(name),
-        )
+            return super()._endpoint(name)
+        self.engine = Stripped(super()._endpoint(name))
+        return self.engine
 
     def journal(self) -> str:
         """Return what the reader noted."""

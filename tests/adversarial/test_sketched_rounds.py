@@ -31,6 +31,7 @@ from treaty.ids import MemberId
 from treaty.models.specification import WEIGHT, LogisticRegression, MultilayerPerceptron
 from treaty.models.task import TrainingTask
 from treaty.node.participant import Participant
+from treaty.ports import Engine
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Post
 from treaty.protocol.secagg_audit import check_claims
@@ -42,7 +43,7 @@ from treaty.simulation.federation import COORDINATOR, Federation
 from treaty.studies.lint import lint_plan
 from treaty.studies.plan import AggregationSettings, EvaluationSettings, Plan
 from treaty.studies.sketches import sketch_finding
-from treaty.wiring import LocalTrainer, load_key, open_participant
+from treaty.wiring import LocalTrainer, load_key
 
 MEMBER = SITES[1]
 MODEL = MultilayerPerceptron(hidden=(4,), rounds=2)
@@ -75,21 +76,15 @@ class Sketched(Federation):
         self.boosts, self.alter = boosts, alter
         super().__init__(directory, in_memory=True)
 
+    def _endpoint(self, name: MemberId) -> Engine:
+        engine = super()._endpoint(name)
+        if name != MEMBER or self.alter is None:
+            return engine
+        return Altering(engine, Reveal, self.alter)
+
     def _open_participant(self, name: MemberId) -> Participant:
-        if name != MEMBER:
-            return super()._open_participant(name)
-        place = self.directory / "parties" / name
-        engine = self.network.endpoint(name)
-        node = open_participant(
-            place,
-            name=name,
-            coordinator=COORDINATOR,
-            anchor=self.anchor,
-            engine=engine if self.alter is None else Altering(engine, Reveal, self.alter),
-            storage=self._storage(place),
-            ledger=self._ledger(name),
-        )
-        if self.boosts:
+        node = super()._open_participant(name)
+        if name == MEMBER and self.boosts:
             node._admission._trainer = Boosting()
         return node
 

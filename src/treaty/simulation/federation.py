@@ -28,7 +28,7 @@ from treaty.node.contribution import LocalStudy
 from treaty.node.coordinator import Coordinator
 from treaty.node.participant import Participant
 from treaty.node.runtime import Node, run
-from treaty.ports import Entropy
+from treaty.ports import Engine, Entropy
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.membership import charter_entry, charter_statement
 from treaty.protocol.messages import (
@@ -465,10 +465,14 @@ class Federation:
             name=name,
             coordinator=COORDINATOR,
             anchor=self.anchor,
-            engine=self.network.endpoint(name),
+            engine=self._endpoint(name),
             storage=self._storage(place),
             ledger=self._ledger(name) if self._in_memory else None,
         )
+
+    def _endpoint(self, name: MemberId) -> Engine:
+        """Return the engine that the node of `name` is given."""
+        return self.network.endpoint(name)
 
     def _ledger(self, name: MemberId) -> MemoryLedger:
         """Return the ledger of `name` for one life of the process: as it was when it registered."""
