@@ -36,7 +36,7 @@ from treaty.simulation.impact import AssessmentRequest, _normalised, assess, tar
 from treaty.simulation.impact_probes import Setting, statistics_views
 from treaty.simulation.impact_rows import assessed_rows
 from treaty.simulation.impact_statistics import StatisticsTarget
-from treaty.simulation.rehearsal import NoiseShares, OneRound, from_statistics, rehearse
+from treaty.simulation.rehearsal import NoiseShares, OneRound, from_statistics
 from treaty.simulation.stand_in import SchemaSampled
 from treaty.simulation.whatif import STATISTICS_CLIPS, Scenario, forecast
 from treaty.studies.calibrating import Privacy, terms_for
@@ -110,26 +110,6 @@ def test_more_noise_and_what_is_allowed_for_it_shrink_the_model() -> None:
     assert np.linalg.norm(allowing) < np.linalg.norm(not_so)
     assert SHARES.allowed(Arm.NO_NOISE) == 0.0 and SHARES.allowed(Arm.LOCAL) == 2.0
     assert SHARES.allowed(Arm.SHARED) == pytest.approx(SHARES.overshoot(Arm.SHARED))
-
-
-def test_more_budget_never_hurts_and_collaborating_pays() -> None:
-    stand_in = SchemaSampled(EXAMPLE, {"alpha": 400, "beta": 200, "gamma": 120, "delta": 80})
-    means: dict[tuple[Arm, float], float] = {}
-    for number in range(6):
-        outcome = rehearse(
-            stand_in.draw(number),
-            recipe=OneRound(),
-            shares=SHARES,
-            epsilons=(0.5, 8.0),
-            delta=1e-5,
-            holdout_permille=300,
-            seed=(0, number),
-        )
-        for key, value in outcome.areas.items():
-            means[key] = means.get(key, 0.0) + value / 6
-    assert means[Arm.ALONE, 0.5] < means[Arm.LOCAL, 0.5] < means[Arm.SHARED, 0.5]
-    assert means[Arm.SHARED, 0.5] < means[Arm.CURATOR, 0.5] < means[Arm.NO_NOISE, 0.0]
-    assert means[Arm.SHARED, 0.5] < means[Arm.SHARED, 8.0]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from treaty.evaluation.forecast import Arm
 from treaty.privacy.calibration import gaussian_mu
 from treaty.simulation.rehearsal import (
     NoiseShares,
+    OneRound,
     Recipe,
     area_under_curve,
     descend,
@@ -99,14 +100,15 @@ def test_the_noise_of_all_rounds_together_meets_the_budget() -> None:
     assert math.hypot(together, counted) == pytest.approx(gaussian_mu(1.0, 1e-5))
 
 
-def test_more_budget_never_hurts_and_collaborating_pays() -> None:
+@pytest.mark.parametrize("recipe", [Recipe(), OneRound()], ids=["descent", "one-round"])
+def test_more_budget_never_hurts_and_collaborating_pays(recipe: Recipe | OneRound) -> None:
     """Over a few repeats, with the same noise for every arm, the order of arms is strict."""
     stand_in = SchemaSampled(EXAMPLE, SIZES)
     means: dict[tuple[Arm, float], float] = {}
     for number in range(6):
         outcome = rehearse(
             stand_in.draw(number),
-            recipe=Recipe(),
+            recipe=recipe,
             shares=SHARES,
             epsilons=(0.5, 8.0),
             delta=1e-5,
