@@ -54,6 +54,7 @@ from treaty.protocol.secagg_member import (
     MemberSlot,
     SurvivorsAnnounced,
 )
+from treaty.protocol.secure_round import RoundPhase, RoundRecord
 from treaty.protocol.statements import Predicate, Verified
 from treaty.protocol.surplus import surplus_secrets
 
@@ -387,6 +388,23 @@ class Round:
     def node(self, name: str) -> Node:
         """Return a member."""
         return self.federation.nodes[name]
+
+    def record(self, phase: RoundPhase, **fields: object) -> RoundRecord:
+        """Return the round as the fold holds it in `phase`; `fields` are what came by then."""
+        hub = self.federation.hub
+        assert hub.graph is not None
+        return RoundRecord(
+            hub.group,
+            self.opened,
+            self.expected.question,
+            self.hub.context,
+            hub.graph,
+            phase=phase,
+            inputs=self.headers,  # type: ignore[arg-type]  # by name
+            sealed=self.sealed,
+            members_in=self.hub.survivor_names,  # type: ignore[arg-type]  # names
+            **fields,  # type: ignore[arg-type]  # of the record
+        )
 
 
 def noise_keys_of(name: str, expected: Expected) -> NoiseKeys:

@@ -51,7 +51,7 @@ from treaty.protocol.secagg_audit import (
     is_audited,
     prove_fraud,
 )
-from treaty.protocol.secure_round import EpochRecord, RoundPhase, RoundRecord
+from treaty.protocol.secure_round import EpochRecord, RoundPhase
 from treaty.protocol.statements import Verified
 from treaty.protocol.study import Phase
 
@@ -81,19 +81,7 @@ def case_of(federation: Federation, turn: Round, result: messages.RoundResult) -
         graph=hub.graph,
         ready={name: verified(one) for name, one in hub.ready.items()},  # type: ignore[misc]  # names
     )
-    record = RoundRecord(
-        hub.group,
-        turn.opened,
-        turn.expected.question,
-        turn.hub.context,
-        hub.graph,
-        phase=RoundPhase.PUBLISHED,
-        inputs=turn.headers,  # type: ignore[arg-type]  # by name
-        sealed=turn.sealed,
-        members_in=turn.hub.survivor_names,  # type: ignore[arg-type]  # names
-        result=verified(result),
-    )
-    return AuditCase(epoch, record)
+    return AuditCase(epoch, turn.record(RoundPhase.PUBLISHED, result=verified(result)))
 
 
 class Published:

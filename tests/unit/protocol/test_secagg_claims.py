@@ -79,21 +79,8 @@ class Sketched:
 
     def record(self, bound: int | None) -> RoundRecord:
         """Return the round as the fold holds it before the answers."""
-        turn, hub = self.turn, self.federation.hub
-        assert hub.graph is not None
-        return RoundRecord(
-            hub.group,
-            turn.opened,
-            turn.expected.question,
-            turn.hub.context,
-            hub.graph,
-            phase=RoundPhase.REVEALING,
-            inputs=turn.headers,  # type: ignore[arg-type]  # by name
-            sealed=turn.sealed,
-            survivors=Digest(self.digest),
-            members_in=self.names,  # type: ignore[arg-type]  # names
-            claim_bound=bound,
-        )
+        survivors = Digest(self.digest)
+        return self.turn.record(RoundPhase.REVEALING, survivors=survivors, claim_bound=bound)
 
 
 @pytest.fixture(scope="module")

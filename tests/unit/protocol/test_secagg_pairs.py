@@ -64,21 +64,8 @@ class Opened:
 
     def record(self) -> RoundRecord:
         """Return the round as the fold holds it before the result."""
-        turn, hub = self.turn, self.federation.hub
-        assert turn.sealed is not None and hub.graph is not None
-        return RoundRecord(
-            hub.group,
-            turn.opened,
-            turn.expected.question,
-            turn.hub.context,
-            hub.graph,
-            phase=RoundPhase.REVEALING,
-            inputs=turn.headers,  # type: ignore[arg-type]  # by name
-            sealed=turn.sealed,
-            survivors=Digest(self.result.survivors),
-            members_in=turn.hub.survivor_names,  # type: ignore[arg-type]  # names
-            reveals=turn.hub.reveals,  # type: ignore[arg-type]  # by name
-        )
+        survivors, reveals = Digest(self.result.survivors), self.turn.hub.reveals
+        return self.turn.record(RoundPhase.REVEALING, survivors=survivors, reveals=reveals)
 
     def find(self, digest: Digest) -> bytes:
         """Return the blob by its digest."""
