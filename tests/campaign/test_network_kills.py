@@ -31,9 +31,10 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -190,11 +191,10 @@ def kills_of(rows: list[dict[str, object]]) -> int:
     return sum(len(row["kills"]) for row in rows)  # type: ignore[arg-type]  # a list
 
 
-def store_table(clean: Clean) -> None:
-    """Store what has been run so far."""
-    rows = kept_rows()
+def points_not_met(clean: Clean, kills: Iterable[str]) -> list[str]:
+    """Return the names of writes, each before and after it, that none of `kills` met."""
     met = set()
-    for one in _all_kills(rows):
+    for one in kills:
         if not one.startswith("server "):
             place, _, moment = one.rsplit(":", 2)
             met.add(f"{place} {moment}")
@@ -204,6 +204,25 @@ def store_table(clean: Clean) -> None:
         for label in set(trace)
         for moment in ("before", "after")
     }
+    return sorted(wanted - met)
+
+
+def kept_row(kept: Path, run: Callable[[], dict[str, object]], number: int) -> bool:
+    """Keep in `kept` what run `number` returns or what failed in it; say whether it held."""
+    holds = True
+    try:
+        row = run()
+    except AssertionError as error:
+        holds = False
+        row = {"run": number, "kills": [], "outcome": "failed", "why": str(error)[-4000:]}
+    kept.with_suffix(".new").write_text(json.dumps(row))
+    kept.with_suffix(".new").rename(kept)
+    return holds
+
+
+def store_table(clean: Clean) -> None:
+    """Store what has been run so far."""
+    rows = kept_rows()
     table = {
         "campaign": "network kills",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -213,7 +232,7 @@ def store_table(clean: Clean) -> None:
         "kills_of": dict(sorted(Counter(one.split()[0] for one in _all_kills(rows)).items())),
         "failed": sum(row["outcome"] != "same model" for row in rows),
         "longest_run_s": max((row.get("seconds", 0) for row in rows), default=0),  # type: ignore[type-var]  # numbers
-        "points_not_met": sorted(wanted - met),
+        "points_not_met": points_not_met(clean, _all_kills(rows)),
         "rows": rows,
     }
     text = json.dumps(table, indent=1, sort_keys=True) + "\n"
@@ -274,13 +293,8 @@ def test_every_run_ends_with_the_model_of_the_clean_one(clean: Clean, tmp_path: 
             kept = place / f"run-{number:03}.json"
             if kept.exists():
                 continue
-            try:
-                row = one_run(clean, number, tmp_path)
-            except AssertionError as error:
+            if not kept_row(kept, partial(one_run, clean, number, tmp_path), number):
                 failed.append(number)
-                row = {"run": number, "kills": [], "outcome": "failed", "why": str(error)[-4000:]}
-            kept.with_suffix(".new").write_text(json.dumps(row))
-            kept.with_suffix(".new").rename(kept)
     finally:
         store_table(clean)
     assert failed == []
