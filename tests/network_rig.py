@@ -95,7 +95,7 @@ class Child:
         return self.process.wait(seconds)
 
 
-def small_sites(names: Iterable[MemberId] = SITES) -> dict[str, tuple[bytes, bytes]]:
+def small_sites(names: Iterable[str] = SITES) -> dict[str, tuple[bytes, bytes]]:
     """Return the data file and the adapter of sites of the small federation."""
     return {name: (site_files(name).data, site_files(name).adapter) for name in names}
 

@@ -20,8 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.network_rig import HOST, HUB, Rig
-from tests.small_federation import ADAPTER, contract, rows_of
+from tests.network_rig import HOST, HUB, Rig, small_sites
+from tests.small_federation import contract
 from treaty.cli.network_files import propose_study
 from treaty.contracts.schema import contract_bytes
 from treaty.deployment.desk import Desk
@@ -167,9 +167,8 @@ def _row(cells: Iterable[object]) -> str:
 def consortium(count: int, *, hosted: bool) -> Iterator[Rig]:
     """Yield a founded consortium of `count` sites whose processes run."""
     names = [f"site-{number:03}" for number in range(count)]
-    sites = {name: _files(name) for name in names}
     with tempfile.TemporaryDirectory(prefix="treaty-agents-") as place:
-        rig = Rig(Path(place) / "rig", sites)
+        rig = Rig(Path(place) / "rig", small_sites(names))
         rig.root.mkdir()
         try:
             rig.prepare()
@@ -184,13 +183,6 @@ def consortium(count: int, *, hosted: bool) -> Iterator[Rig]:
             yield rig
         finally:
             rig.stop()
-
-
-def _files(name: str) -> tuple[bytes, bytes]:
-    """Return the data file and the adapter of a site: rows like those of the small federation."""
-    lines = ["age,pressure,sex,smoker,died"]
-    lines += [",".join(map(str, row)) for row in rows_of(name)]
-    return "\n".join(lines).encode() + b"\n", ADAPTER.format(site=name).encode()
 
 
 def _start(
