@@ -11,13 +11,16 @@ not on loopback, a health check of another port, a file that the image needs and
 a unit that systemd does not know.
 """
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -279,6 +282,7 @@ def test_the_server_of_the_standby_reads_its_configuration_again(tmp_path: Path)
         stdout=subprocess.PIPE,
         env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
         text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:
@@ -291,7 +295,9 @@ def test_the_server_of_the_standby_reads_its_configuration_again(tmp_path: Path)
         assert process.stdout.readline() == "TERM\n"
         assert process.wait(10) == 0
     finally:
-        process.kill()
+        # Whatever the script has started goes with it.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
 
 
