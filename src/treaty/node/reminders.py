@@ -62,11 +62,9 @@ class Reminders:
         stands = (size, size)
         found = []
         for member in owing:
-            if sizes.get(member) != size:
+            if sizes.get(member) != size or not self.due(member, stands, now):
                 continue
             known = self._fed.get(member)
-            if known is not None and known[0] == stands and now < known[1]:
-                continue
             if known is not None and known[0] == stands:
                 found.append(member)
             self.fed(member, stands, now)
