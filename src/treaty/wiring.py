@@ -17,7 +17,7 @@ from treaty.datasets.site_files import SiteFiles
 from treaty.errors import FormatError, ResourceError, UsageError
 from treaty.governance.site_policy import SitePolicy, site_policy_from_toml
 from treaty.ids import Digest, MemberId
-from treaty.node.mirror import CHECKPOINT_KEY, COSIGNED_KEY, LOG_STREAM
+from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
 from treaty.node.participant import Participant, ParticipantKeys
 from treaty.node.phase_clock import SINCE_KEY
 from treaty.ports import (
@@ -145,9 +145,8 @@ class Storage:
 class StoredLog:
     """A party's log as its store holds it: entries, newest checkpoint, and blobs by digest.
 
-    `first` is the place of the first of `entries`. `since` is the party's note on when its present
-    phase began, `cosigned` the newest checkpoint that a member was shown with a quorum's lines,
-    `value` gives what the party keeps under a key.
+    `since` is the party's note on when its present phase began, `value` gives what the party keeps
+    under a key.
     """
 
     entries: tuple[bytes, ...] = field(repr=False)
@@ -155,8 +154,6 @@ class StoredLog:
     find: Callable[[Digest], bytes] = field(repr=False)
     has: Callable[[Digest], bool] = field(repr=False)
     since: bytes | None = field(default=None, repr=False)
-    cosigned: bytes | None = field(default=None, repr=False)
-    first: int = 0
     value: Callable[[str], bytes | None] = field(default=lambda _: None, repr=False)
 
 
@@ -182,8 +179,6 @@ def stored_log(directory: Path, first: int = 0) -> Iterator[StoredLog]:
             store.blobs.get,
             store.blobs.has,
             store.get(SINCE_KEY),
-            store.get(COSIGNED_KEY),
-            first,
             store.get,
         )
     finally:

@@ -12,6 +12,7 @@ from treaty.contracts.schema import Contract, contract_from_bytes
 from treaty.deployment.places import is_running, load_party
 from treaty.errors import ResourceError, UsageError
 from treaty.ids import Digest, MemberId, Timestamp
+from treaty.node.mirror import COSIGNED_KEY
 from treaty.node.phase_clock import waiting_since
 from treaty.protocol.consortium import Consortium
 from treaty.provenance.bundle import Edition, export
@@ -120,7 +121,7 @@ def _note(directory: Path, log: StoredLog) -> bytes:
     path = directory / "checkpoint"
     if path.is_file():
         return read_file(path)
-    return log.cosigned or b""
+    return log.value(COSIGNED_KEY) or b""
 
 
 def _size(note: bytes) -> int:
