@@ -110,14 +110,12 @@ class LocalStudy:
                 code="rows-over-bound",
             )
         match query.kind:
-            case QueryKind.COUNT | QueryKind.DESCENT | QueryKind.SUFFICIENT:
+            case QueryKind.COUNT | QueryKind.DESCENT | QueryKind.SUFFICIENT | QueryKind.SCORES:
                 if cohort is None:
                     raise UsageError("a noised sum needs the group from which shares follow")
+                if query.kind is QueryKind.SCORES:
+                    return self._noised_scores(query, progress, entropy, cohort)
                 return self._noised(query, progress, entropy, cohort, opens=opens)
-            case QueryKind.SCORES:
-                if cohort is None:
-                    raise UsageError("a noised sum needs the group from which shares follow")
-                return self._noised_scores(query, progress, entropy, cohort)
             case QueryKind.SUPPORT:
                 values: Mapping[str, object] = {
                     "support": support_indicator(training, self.plan.aggregation.support_rows)
@@ -258,13 +256,7 @@ class LocalStudy:
             keys=keys,
             sampling_key=entropy,
         )
-        flat = np.concatenate([found, np.array([0, 1], dtype=np.int64)])
-        return Answer(
-            encode_grid(flat, query.layout),
-            noise_commitment(keys.base, query.digest),
-            keys.commitments(query.digest),
-            keys,
-        )
+        return _noised_answer(query, found, keys)
 
     def _noised_scores(
         self, query: Query, progress: StudyProgress, entropy: bytes, cohort: Cohort
@@ -280,9 +272,7 @@ class LocalStudy:
             ring_bits=query.layout.ring_bits,
             key=keys.base,
         )
-        flat = np.concatenate([found, np.array([0, 1], dtype=np.int64)])
-        commitment = noise_commitment(keys.base, query.digest)
-        return Answer(encode_grid(flat, query.layout), commitment, keys=keys)
+        return _noised_answer(query, found, keys)
 
     def _sums(self, model: str, scores: Matrix) -> dict[str, object]:
         sums: ScoreSums = local_sums(
@@ -312,6 +302,17 @@ class LocalStudy:
         return progress.normaliser.apply(
             data.features, clip=float(self.plan.aggregation.feature_clip)
         )
+
+
+def _noised_answer(query: Query, words: NDArray[np.int64], keys: NoiseKeys) -> Answer:
+    """Return the answer of one contributor, of no counted rows, with the noise of `keys` in it."""
+    flat = np.concatenate([words, np.array([0, 1], dtype=np.int64)])
+    return Answer(
+        encode_grid(flat, query.layout),
+        noise_commitment(keys.base, query.digest),
+        keys.commitments(query.digest),
+        keys,
+    )
 
 
 def claim_in(record: RoundRecord, premask: bytes | None, lock: Lock | None) -> str | None:
