@@ -16,7 +16,7 @@ from typing import Literal
 from treaty.crypto import canonical, envelope
 from treaty.crypto.canonical import DigestField, MemberName, Record, sha256
 from treaty.crypto.keys import SigningKey
-from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError, code_of
+from treaty.errors import PeerError, PolicyError, VerificationError, code_of
 from treaty.governance.amendment import new_keys
 from treaty.governance.charter import Charter, parse_charter
 from treaty.governance.roles import KeyKind
@@ -28,7 +28,8 @@ from treaty.protocol.accession import require_accepted
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.membership import charter_entry, open_charter
 from treaty.protocol.messages import CharterPublished
-from treaty.protocol.statements import Body, Documents, peek
+from treaty.protocol.statements import Body, peek
+from treaty.provenance.contents import finder
 
 __all__ = ["Amendments", "is_settled"]
 
@@ -93,7 +94,7 @@ class Amendments:
             entry, blobs = charter_entry(_document(what), statement, self._key)
             try:
                 after, _ = open_charter(
-                    state.membership, entry, _finder(blobs), anchor=state.anchor, at=state.at
+                    state.membership, entry, finder(blobs), anchor=state.anchor, at=state.at
                 )
                 require_accepted(state.proposals.values(), state.membership, after)
             except (PeerError, PolicyError) as obstacle:
@@ -178,12 +179,3 @@ def _document(what: _Collected) -> Charter:
 
 def _is_over(what: _Collected, state: Consortium) -> bool:
     return _document(what).previous != state.members.history.digest
-
-
-def _finder(blobs: Mapping[Digest, bytes]) -> Documents:
-    def find(digest: Digest) -> bytes:
-        if digest not in blobs:
-            raise ResourceError(f"blob {digest[:16]} is not here")
-        return blobs[digest]
-
-    return find
