@@ -153,11 +153,13 @@ class PostgresLease:
 
     def _moves(self, now: float) -> bool:
         """Say whether this process has got on lately; if not, remember what to say of it."""
+        if self._still_ms is None:
+            return True
         found = self._progress()
-        if self._still_ms is None or found != self._seen:
+        if found != self._seen:
             self._seen, self._moved_at = found, now
         still_ms = 1000 * (now - self._moved_at)
-        if self._still_ms is None or still_ms <= self._still_ms:
+        if still_ms <= self._still_ms:
             return True
         self._trouble = f"this process had stood still for {still_ms / 1000:.0f} s"
         return False
