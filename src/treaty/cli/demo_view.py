@@ -15,7 +15,7 @@ from rich.table import Table
 
 from treaty.cli.demo import DemoProgress, DemoResult
 from treaty.cli.output import aligned, printable
-from treaty.studies.certificates import happened_line, holdout_line, partition_lines
+from treaty.studies.certificates import statement_lines
 from treaty.studies.outcome import noised_note
 
 __all__ = ["DemoView", "result_lines", "result_record"]
@@ -117,9 +117,7 @@ def _privacy_lines(result: DemoResult) -> list[str]:
         return [
             "PRIVACY: NONE IS CLAIMED. Sums are exact (--no-dp), as the charter accepts by name"
         ]
-    noised = holdout_line(statement)
-    rest = [] if noised is None else [f"holdout, {noised}"]
-    return [*partition_lines(statement), happened_line(statement), *rest]
+    return statement_lines(statement)
 
 
 def result_record(result: DemoResult, out: Path) -> dict[str, object]:

@@ -59,6 +59,7 @@ __all__ = [
     "holdout_line",
     "partition_lines",
     "privacy_statement",
+    "statement_lines",
     "statement_text",
 ]
 
@@ -312,11 +313,16 @@ def happened_line(statement: PrivacyStatement) -> str:
     )
 
 
+def statement_lines(statement: PrivacyStatement) -> list[str]:
+    """Return what was promised, a line for each partition, and then what the log shows of it."""
+    lines = [*partition_lines(statement), happened_line(statement)]
+    evaluated = holdout_line(statement)
+    return lines if evaluated is None else [*lines, f"holdout, {evaluated}"]
+
+
 def statement_text(statement: PrivacyStatement) -> str:
     """Return the statement in plain words: a line for each partition, then all of it."""
-    evaluated = holdout_line(statement)
-    lines = [*partition_lines(statement), happened_line(statement)]
-    lines += [*(() if evaluated is None else (f"holdout, {evaluated}",)), "", ""]
+    lines = [*statement_lines(statement), "", ""]
     return "\n".join(lines) + "\n".join(
         certificate_text(certificate) for certificate in statement.certificates
     )
