@@ -38,6 +38,7 @@ from treaty.protocol.secagg_audit import check_claims
 from treaty.protocol.secagg_messages import Reveal, RoundAbandoned, RoundCode, RoundResult
 from treaty.protocol.statements import peek, seal_statement
 from treaty.protocol.study import Phase, Study
+from treaty.protocol.waiting import Awaited, awaited_in_study
 from treaty.provenance.verify import verify_bundle
 from treaty.simulation.federation import COORDINATOR, Federation
 from treaty.studies.lint import lint_plan
@@ -207,6 +208,22 @@ def test_who_makes_no_claim_is_held_against_what_the_others_leave(
         assert study.progress.index == 2
     else:
         assert study.phase is Phase.COMPLETED and not abandoned(federation)
+
+
+def test_the_log_says_whose_claim_is_awaited(tmp_path: Path) -> None:
+    """Three answers open a sum over four; of one without claims the fourth is not waited for."""
+    federation = founded(tmp_path, alter=lambda post, frame: kept(post, frame))
+    seen: list[tuple[int, Awaited]] = []
+
+    def look() -> None:
+        study = federation.coordinator.state.running
+        found = None if study is None else awaited_in_study(study)
+        if study is not None and found is not None and found.what.startswith("answers"):
+            seen.append((study.progress.index, found))
+
+    federation.run_study(sketched(federation), contract(), look)
+    lone = {index for index, found in seen if found.parties == (MEMBER,)}
+    assert lone == {2, 3}
 
 
 def kept(post: Post, frame: bytes) -> Sequence[bytes]:

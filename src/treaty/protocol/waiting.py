@@ -121,10 +121,11 @@ def _in_round(record: RoundRecord, hub: tuple[MemberId, ...]) -> Awaited:
     if record.few and len(record.confirmed) < group.share_threshold:
         return Awaited("confirmations", _sorted(set(record.members_in) - set(record.confirmed)))
     missing = set(record.members_in) - set(record.reveals)
-    # With enough answers the sum can be opened; the others are not waited for, unless they may
-    # take noise off.
+    # With enough answers the sum can be opened. The others are waited for all the same where they
+    # may take noise off, make claims, or in a large group hold what no small number does.
     enough = record.graph.opens(frozenset(record.reveals), record.participants)
-    if not missing or (enough and not record.tiers):
+    every = record.tiers or record.claim_bound is not None or record.graph.choices is not None
+    if not missing or (enough and not every):
         return Awaited("the opened sum", hub)
     return Awaited("answers that open the sum", _sorted(missing))
 
