@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.disk_model import Disk
 from treaty.errors import ResourceError, UsageError
 from treaty.ports import Ledger
 from treaty.stores.ledger_file import LEDGER_HEADER, LedgerFile, parse_ledger
@@ -104,44 +105,6 @@ def written(tmp_path: Path, count: int = 3) -> Path:
         ledger.append(number, RECORDS[number : number + 1])
     ledger.close()
     return path
-
-
-class Disk:
-    """What a loss of power would leave: bytes of files and names in directories, once confirmed.
-
-    A directory may be on the disk before its names are, and a name before the bytes behind it.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.content: dict[int, bytes] = {}
-        self.names: dict[int, dict[str, int]] = {}
-        real = {name: getattr(os, name) for name in ("fsync", "fdatasync")}
-
-        def confirm(name: str) -> Callable[[int], None]:
-            def call(handle: int) -> None:
-                real[name](handle)
-                self._confirmed(handle)
-
-            return call
-
-        for name in real:
-            monkeypatch.setattr(os, name, confirm(name))
-
-    def _confirmed(self, handle: int) -> None:
-        status = os.fstat(handle)
-        place = Path(os.readlink(f"/proc/self/fd/{handle}"))
-        if place.is_dir():
-            self.names[status.st_ino] = {one.name: one.stat().st_ino for one in place.iterdir()}
-        else:
-            self.content[status.st_ino] = place.read_bytes()
-
-    def after_power_loss(self, path: Path) -> bytes | None:
-        """Return what `path` would hold, None where its name, or a directory's, is not there."""
-        directory = path.parent
-        if self.names.get(directory.parent.stat().st_ino, {}).get(directory.name) is None:
-            return None
-        inode = self.names.get(directory.stat().st_ino, {}).get(path.name)
-        return None if inode is None else self.content.get(inode)
 
 
 def test_what_an_append_returned_for_survives_a_loss_of_power(

@@ -1,7 +1,8 @@
 """Secret files: slot seeds and key shares, in small files, erased after use.
 
 Secrets that are written together (`write_all`: an epoch's slots) share one file, a *pack*; each has
-its own region, which is overwritten when that secret is erased.
+its own region, which is overwritten when that secret is erased. Packs are numbered: of two values
+of one name that in the newer pack lives, and one in a pack before one in a file of its own.
 
 Guarantees: mode 0600 in a directory of mode 0700, outside the database, so that
 neither its write-ahead log nor its backups ever hold a secret. A value ends with
@@ -9,7 +10,7 @@ its SHA-256: a file that was torn, or half erased when the machine stopped, read
 as damaged and never as a key made of zeros. Erasing overwrites with zeros, makes
 that durable, and only then removes the name; if the loss of power brings the name back,
 it names zeros. An older value that is replaced, or left by an interrupted write, is
-erased the same way.
+erased the same way, and only once the new one stands: wherever a process ends, one of the two does.
 
 LIMIT: on solid-state disks, copy-on-write file systems and snapshots the zeros
 may go to other cells than the secret. Put the directory on an encrypted or
@@ -44,6 +45,9 @@ _PACK = ".pack"
 _DIGEST_BYTES = 32
 _HEADER_LENGTH_BYTES = 4
 
+_Region = tuple[Path, int, int]
+"""A pack, and where in it a secret begins and how many bytes it has."""
+
 
 def check_secret_name(name: str) -> None:
     """Refuse a name that could leave the directory or meet our own leftovers."""
@@ -75,19 +79,27 @@ class SecretDirectory:
                     f"{directory} has mode {mode:04o}, expected 0700: run chmod 700 {directory}"
                 )
             hidden = [path for path in directory.iterdir() if path.name.startswith(".")]
-        self._packed: dict[str, tuple[Path, int, int]] = {}
+        self._packed: dict[str, _Region] = {}
+        packs = {path: _pack_number(path) for path in hidden if path.name.startswith(_PACK)}
+        self._last_pack = max(packs.values(), default=0)
         for path in hidden:
-            if path.name.startswith(_PACK):
-                self._open_pack(path)
-            else:
+            if path not in packs:
                 self._retire(path)
+        seen: set[str] = set()
+        for path in sorted(packs, key=lambda path: packs[path], reverse=True):
+            self._open_pack(path, seen)
+        for name in self._packed:
+            self._wipe(self._directory / name)
 
     def write(self, name: str, data: bytes) -> None:
         """See `treaty.ports.SecretFile.write`. Persist point ``secret-write``."""
         check_secret_name(name)
         if len(data) > _LIMIT_BYTES:
             raise UsageError(f"secret of {len(data)} bytes, expected at most {_LIMIT_BYTES}")
-        self._erase_packed(name)
+        if name in self._packed:
+            # A file of its own would not count beside a pack that holds the older value.
+            self.write_all({name: data})
+            return
         path = self._directory / name
         incoming = self._directory / f"{_INCOMING}-{name}"
         outdated = self._directory / f"{_OUTDATED}-{name}"
@@ -118,13 +130,12 @@ class SecretDirectory:
         records = [data + bytes.fromhex(sha256(data)) for data in items.values()]
         lengths = dict(zip(items, map(len, records), strict=True))
         header = canonical.encode([[name, length] for name, length in lengths.items()])
-        tag = sha256(header)[:16]
-        path = self._directory / f"{_PACK}-{tag}"
-        incoming = self._directory / f"{_INCOMING}-{tag}"
+        # Taken also if this fails: it may stand, and must be overwritten before its name is reused.
+        number = self._last_pack = self._last_pack + 1
+        path = self._directory / f"{_PACK}-{number:06d}"
+        incoming = self._directory / f"{_INCOMING}-{number:06d}"
         length = len(header).to_bytes(_HEADER_LENGTH_BYTES, "big")
         with persist_point("secret-write"):
-            for name in items:
-                self.erase_now(name)
             try:
                 fill_file(incoming, (length, header, *records))
                 with os_errors(path, "write"):
@@ -132,7 +143,14 @@ class SecretDirectory:
                     sync_directory(self._directory)
             finally:
                 self._wipe(incoming)
-        self._index(path, lengths, _HEADER_LENGTH_BYTES + len(header))
+            older = [self._packed[name] for name in items if name in self._packed]
+            self._packed |= _regions(path, lengths, _HEADER_LENGTH_BYTES + len(header))
+            for region in older:
+                self._overwrite(region)
+            for pack, _, _ in older:
+                self._drop_empty(pack)
+            for name in items:
+                self._wipe(self._directory / name)
 
     def read(self, name: str) -> bytes:
         """See `treaty.ports.SecretFile.read`."""
@@ -156,13 +174,12 @@ class SecretDirectory:
         if name not in self._packed and not os.path.lexists(f"{self._directory}/{name}"):
             return
         with persist_point("secret-erase"):
-            self.erase_now(name)
-
-    def erase_now(self, name: str) -> None:
-        """Erase without being a persist point of its own."""
-        self._erase_packed(name)
-        if os.path.lexists(f"{self._directory}/{name}"):
+            # The file first: beside a pack it holds an older value, which must not live again.
             self._wipe(self._directory / name)
+            if name in self._packed:
+                self._overwrite(self._packed[name])
+                pack, _, _ = self._packed.pop(name)
+                self._drop_empty(pack)
 
     def names(self) -> tuple[str, ...]:
         """See `treaty.ports.SecretFile.names`."""
@@ -171,8 +188,11 @@ class SecretDirectory:
         alone = {name for name in found if not name.startswith(".")}
         return tuple(sorted(alone | set(self._packed)))
 
-    def _open_pack(self, path: Path) -> None:
-        """Index a pack of an earlier life; regions that are all zeros are erased already."""
+    def _open_pack(self, path: Path, seen: set[str]) -> None:
+        """Index a pack of an earlier life, the newer ones before it; add its names to `seen`.
+
+        Regions that are all zeros are erased already; those that a newer pack replaced are now.
+        """
         whole = read_private_file(path, _LIMIT_BYTES + (1 << 20))
         size = int.from_bytes(whole[:_HEADER_LENGTH_BYTES], "big")
         body = whole[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + size]
@@ -182,10 +202,16 @@ class SecretDirectory:
             raise ResourceError(
                 f"{path} is damaged: remove it and let its epoch end ({error})"
             ) from error
-        self._index(path, dict(header), _HEADER_LENGTH_BYTES + size)
-        for name, (pack, start, length) in list(self._packed.items()):
-            if pack == path and not any(whole[start : start + length]):
-                del self._packed[name]
+        found = _regions(path, dict(header), _HEADER_LENGTH_BYTES + size)
+        for name, region in found.items():
+            _, start, length = region
+            if not any(whole[start : start + length]):
+                continue
+            if name in seen:
+                self._overwrite(region)
+            else:
+                self._packed[name] = region
+        seen |= set(found)
         self._drop_empty(path)
 
     def _region(self, path: Path, start: int, length: int) -> bytes:
@@ -199,16 +225,9 @@ class SecretDirectory:
         finally:
             os.close(handle)
 
-    def _index(self, path: Path, lengths: Mapping[str, int], start: int) -> None:
-        for name, length in lengths.items():
-            self._packed[name] = (path, start, length)
-            start += length
-
-    def _erase_packed(self, name: str) -> None:
-        """Overwrite one region of a pack, durably; remove the pack with its last secret."""
-        if name not in self._packed:
-            return
-        path, start, length = self._packed[name]
+    def _overwrite(self, region: _Region) -> None:
+        """Overwrite one region of a pack, durably."""
+        path, start, length = region
         with os_errors(path, "erase"):
             handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
             try:
@@ -216,10 +235,9 @@ class SecretDirectory:
                 os.fdatasync(handle)
             finally:
                 os.close(handle)
-        del self._packed[name]
-        self._drop_empty(path)
 
     def _drop_empty(self, path: Path) -> None:
+        """Remove a pack with its last secret."""
         if all(pack is not path and pack != path for pack, _, _ in self._packed.values()):
             with os_errors(path, "erase"):
                 path.unlink(missing_ok=True)
@@ -248,3 +266,18 @@ class SecretDirectory:
             finally:
                 os.close(handle)
             os.unlink(path)
+
+
+def _pack_number(path: Path) -> int:
+    """Return the number in the name of a pack, 0 where an earlier version gave it none."""
+    number = path.name.removeprefix(f"{_PACK}-")
+    return int(number) if len(number) < 16 and number.isdigit() else 0
+
+
+def _regions(path: Path, lengths: Mapping[str, int], start: int) -> dict[str, _Region]:
+    """Return the regions of a pack whose records begin at `start`, in order, by name."""
+    found = {}
+    for name, length in lengths.items():
+        found[name] = (path, start, length)
+        start += length
+    return found
