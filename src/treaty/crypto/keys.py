@@ -3,8 +3,8 @@
 Guarantees (docs/spec/formats.md, sections 3 and 4):
   * A `PublicKey` is a canonical encoding (RFC 8032, 5.1.3) of a point on the curve whose order
     is not small, so one key has one spelling and no signature under it holds for every message.
-  * `PublicKey.verify` raises `VerificationError`; it never returns a flag. The library beneath
-    refuses S >= L and compares R byte for byte, so a signature cannot be respelt.
+  * `PublicKey.verify` raises `VerificationError`; it never returns a flag. What holds is one rule,
+    that of `ed25519.holds`, under which a signature cannot be respelt.
   * Key id = SHA-256 of the DER SubjectPublicKeyInfo (RFC 8410).
   * A `SigningKey` shows nothing but its type.
 
@@ -13,20 +13,16 @@ LIMIT: points with a small-order component beside a large-order one are accepted
 nobody but their owner. Where key files lie, and with which permissions, is left to the stores.
 """
 
-import functools
 import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from treaty.crypto import canonical
+from treaty.crypto import canonical, ed25519
 from treaty.crypto.canonical import Name, Record
+from treaty.crypto.ed25519 import KEY_BYTES, SIGNATURE_BYTES
 from treaty.errors import FormatError, UsageError, VerificationError
 from treaty.ids import Digest
 
@@ -42,15 +38,10 @@ __all__ = [
     "encode_key_file",
 ]
 
-KEY_BYTES: Final = 32
 SEED_BYTES: Final = 32
-SIGNATURE_BYTES: Final = 64
 KEY_FILE_FORMAT: Final = "treaty.key/v1"
 
 _DER_PREFIX: Final = bytes.fromhex("302a300506032b6570032100")
-_P: Final = 2**255 - 19
-_D: Final = -121665 * pow(121666, -1, _P) % _P
-_SQRT_MINUS_ONE: Final = pow(2, (_P - 1) // 4, _P)
 
 
 class PublicKey:
@@ -60,7 +51,7 @@ class PublicKey:
     whose order is larger than 8.
     """
 
-    __slots__ = ("_key", "hex", "keyid", "raw")
+    __slots__ = ("hex", "keyid", "raw")
 
     raw: bytes
     hex: str
@@ -70,11 +61,10 @@ class PublicKey:
         raw = bytes(raw)
         if len(raw) != KEY_BYTES:
             raise FormatError(f"expected a public key of {KEY_BYTES} bytes, got {len(raw)}")
-        _check_point(raw)
+        ed25519.check_key(raw)
         self.raw = raw
         self.hex = raw.hex()
         self.keyid = Digest(hashlib.sha256(_DER_PREFIX + raw).hexdigest())
-        self._key = Ed25519PublicKey.from_public_bytes(raw)
 
     @classmethod
     def from_hex(cls, text: str) -> "PublicKey":
@@ -83,12 +73,10 @@ class PublicKey:
 
     def verify(self, signature: bytes, data: bytes) -> None:
         """Raise `VerificationError` (code ``bad-signature``) unless `signature` is over `data`."""
-        try:
-            self._key.verify(signature, data)
-        except InvalidSignature:
+        if not ed25519.holds(self.raw, data, signature):
             raise VerificationError(
                 f"signature does not verify under key {self.keyid[:16]}", code="bad-signature"
-            ) from None
+            )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PublicKey):
@@ -193,35 +181,3 @@ def _bytes_of_hex(text: str, what: str) -> bytes:
     if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
         raise FormatError(f"expected {what} as 64 lower-case hexadecimal digits")
     return bytes.fromhex(text)
-
-
-@functools.lru_cache(maxsize=4096)
-def _check_point(raw: bytes) -> None:
-    """Refuse what RFC 8032, 5.1.3 refuses, and points of small order.
-
-    1. y is below p: a second spelling of a point would be a second key id for one key.
-    2. The point is on the curve, and x = 0 carries no sign.
-    3. Eight times the point is not the identity: under a small-order key one signature holds
-       for many messages.
-    """
-    number = int.from_bytes(raw, "little")
-    y, sign = number & ((1 << 255) - 1), number >> 255
-    if y >= _P:  # 1
-        raise FormatError("expected a canonical public key, found y not below 2^255 - 19")
-    u, v = (y * y - 1) % _P, (_D * y * y + 1) % _P
-    x = u * pow(v, 3, _P) * pow(u * pow(v, 7, _P), (_P - 5) // 8, _P) % _P
-    if v * x * x % _P != u:
-        x = x * _SQRT_MINUS_ONE % _P
-    if v * x * x % _P != u:  # 2
-        raise FormatError("expected a public key on the curve, found another number")
-    if x == 0 and sign:
-        raise FormatError("expected a canonical public key, found a sign on x = 0")
-    px, py, pz = x, y, 1
-    for _ in range(3):
-        # Doubling in projective coordinates for a = -1 (Bernstein et al. 2008, section 6).
-        b, c, d = (px + py) ** 2 % _P, px * px % _P, py * py % _P
-        f = (d - c) % _P
-        j = (f - 2 * pz * pz) % _P
-        px, py, pz = (b - c - d) * j % _P, f * (-c - d) % _P, f * j % _P
-    if px == 0 and py == pz:  # 3
-        raise FormatError("expected a public key of large order, found a small-order point")
