@@ -48,11 +48,12 @@ class CompactRange:
     `append` takes the *hash* of a leaf (`leaf_hash`).
     """
 
-    __slots__ = ("_hashes", "_size")
+    __slots__ = ("_hashes", "_root", "_size")
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
         self._size = 0
         self._hashes: list[bytes] = []
+        self._root: bytes | None = EMPTY_ROOT
         for leaf in leaves:
             self.append(leaf)
 
@@ -70,21 +71,24 @@ class CompactRange:
             size >>= 1
         self._hashes.append(leaf)
         self._size += 1
+        self._root = None
 
     def root(self) -> bytes:
         """Return the root of all leaves appended so far."""
-        if not self._hashes:
-            return EMPTY_ROOT
-        root = self._hashes[-1]
-        for left in reversed(self._hashes[:-1]):
-            root = node_hash(left, root)
-        return root
+        # A checkpoint asks for it several times: when it is signed, compared and cosigned.
+        if self._root is None:
+            root = self._hashes[-1]
+            for left in reversed(self._hashes[:-1]):
+                root = node_hash(left, root)
+            self._root = root
+        return self._root
 
     def copy(self) -> "CompactRange":
         """Return a tree that grows apart from this one."""
         other = CompactRange()
         other._size = self._size
         other._hashes = list(self._hashes)
+        other._root = self._root
         return other
 
 

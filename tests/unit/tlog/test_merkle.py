@@ -1,8 +1,9 @@
 """The tree against the recursion of RFC 6962 and against pymerkle, for every small size.
 
 Planted and caught: one prefix for leaves and nodes, an unbalanced split, `CompactRange.copy`
-sharing its list, a proof from size 0 accepted, the length of a proof unchecked, a hash of 31
-bytes accepted, old root unchecked, new root unchecked.
+sharing its list or without its root, a root kept when a leaf is appended, a proof from size 0
+accepted, the length of a proof unchecked, a hash of 31 bytes accepted, old root unchecked, new root
+unchecked.
 """
 
 import hashlib
@@ -60,6 +61,7 @@ def test_a_copy_grows_apart() -> None:
     """Neither changes the other."""
     one = CompactRange(LEAVES[:3])
     two = one.copy()
+    assert two.root() == TREE.root(3)
     two.append(LEAVES[3])
     assert (one.size, one.root()) == (3, TREE.root(3))
     assert (two.size, two.root()) == (4, TREE.root(4))
