@@ -5,8 +5,8 @@ shared between recipients or senders; acknowledged frames delivered again;
 unacknowledged frames lost at a restart or put behind newer ones; the frame limit
 off by one; an acknowledgement from before a restart that counts; a fetch that is
 not compared with its digest, or with what its reader expects at most; sends that leave no
-egress record; on the message server, frames acknowledged on receipt, a member handed many frames
-at once, the hub's consumer kept at a restart.
+egress record, or one with the digest of the frame before; on the message server, frames
+acknowledged on receipt, a member handed many frames at once, the hub's consumer kept at a restart.
 """
 
 from collections import deque
@@ -263,6 +263,17 @@ def test_without_capture_the_records_hold_no_content() -> None:
     network = EmbeddedNetwork((A, C), faults=Every(InjectedFault(Fault.DROP)))
     network.endpoint(A).send(C, b"lost", "key")
     assert network.egress == (EgressRecord(A, C, 4, sha256(b"lost"), Passage.FRAME),)
+
+
+def test_every_record_holds_the_digest_of_its_own_frame() -> None:
+    """One feed goes to many as one object; the digest is that object's, never the last one's."""
+    network = EmbeddedNetwork((A, C))
+    feed, other = b"feed", b"else"
+    for number, frame in enumerate((feed, feed, other, feed)):
+        network.endpoint(A).send(C, frame, str(number))
+    assert [one.digest for one in network.egress] == [
+        sha256(one) for one in (feed, feed, other, feed)
+    ]
 
 
 def test_a_severed_party_fails_loudly_and_finds_its_frames_later(

@@ -116,6 +116,7 @@ class EmbeddedNetwork:
         self._attempts: Counter[tuple[MemberId, MemberId, str]] = Counter()
         self._severed: set[MemberId] = set()
         self._egress: list[EgressRecord] = []
+        self._hashed: tuple[bytes, Digest] | None = None
         self._lock = threading.RLock()
 
     def endpoint(self, member: MemberId) -> "EmbeddedEngine":
@@ -188,7 +189,7 @@ class EmbeddedNetwork:
             if recipient == sender:
                 raise UsageError(f"{sender!r} sends to itself, expected another party")
             self._check_connected(sender)
-            self._record(sender, recipient, frame, sha256(frame), Passage.FRAME)
+            self._record(sender, recipient, frame, self._digest(frame), Passage.FRAME)
             if mailbox.remembers(sender, key):
                 return
             faults = self._consider(sender, recipient, key, len(frame), is_bulk=False)
@@ -262,6 +263,12 @@ class EmbeddedNetwork:
         self._attempts[route] += 1
         occasion = Occasion(sender, recipient, key, self._attempts[route], size_bytes, is_bulk)
         return self._faults.faults(occasion)
+
+    def _digest(self, frame: bytes) -> Digest:
+        """Return the SHA-256 of `frame`. A feed goes to every member in turn, as one object."""
+        if self._hashed is None or self._hashed[0] is not frame:
+            self._hashed = frame, sha256(frame)
+        return self._hashed[1]
 
     def _record(
         self, sender: MemberId, recipient: MemberId, data: bytes, digest: Digest, passage: Passage

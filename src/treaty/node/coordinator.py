@@ -12,7 +12,7 @@ Invariants (docs/spec/protocol.md, section 3):
   * Large masked inputs wait in the store, so memory does not grow with the number of members.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from treaty.aggregation.masking import Spread
@@ -22,7 +22,7 @@ from treaty.errors import PeerError, PolicyError, ResourceError, VerificationErr
 from treaty.ids import Digest, MemberId
 from treaty.node.amending import Amendments
 from treaty.node.cosignatures import Cosignatures
-from treaty.node.feeding import brought_by, portion
+from treaty.node.feeding import Made, brought_by, portion
 from treaty.node.intake import (
     MEMBER_STATEMENTS,
     Pending,
@@ -380,7 +380,7 @@ class Coordinator:
             del self._bodies[index]
         self._cosignatures.clear()
         self._asked = False
-        made, self._fresh = dict[Hashable, bytes](), batch.blobs
+        made, self._fresh = Made(), batch.blobs
         for member in self._active():
             self._feed(member, made)
         self._fresh = {}
@@ -393,30 +393,30 @@ class Coordinator:
     def _active(self) -> tuple[MemberId, ...]:
         return names_of(self._state, active=True) or self._members
 
-    def _feed(self, member: MemberId, made: dict[Hashable, bytes] | None = None) -> None:
+    def _feed(self, member: MemberId, made: Made | None = None) -> None:
         """Send `member` the entries it lacks, with the blobs that they bring it.
 
-        `made` are frames under the present checkpoint: most members lack the same.
+        `made` is what was made under the present checkpoint: most members lack the same.
         """
-        first = self._sizes.get(member, 0)
-        part = portion(
-            self._entries,
-            first,
-            lambda index: self._brought(index, member),
-            lambda digest: self._fresh.get(digest) or self._blobs.get(digest),
-        )
-        for body in map(self._parsed, range(first, part.end)):
-            self._driver.offer_pieces(self._state, body, self.engine)
+        first, made = self._sizes.get(member, 0), made or Made()
+        part = made.portion(first)
+        if part is None:
+            part = portion(
+                self._entries,
+                first,
+                lambda index: self._brought(index, member),
+                lambda digest: self._fresh.get(digest) or self._blobs.get(digest),
+            )
+            bodies = [self._parsed(index) for index in range(first, part.end)]
+            for body in bodies:
+                self._driver.offer_pieces(self._state, body, self.engine)
+            made.keep(first, part, bodies)
         note = self._note
         if part.end < len(self._entries):
             # A long way to catch up: in pieces, each under a checkpoint of its own size.
             prefix = LogKeeper().extended(self._entries[: part.end])
             note = prefix.note(self._state.members, self._keys.log)
-        made, key = {} if made is None else made, (first, part.end, *part.blobs)
-        if key not in made:
-            entries = tuple(self._entries[first : part.end])
-            made[key] = encode_frame(Feed(first, entries, note, part.blobs))
-        if self._send(member, made[key], part.large):
+        if self._send(member, made.frame(first, part, self._entries, note), part.large):
             self._reminders.fed(member, (first, self._log.size), self._clock.now())
         else:
             self._reminders.lost(member)

@@ -149,7 +149,7 @@ class Host:
             case Deliver():
                 for frame in order.frames:
                     waiting = self._engines[frame.recipient].waiting
-                    waiting.append((MemberId(frame.sender), frame.data))
+                    waiting.append((MemberId(frame.sender), order.data[frame.place]))
                 # A list: every member takes its turn, also after one has moved.
                 return any([deliver(member) for member in self._members.values()])  # noqa: C419
             case Quiet():

@@ -142,11 +142,13 @@ class MemberHost:
     def begin(self) -> None:
         """Hand the members what waits for them, and let them work."""
         frames = []
+        places: dict[bytes, int] = {}
         for name, engine in self._engines.items():
             while (delivery := engine.receive()) is not None:
                 self._taken.append(delivery)
-                frames.append(Frame(name, delivery.sender, delivery.frame))
-        self._order(Deliver(tuple(frames), self._severed()))
+                place = places.setdefault(delivery.frame, len(places))
+                frames.append(Frame(name, delivery.sender, place))
+        self._order(Deliver(tuple(frames), tuple(places), self._severed()))
 
     def finish(self) -> bool:
         """Wait until the members have worked, let go what left them; say whether any moved."""

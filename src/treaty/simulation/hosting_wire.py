@@ -44,11 +44,11 @@ class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
-    """A frame on its way to `recipient`, a member hosted there."""
+    """A frame on its way to `recipient`, a member hosted there: `Deliver.data[place]`."""
 
     recipient: str
     sender: str
-    data: bytes
+    place: int
 
 
 class Open(_Message, frozen=True):
@@ -68,9 +68,10 @@ class Start(_Message, frozen=True):
 
 
 class Deliver(_Message, frozen=True):
-    """A turn: let every member take its frames."""
+    """A turn: let every member take its frames. What several are sent is in `data` once."""
 
     frames: tuple[Frame, ...]
+    data: tuple[bytes, ...]
     severed: frozenset[str] = frozenset()
 
 
