@@ -345,7 +345,8 @@ class Performer:
             secret = self._secret(slot.epoch.slot_secret_name(slot.slot))
             if secret is None:
                 return
-            claim = claim_in(record, self._store.get(PREMASK_KEY), slot.state.lock)
+            if record.claim_bound is not None:
+                claim = claim_in(record, self._store.get(PREMASK_KEY), slot.state.lock)
             if slot.state.input is not None and slot.state.input.surplus:
                 name = noise_secret_name(slot.epoch.number)
                 # Asked again: an answer that may not leave would open nothing at all.

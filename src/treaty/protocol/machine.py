@@ -22,16 +22,22 @@ Transitions = Mapping[tuple[PhaseT, type], frozenset[PhaseT]]
 def expect(table: Transitions[PhaseT], phase: PhaseT, event: object) -> None:
     """Raise `VerificationError` unless `event` has a place in `phase`."""
     if (phase, type(event)) not in table:
-        raise VerificationError(
-            f"{type(event).__name__} has no place in phase {phase.value}", code="out-of-order"
-        )
+        raise _out_of_order(phase, event)
 
 
 def advance(table: Transitions[PhaseT], phase: PhaseT, event: object, following: PhaseT) -> PhaseT:
     """Return `following` if the table allows the move."""
-    expect(table, phase, event)
-    if following not in table[(phase, type(event))]:
+    allowed = table.get((phase, type(event)))
+    if allowed is None:
+        raise _out_of_order(phase, event)
+    if following not in allowed:
         raise UsageError(
             f"no move from {phase.value} to {following.value} on {type(event).__name__}"
         )
     return following
+
+
+def _out_of_order(phase: Enum, event: object) -> VerificationError:
+    return VerificationError(
+        f"{type(event).__name__} has no place in phase {phase.value}", code="out-of-order"
+    )

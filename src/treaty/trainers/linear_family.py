@@ -177,20 +177,33 @@ def own_intercept(spec: NewtonModel, offset: Vector, label: Vector) -> float:
 
 def expected_label(spec: NewtonModel, predictor: Vector) -> Vector:
     """Return the mean label for each linear predictor: a probability, a mean or a rate."""
-    return _evaluate(spec, predictor, np.zeros(len(predictor))).mean
+    match spec:
+        case LogisticRegression():
+            return _probability(predictor, _small(predictor))
+        case LinearRegression():
+            return predictor
+        case PoissonRegression():
+            return np.exp(np.minimum(predictor, _MAX_PREDICTOR))
+
+
+def _small(predictor: Vector) -> Vector:
+    """Return exp(-|z|): written with exp of negative numbers only, so that nothing overflows."""
+    return np.exp(-np.abs(predictor))
+
+
+def _probability(predictor: Vector, small: Vector) -> Vector:
+    return np.where(predictor >= 0, 1.0, small) / (1.0 + small)
 
 
 def _evaluate(spec: NewtonModel, predictor: Vector, label: Vector) -> _Row:
     match spec:
         case LogisticRegression():
-            # Written with exp of negative numbers only, so that nothing overflows.
-            small = np.exp(-np.abs(predictor))
-            mean = np.where(predictor >= 0, 1.0, small) / (1.0 + small)
+            small = _small(predictor)
             loss = np.maximum(predictor, 0.0) - label * predictor + np.log1p(small)
-            return _Row(loss, mean, small / (1.0 + small) ** 2)
+            return _Row(loss, _probability(predictor, small), small / (1.0 + small) ** 2)
         case LinearRegression():
             residual = label - predictor
             return _Row(residual * residual / 2, predictor, np.ones(len(predictor)))
         case PoissonRegression():
-            mean = np.exp(np.minimum(predictor, _MAX_PREDICTOR))
+            mean = expected_label(spec, predictor)
             return _Row(mean - label * predictor, mean, mean)
