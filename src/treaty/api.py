@@ -22,7 +22,7 @@ What only a simulation can say is missing there: what pooled rows would give.
 import math
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -32,24 +32,25 @@ import msgspec
 from treaty.aggregation.tensors import NamedTensors
 from treaty.contracts.normalisation import with_public_bounds
 from treaty.contracts.schema import Contract, Number, contract_digest, parse_contract
-from treaty.errors import ResourceError, UsageError
+from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.governance.charter import Charter
 from treaty.governance.terms import PrivacyMode
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import LogisticRegression, ModelSpecification
 from treaty.privacy.terms import ExactSums, NoisedTerms, PrivacyTerms
 from treaty.protocol.consortium import Consortium as State
-from treaty.protocol.messages import ComparisonPublished, Figures
+from treaty.protocol.messages import ComparisonPublished
 from treaty.protocol.study import Study as StudyState
 from treaty.provenance.bundle import Edition
 from treaty.provenance.privacy import study_privacy
 from treaty.provenance.verify import Verdict, verify_bundle
+from treaty.reports.comparison_table import ComparisonTable, figures_row
 from treaty.reports.summary import report_html
 from treaty.simulation.federation import COORDINATOR, Federation, SiteFilesToWrite
 from treaty.simulation.pooled import compare_with_pooled, compare_without_noise
 from treaty.studies.calibrating import Privacy, private_model, terms_for, with_bins
 from treaty.studies.certificates import PrivacyStatement, statement_text
-from treaty.studies.outcome import EvaluationOutcome, FigureRecord, noised_note
+from treaty.studies.outcome import EvaluationOutcome, noised_note
 from treaty.studies.plan import AggregationSettings, EvaluationSettings, Plan, SplitSettings
 from treaty.studies.surplus import default_tiers
 from treaty.wiring import (
@@ -94,29 +95,6 @@ class Bundle:
         return verify_bundle(read_bundle(self.path), Digest(anchor))
 
 
-@dataclass(frozen=True, slots=True)
-class ComparisonTable:
-    """Federated against each site alone, and against pooled where a simulation allows it.
-
-    Rows are (name, accuracy, AUC, Brier) in parts per million; `str` draws them, and adds `note`,
-    which says what is missing.
-    """
-
-    rows: tuple[tuple[str, int, int | None, int], ...]
-    note: str = ""
-
-    def __iter__(self) -> Iterator[tuple[str, int, int | None, int]]:
-        return iter(self.rows)
-
-    def __str__(self) -> str:
-        width = max(len(row[0]) for row in self.rows)
-        lines = [f"{'':<{width}}  accuracy    AUC    Brier"]
-        for name, accuracy, auc, brier in self.rows:
-            area = "     -" if auc is None else f"{auc / 1e6:6.3f}"
-            lines.append(f"{name:<{width}}  {accuracy / 1e6:8.3f}  {area}  {brier / 1e6:6.3f}")
-        return "\n".join([*lines, *([self.note] if self.note else [])])
-
-
 class Study:
     """A finished study of a consortium."""
 
@@ -157,12 +135,12 @@ class Study:
     def compare(self) -> ComparisonTable:
         """Return federated against alone, per site where the charter shows it, and pooled.
 
-        What is pooled exists in a simulation alone; elsewhere the table says that it is missing.
+        Pooled exists in a simulation alone; elsewhere the table says that it is missing.
         """
         outcome = self.evaluation
-        rows: list[tuple[str, int, int | None, int]] = [_row("federated", outcome.federated)]
+        rows: list[tuple[str, int, int | None, int]] = [figures_row("federated", outcome.federated)]
         if outcome.alone is not None:
-            rows.append(_row("each site alone", outcome.alone))
+            rows.append(figures_row("each site alone", outcome.alone))
         for name, report in sorted(self.state.reports.items()):
             for label, figures in (("federated", report.federated), ("alone", report.alone)):
                 rows.append((f"  {name} {label}", figures.accuracy, figures.auc, figures.brier))
@@ -171,14 +149,14 @@ class Study:
             only = "" if self._consortium.state.charter.simulation else SIMULATION_ONLY
             return ComparisonTable(tuple(rows), f"{estimated} {only}".strip())
         if found.alone_private_everywhere is None:
-            return ComparisonTable((*rows, _row("pooled (simulation only)", found.pooled)))
-        rows.append(_row("all rows, no noise (simulation only)", found.pooled))
+            return ComparisonTable((*rows, figures_row("pooled (simulation only)", found.pooled)))
+        rows.append(figures_row("all rows, no noise (simulation only)", found.pooled))
         for label, table in (
             ("same epsilon", found.alone_private_everywhere),
             ("no noise", found.alone_everywhere),
         ):
             for site, figures in sorted(table.items()):
-                rows.append(_row(f"  {site} alone, {label} (simulation only)", figures))
+                rows.append(figures_row(f"  {site} alone, {label} (simulation only)", figures))
         return ComparisonTable(tuple(rows), estimated)
 
     @property
@@ -192,6 +170,25 @@ class Study:
         if statement is None:
             return "Sums are exact: no differential privacy is claimed.\n"
         return statement_text(statement)
+
+    @property
+    def released(self) -> bool:
+        """Whether the stewards have released the model, and have not taken it back."""
+        state, model = self._consortium.state, self.state.final_model
+        return model in state.releases and model not in state.withdrawn
+
+    def release(self) -> None:
+        """Have the model released by the stewards; return when it is.
+
+        A simulation has released it already. A joined consortium's stewards are asked and waited
+        for; with `vote` this site's approves too. Raises `UsageError` for a halted study,
+        `PolicyError` where this site or the stewards say no, `ResourceError` when the wait is over.
+        """
+        _ = self.model  # Raises where the study halted.
+        if self.state.final_model in self._consortium.state.withdrawn:
+            raise PolicyError("the stewards have taken this model back", code="withdrawn")
+        if not self.released:
+            self._consortium._release(self.identity)
 
     def bundle(self, path: str | Path, *, edition: Edition | None = None) -> Bundle:
         """Export the consortium's bundle to the new directory `path`.
@@ -211,10 +208,6 @@ class Study:
         target = Path(path)
         write_file(target, report_html(verdict, files).encode())
         return target
-
-
-def _row(name: str, figures: Figures | FigureRecord) -> tuple[str, int, int | None, int]:
-    return (name, figures.accuracy, figures.auc, figures.brier)
 
 
 class Consortium(ABC):
@@ -318,6 +311,10 @@ class Consortium(ABC):
     ) -> Digest:
         """Run the study to its end; return the digest of its plan."""
 
+    @abstractmethod
+    def _release(self, study: Digest) -> None:
+        """Let the stewards release the model of the study with this plan."""
+
     def study(self, name: str) -> Study:
         """Return the last study of this name that the log holds, whoever led it."""
         known = [one for one in self.state.studies.values() if one.plan.study == name]
@@ -383,6 +380,9 @@ class SimulatedConsortium(Consortium):
                 self._compare(study)
             federation.release(study)
         return study.identity
+
+    def _release(self, study: Digest) -> None:
+        self.federation.release(self.state.studies[study])
 
     def _compare(self, study: StudyState) -> None:
         federation = self.federation

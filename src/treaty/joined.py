@@ -79,6 +79,9 @@ class JoinedConsortium(Consortium):
     ) -> Digest:
         return self._lead.run(plan, contract, progress).identity
 
+    def _release(self, study: Digest) -> None:
+        self._lead.release(study)
+
 
 def join(
     directory: str | Path,

@@ -1,4 +1,4 @@
-"""The pages for coordinator, site, auditor, study lead and newcomer are executed as they stand.
+"""The pages for coordinator, site, auditor, lead, steward, newcomer are executed as they stand.
 
 Everybody has a fresh directory.
 
@@ -8,6 +8,7 @@ follow. The coordinator is ready after three commands and each site after two.
 """
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,7 @@ support_rows = 1
 deadline_s = 60
 """
 START_S = 60
+STATUS = "$ treaty study status --dir treaty-coordinator\n...\n"
 
 
 def blocks(page: str) -> dict[str, list[str]]:
@@ -161,6 +163,21 @@ class Stage:
         printed = output.read_text().splitlines()
         assert matches(list(step.expected), printed, self.known), "\n".join(printed)
 
+    def export(self, bodies: list[str], bundle: str) -> None:
+        """Play the coordinator's export to a new directory until the newest entries are in it."""
+        end = time.monotonic() + START_S
+        while True:
+            shutil.rmtree(self.place("coordinator") / bundle, ignore_errors=True)
+            try:
+                self.perform("coordinator", bodies)
+            except AssertionError:
+                # The newest checkpoint is cosigned a moment later.
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.3)
+            else:
+                return
+
     def until(self, who: str, body: str, seconds: float = 90) -> None:
         """Play `body` again and again until it prints what it should."""
         end = time.monotonic() + seconds
@@ -237,6 +254,24 @@ def test_the_pages_play_as_they_stand(stage: Stage) -> None:
     assert (place / "report.html").stat().st_size > 10_000
     said = run_treaty("verify", place / "bundle", "--anchor", stage.known["anchor"])
     assert "attested" in said
+
+    # The stewards' page: they release the study, and take it back.
+    release = blocks("release")
+    assert tuple(release) == (
+        *("status", "first", "answer", "released", "bundle"),
+        *("withdraw", "withdrawn", "taken-back"),
+    )
+    stage.until(SITES[0], "".join(release["status"]))
+    stage.perform(SITES[0], release["first"])
+    stage.until(SITES[1], "".join(release["answer"]))
+    for name in SITES:
+        stage.until(name, "".join(release["released"]))
+    stage.export(release["bundle"], "released")
+    stage.perform(SITES[2], release["withdraw"], "north.example")
+    for name in SITES:
+        stage.until(name, "".join(release["withdrawn"]))
+    stage.until("coordinator", f"{STATUS}  released   withdrawn by its stewards\n...\n")
+    stage.export(release["taken-back"], "taken-back")
 
     # The page for whoever joins later, too.
     later = blocks("join-later")

@@ -3,9 +3,11 @@
 One script runs over both, unchanged but for the line that makes its consortium, and ends with the
 same model, byte for byte. A site makes a bundle of its own from the checkpoint that it was shown.
 
-Planted and caught: a comparison that is passed over instead of refused.
+Planted and caught: a comparison that is passed over instead of refused; a coordinator that forgets
+a steward's signature when it dies; a site that sends a release for ever.
 """
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,13 @@ import pytest
 
 import treaty
 from tests.small_federation import CONTRACT, SITES, site_files
+from treaty.crypto import envelope
+from treaty.deployment.outbox import Outbox
 from treaty.errors import PolicyError, ResourceError, UsageError
+from treaty.protocol.messages import ReleaseProvenance
+from treaty.protocol.model_release import questions, release_body
+from treaty.protocol.statements import peek, seal_statement
+from treaty.wiring import load_key, stored_log
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
@@ -43,8 +51,11 @@ def contract_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def script(consortium: treaty.Consortium, out: Path) -> treaty.Study:
     """What a study lead writes, whatever the consortium is."""
     study = consortium.train(treaty.LogisticRegression(), name="rivers", seed=7)
+    study.release()
+    assert study.released
     study.report(out / "report.html")
-    study.bundle(out / "bundle").verify(study.anchor)
+    record = study.bundle(out / "bundle").verify(study.anchor).record
+    assert record.released
     return study
 
 
@@ -113,22 +124,27 @@ def test_one_script_runs_over_both(rig: Rig, contract_file: Path, tmp_path: Path
     assert any("waits for ballots on" in line for line in said)
     assert any("rivers waits for " in line and ", since 20" in line for line in said)
     assert (tmp_path / "joined" / "report.html").stat().st_size > 10_000
+    assert any(line.startswith("the release of study rivers waits for") for line in said)
     # Nobody proposed anything twice.
-    assert len(rig.state(HUB).proposals) == 2
+    assert len(rig.state(HUB).proposals) == 3
 
 
 def test_a_sites_bundle_is_attested_and_the_coordinators_is_full(rig: Rig, tmp_path: Path) -> None:
     joined = treaty.join(rig.place(SITES[3]))
     study = joined.study("rivers")
     record = study.bundle(tmp_path / "site").verify(rig.anchor).record
-    assert record.edition == "attested" and record.sums_recomputed == 0
+    assert record.edition == "attested" and record.sums_recomputed == 0 and record.released
     assert record.model == study.state.final_model
     with pytest.raises(UsageError, match="which the coordinator stores"):
         study.bundle(tmp_path / "none", edition="full")
     assert not (tmp_path / "none").exists()
     at_hub = treaty.join(rig.place(HUB)).study("rivers").bundle(tmp_path / "hub")
     full = at_hub.verify(rig.anchor).record
-    assert full.edition == "full" and full.sums_recomputed == record.sums_attested > 0
+    assert (
+        full.released
+        and full.edition == "full"
+        and full.sums_recomputed == record.sums_attested > 0
+    )
     command("bundle", "export", "--dir", rig.place(SITES[2]), "--out", tmp_path / "exported")
     said = command("verify", tmp_path / "exported", "--anchor", rig.anchor)
     assert "attested, not recomputed" in said
@@ -155,6 +171,49 @@ def test_the_wait_ends_and_names_who_is_missing_and_is_taken_up(rig: Rig) -> Non
     assert again.identity == study.identity
 
 
+def test_a_coordinator_killed_between_two_signatures_releases_all_the_same(rig: Rig) -> None:
+    """Right before and right after each of them is durable; nobody signs again."""
+    study = next(one for one in rig.state(LEAD).studies.values() if one.plan.study == "second")
+
+    def dies(moment: str) -> None:
+        hub = rig.start(HUB, TREATY_KILL_AT=f"release-signature:1:{moment}")
+        rig.until(lambda: hub.process.poll() == -signal.SIGKILL, f"it lives on {moment}")
+
+    def asked(name: str) -> bool:
+        return bool(questions(rig.state(name).proposals, study.identity))
+
+    assert rig.children[HUB].end() == 0
+    command("release", "approve", "second", "--dir", rig.place(LEAD))
+    dies("after")
+    rig.start(HUB)
+    rig.until(lambda: asked(SITES[1]), "the question does not come")
+    assert rig.children[HUB].end() == 0
+    command("release", "approve", "second", "--dir", rig.place(SITES[1]))
+    dies("before")
+    rig.start(HUB)
+    rig.until(lambda: study.final_model in rig.state(HUB).releases, "it is not released")
+    rig.until_mirrored()
+    for name in SITES[:2]:
+        place = rig.place(name)
+        rig.until(lambda place=place: not list((place / "outbox").glob("*.json")), "it is sent on")  # type: ignore[misc]  # bound now
+    with stored_log(rig.place(HUB)) as log:
+        found = [peek(one) for one in log.entries]
+    last = [parts for parts, body in found if isinstance(body, ReleaseProvenance)][-1]
+    assert len(last.signatures) == 2
+    said = command("release", "approve", "second", "--dir", rig.place(SITES[2]), code=2)
+    assert "is released already" in said
+    # A copy of what was released, sent again, and a part of it by itself: neither is taken.
+    size = rig.state(HUB).size
+    for statement in (envelope.join(last.payload, dict(last.signatures)),) * 2:
+        Outbox(rig.place(SITES[3])).put(statement)
+    key = load_key(rig.place(SITES[3]), "approval")
+    late = release_body(rig.state(HUB).members.directory.charter, HUB, study)
+    Outbox(rig.place(SITES[3])).put(seal_statement(late, key))
+    place = rig.place(SITES[3])
+    rig.until(lambda: not list((place / "outbox").glob("*.json")), "it is sent on")
+    assert rig.state(HUB).size == size
+
+
 def test_a_study_that_the_members_reject_is_a_refusal_with_names(rig: Rig) -> None:
     end = officers(rig, "reject", SITES[1:3])
     try:
@@ -174,4 +233,4 @@ def test_a_site_whose_process_does_not_run_is_said(rig: Rig) -> None:
     assert said[-1].startswith(f"the process of {LEAD} does not run")
     rig.start(LEAD)
     # What was signed while it did not run leaves now.
-    rig.until(lambda: len(rig.state(HUB).proposals) == 5, "the proposal does not leave")
+    rig.until(lambda: len(rig.state(HUB).proposals) == 7, "the proposal does not leave")

@@ -17,7 +17,7 @@ from typing import Annotated, Protocol, runtime_checkable
 import typer
 import typer.main
 
-from treaty.cli import assess, audit, budget, govern, network, operate, rehearse
+from treaty.cli import assess, audit, budget, govern, network, operate, rehearse, release
 from treaty.cli.failures import told
 from treaty.cli.output import escape_unencodable, print_error, wants_json
 from treaty.cli.serving import Order, become, serve
@@ -51,6 +51,7 @@ budget.attach(app)
 rehearse.attach(app)
 assess.attach(app)
 network.attach(app)
+release.attach(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from treaty import wiring
 from treaty.cli.output import aligned
+from treaty.cli.release_view import ReleaseStatus, release_status
 from treaty.contracts.schema import contract_from_bytes
 from treaty.crypto import canonical
 from treaty.errors import PeerError, UsageError
@@ -73,7 +74,7 @@ class StudyStatus:
     """How one study stands."""
 
     study: Study
-    released: bool
+    release: ReleaseStatus | None
 
     @property
     def abandoned(self) -> int:
@@ -91,7 +92,8 @@ class StudyStatus:
             "model": study.final_model,
             "phase": study.phase.value,
             "plan": study.identity,
-            "released": self.released,
+            "release": None if self.release is None else self.release.record(),
+            "released": self.release is not None and self.release.stage == "released",
             "stage": study.progress.stage.value,
             "study": study.plan.study,
             "sums": study.progress.index,
@@ -123,7 +125,8 @@ class StudyStatus:
         )
         if study.final_model is not None:
             rows.append(("model", study.final_model))
-            rows.append(("released", "yes" if self.released else "no"))
+        if self.release is not None:
+            rows += self.release.rows()
         waits = awaited_in_study(study)
         if waits is not None:
             rows.append(("waits for", _waits(waits)))
@@ -145,9 +148,7 @@ class Status:
     def studies(self) -> list[StudyStatus]:
         """Return the studies in the order in which they were opened."""
         state = self.standing.state
-        return [
-            StudyStatus(one, one.final_model in state.releases) for one in state.studies.values()
-        ]
+        return [StudyStatus(one, release_status(state, one)) for one in state.studies.values()]
 
     def record(self) -> dict[str, object]:
         """Return it for programs."""
@@ -278,7 +279,7 @@ def proposals_of(directory: Path, member: str | None) -> list[ProposalStatus]:
         ProposalStatus(
             number,
             record,
-            _about(record, standing.documents),
+            _about(record, standing.documents, standing.state.studies),
             _changes(record, standing),
         )
         for number, record in standing.state.proposals.items()
@@ -376,12 +377,19 @@ def _changes(record: ProposalRecord, standing: Standing) -> tuple[str, ...]:
     return charter_diff(before[0], charter).sentences if before else ("it follows no version",)
 
 
-def _about(record: ProposalRecord, documents: Mapping[Digest, bytes]) -> str:
+_ABOUT_RELEASES = (Action.RELEASE_APPROVE.value, Action.RELEASE_ROLLBACK.value)
+
+
+def _about(
+    record: ProposalRecord, documents: Mapping[Digest, bytes], studies: Mapping[Digest, Study]
+) -> str:
     """Return in words what a proposal is about. The document's digest was checked on reading."""
     proposal = record.proposal
     if record.target is not None:
         return f"member {record.target}"
     data = documents.get(proposal.subject)
+    if proposal.action in _ABOUT_RELEASES and proposal.subject in studies:
+        return f"the model of study {studies[proposal.subject].plan.study}"
     if data is not None and proposal.action == Action.CONTRACT_ADOPT.value:
         contract = contract_from_bytes(data)
         return f"contract {contract.name} {contract.version}"

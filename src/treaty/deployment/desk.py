@@ -18,15 +18,17 @@ from treaty.errors import FormatError, PolicyError, ResourceError, UsageError
 from treaty.governance.accession import newcomer_of
 from treaty.governance.charter import charter_bytes, parse_charter, require_networked
 from treaty.governance.consents import Consent, sign_consent
-from treaty.governance.roles import Action
+from treaty.governance.roles import Action, describe_role
 from treaty.governance.validity import check
 from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import Consortium, ProposalRecord
 from treaty.protocol.differencing import round_to_resume
 from treaty.protocol.membership import charter_statement
 from treaty.protocol.messages import BallotCast, HaltCode, ProposalOpened
+from treaty.protocol.model_release import questions, release_body
 from treaty.protocol.proposal import Phase
 from treaty.protocol.statements import seal_statement
+from treaty.protocol.study import Study
 from treaty.studies.lint import require_clean
 from treaty.studies.plan import Plan, plan_bytes, plan_digest
 from treaty.wiring import (
@@ -157,6 +159,63 @@ class Desk:
             )
         return self._propose(Action.STUDY_RESUME, context, None)
 
+    def approve_release(self, study: str) -> Digest:
+        """Approve the release of a study's model; return the question's digest.
+
+        Asks the other stewards where nobody has. `study` is its name or the beginning of its plan's
+        digest. Raises `PolicyError` where there is no model to release or this member may not.
+        """
+        one = self._completed(study)
+        _require_may(self._state, Action.RELEASE_APPROVE, MemberId(self._party.name))
+        if one.final_model in self._state.releases:
+            raise UsageError(f"the model of study {one.plan.study} is released already")
+        asked = questions(self._state.proposals, one.identity)
+        live = {number: held for number, held in asked if not held.proposal.settled}
+        if any(held.proposal.phase is Phase.RATIFIED and not held.used for _, held in asked):
+            raise UsageError(
+                "enough stewards have approved: the release takes effect when their sites have "
+                "sent what they signed"
+            )
+        due = [n for n, held in live.items() if self._party.name not in held.proposal.ballots]
+        if due:
+            self.vote(due[0], "approve")
+            return due[0]
+        if live:
+            missing = sorted(_missing(next(iter(live.values()))))
+            raise UsageError(f"{self._party.name} has answered: waits for {', '.join(missing)}")
+        number = self._propose(Action.RELEASE_APPROVE, one.identity, None)
+        self._sign_release(one)
+        self._ballot(number, "approve")
+        return number
+
+    def ask_release(self, study: str) -> Digest:
+        """Ask the stewards to release a study's model, and answer nothing; return the question.
+
+        Raises as `approve_release`.
+        """
+        one = self._completed(study)
+        _require_may(self._state, Action.RELEASE_APPROVE, MemberId(self._party.name))
+        return self._propose(Action.RELEASE_APPROVE, one.identity, None)
+
+    def withdraw_release(self, study: str) -> Digest:
+        """Take back the released model of a study; return the question's digest.
+
+        Raises as `approve_release`.
+        """
+        one = self._completed(study)
+        _require_may(self._state, Action.RELEASE_ROLLBACK, MemberId(self._party.name))
+        if one.final_model not in self._state.releases:
+            raise PolicyError(
+                f"the model of study {one.plan.study} is not released", code="not-released"
+            )
+        if one.final_model in self._state.withdrawn:
+            raise UsageError(f"the model of study {one.plan.study} is withdrawn already")
+        number = self._propose(Action.RELEASE_ROLLBACK, one.identity, None)
+        known = self._state.proposals.get(number)
+        if known is None or self._party.name not in known.proposal.ballots:
+            self._ballot(number, "approve")
+        return number
+
     def vote(self, proposal: Digest, choice: str) -> Digest:
         """Vote on a proposal of the log; return the ballot's digest."""
         if choice not in CHOICES:
@@ -172,6 +231,11 @@ class Desk:
             raise UsageError(f"the proposal is {record.proposal.phase.value}: no vote counts now")
         if record.proposal.action == Action.MEMBER_ACCEPT.value and choice == "approve":
             self._sign_charter(record)
+        if record.proposal.action == Action.RELEASE_APPROVE.value and choice == "approve":
+            self._sign_release(self._state.studies[record.proposal.subject])
+        return self._ballot(proposal, choice)
+
+    def _ballot(self, proposal: Digest, choice: str) -> Digest:
         ballot = BallotCast(
             charter=self._state.members.directory.charter,
             author=self._party.name,
@@ -210,6 +274,35 @@ class Desk:
         make_directory(place)
         write_new_file(place / f"{plan[:16]}-{number}.json", sign_consent(record, self._key))
         return plan
+
+    def _completed(self, study: str) -> Study:
+        """Return the one study with a model that is called `study`, or say why there is none."""
+        found = [
+            one
+            for digest, one in self._state.studies.items()
+            if one.plan.study == study or (len(study) >= 4 and digest.startswith(study))
+        ]
+        if len(found) != 1:
+            raise UsageError(f"{len(found)} studies are called {study}: expected one")
+        (one,) = found
+        if one.halt_code is not None:
+            raise PolicyError(
+                f"study {one.plan.study} halted ({one.halt_code.value}) and has no model",
+                code="halted",
+            )
+        if one.final_model is None:
+            raise PolicyError(
+                f"study {one.plan.study} is under way: its model can be released once it is "
+                "completed",
+                code="study-runs",
+            )
+        return one
+
+    def _sign_release(self, study: Study) -> None:
+        """Sign the release of a study's model, as everybody's log has it."""
+        charter = self._state.members.directory.charter
+        body = release_body(charter, self._state.charter.coordinator.name, study)
+        self._outbox.put(seal_statement(body, self._key))
 
     def _sign_charter(self, record: ProposalRecord) -> None:
         """Sign the version that is voted on, as it stands in this member's own store."""
@@ -277,6 +370,34 @@ class Desk:
         if record is None:
             raise UsageError(f"no proposal {proposal[:16]} stands in this site's log")
         return record
+
+
+def _require_may(state: Consortium, action: Action, name: MemberId) -> None:
+    """Raise `PolicyError` unless `name` may decide `action` now.
+
+    Codes: ``expired``, ``not-listed``, ``suspended``, ``wrong-role``.
+    """
+    history = state.members.history
+    if history.is_expired(state.at):
+        raise PolicyError("the charter has expired: amend it first", code="expired")
+    rule = state.charter.decisions.get(action)
+    if rule is None:
+        raise PolicyError(
+            f"the charter lists no decision for {action.value}: amend it", code="not-listed"
+        )
+    if name in history.excluded():
+        raise PolicyError(f"{name} is suspended and decides nothing", code="suspended")
+    holders = state.charter.holders(rule.role)
+    if name not in holders:
+        raise PolicyError(
+            f"{name} is not one of the {describe_role(rule.role)} who {action.value} is for: "
+            f"expected {', '.join(holders)}",
+            code="wrong-role",
+        )
+
+
+def _missing(record: ProposalRecord) -> frozenset[MemberId]:
+    return record.proposal.electorate - set(record.proposal.ballots)
 
 
 def _member(directory: Path) -> Party:

@@ -19,7 +19,8 @@ from treaty.deployment.desk import Desk
 from treaty.errors import PolicyError, ResourceError
 from treaty.governance.charter import time_to_text
 from treaty.ids import Digest, MemberId, Timestamp
-from treaty.protocol.consortium import Consortium
+from treaty.protocol.consortium import Consortium, ProposalRecord
+from treaty.protocol.model_release import questions
 from treaty.protocol.proposal import Choice, Phase, Proposal
 from treaty.protocol.study import Study
 from treaty.protocol.waiting import awaited_in_study
@@ -139,6 +140,60 @@ class StudyLead:
                 )
             self._waiting.sleep(self._waiting.look_s)
 
+    def release(self, identity: Digest) -> None:
+        """Ask the stewards to release a study's model, and return when it is released.
+
+        With `votes` this member's steward approves. Raises `PolicyError` where there is nothing to
+        release or the stewards do not approve, and `ResourceError` when the wait is over.
+        """
+        self._log.refresh()
+        study, asked = self._log.state.studies[identity], Digest("")
+        model, began = study.final_model, self._waiting.now()
+        while model is None or model not in self._log.state.releases:
+            state = self._log.state
+            held = state.proposals.get(asked)
+            if held is None:
+                asked = asked or self._ask(identity)
+            elif held.proposal.phase in (Phase.REJECTED, Phase.LAPSED):
+                raise _refusal(study.plan, held.proposal)
+            at = self._waiting.now() - began
+            text = self._release_waits(study, held, quiet=at > QUIET_S)
+            if text != self._said[1]:
+                self._said = (text, text)
+                self._say(text)
+            if at > self._waiting.at_most_s:
+                raise ResourceError(
+                    f"the model of study {study.plan.study} is not released after {at:.0f} s: "
+                    f"{text}; the same call takes it up again"
+                )
+            self._waiting.sleep(self._waiting.look_s)
+            self._log.refresh()
+
+    def _ask(self, identity: Digest) -> Digest:
+        """Put the question, or take up the one that stands; answer it where that is due."""
+        state, mine = self._log.state, self._log.name
+        for number, held in questions(state.proposals, identity):
+            answered = mine in held.proposal.ballots or not self._votes
+            if held.releases and not held.used:
+                return number
+            if not held.proposal.settled and answered:
+                return number
+        desk = self._desk(state)
+        return desk.approve_release(identity) if self._votes else desk.ask_release(identity)
+
+    def _release_waits(self, study: Study, held: ProposalRecord | None, *, quiet: bool) -> str:
+        """Return what stands between now and the release, and of whom it is expected."""
+        hub = self._log.state.charter.coordinator.name
+        what = f"the release of study {study.plan.study} waits for"
+        if quiet and not self._log.is_running:
+            return _not_running(self._log.name)
+        if held is None:
+            return f"{what} its question to be logged, by {hub}"
+        if held.proposal.settled:
+            return f"{what} signatures of those who approved, at {hub}"
+        missing = sorted(held.proposal.electorate - set(held.proposal.ballots))
+        return f"{what} answers from {', '.join(missing)}"
+
     def _decide(self, plan: Plan, asked: tuple[Digest, ...]) -> None:
         """Cast this member's ballots that are due; raise what the members have refused."""
         state, mine = self._log.state, self._log.name
@@ -159,11 +214,7 @@ class StudyLead:
     ) -> tuple[str, str]:
         """Return what stands between now and the study's end, and of whom it is expected."""
         if quiet and not self._log.is_running:
-            text = (
-                f"the process of {self._log.name} does not run, so nothing is sent and nothing "
-                "comes: start it with `treaty site up`"
-            )
-            return text, ""
+            return _not_running(self._log.name), ""
         state = self._log.state
         if study is None:
             unlogged = [number for number in asked if number not in state.proposals]
@@ -193,6 +244,13 @@ class StudyLead:
             (f", from {', '.join(waits.parties)}" if waits.parties else "")
             + (f", since {time_to_text(since)}" if since else ""),
         )
+
+
+def _not_running(name: MemberId) -> str:
+    return (
+        f"the process of {name} does not run, so nothing is sent and nothing comes: start it with "
+        "`treaty site up`"
+    )
 
 
 def _refusal(plan: Plan, proposal: Proposal) -> PolicyError:

@@ -76,7 +76,15 @@ class Outbox:
             node.submit(statement, {sha256(data): data for data in papers})
 
     def _files(self) -> list[Path]:
-        return settled_files(self._place)
+        """Return what lies there in the order in which it was signed: questions before answers."""
+        found = []
+        for path in settled_files(self._place):
+            try:
+                found.append((path.stat().st_mtime_ns, path))
+            except FileNotFoundError:
+                # The running process has taken it meanwhile.
+                continue
+        return [path for _, path in sorted(found)]
 
     def _write(self, name: Digest, record: Outgoing) -> Digest:
         make_directory(self._place)

@@ -20,7 +20,6 @@ from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
 from treaty.errors import PeerError, PolicyError, ResourceError, VerificationError, code_of
 from treaty.ids import Digest, MemberId
-from treaty.node.amending import Amendments
 from treaty.node.cosignatures import Cosignatures
 from treaty.node.feeding import Made, brought_by, portion
 from treaty.node.intake import (
@@ -32,6 +31,7 @@ from treaty.node.intake import (
     names_of,
     shows_longer_log,
 )
+from treaty.node.joint_statements import JointStatements
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.mirror import CHECKPOINT_KEY, LOG_STREAM
 from treaty.node.phase_clock import SINCE_KEY, PhaseClock
@@ -102,7 +102,7 @@ class Coordinator:
         self._cosignatures = Cosignatures(journal)
         self._driver = RoundDriver(self._blobs, journal, slots_per_epoch, spread)
         self._spool = Spool(self._blobs)
-        self._amendments = Amendments(store, journal, name, keys.runner)
+        self._joint = JointStatements(store, journal, name, keys.runner)
         self._note = ""
         self._asked = self._asked_sizes = self._confirmed = False
         # Engines forget keys in time; a new life of this process must not repeat old ones.
@@ -259,7 +259,7 @@ class Coordinator:
     ) -> None:
         """Let a statement of a post wait; a large masked input is checked and stored at once."""
         body = parsed[1]
-        if self._amendments.takes(Pending(statement, blobs, sender), body, self._state):
+        if self._joint.takes(Pending(statement, blobs, sender), body, self._state):
             return
         spooled = self._spool.takes(body, blobs)
         if isinstance(body, MaskedInput) and spooled:
@@ -273,7 +273,7 @@ class Coordinator:
 
     def _sequence(self) -> bool:
         """Append what waits, then what the driver asks for, until nothing follows; one commit."""
-        waiting, self._pending = [*self._pending, *self._amendments.ready(self._state)], []
+        waiting, self._pending = [*self._pending, *self._joint.ready(self._state)], []
         stored = self._spool.release()
         batch = Tray(self._state)
         for item in waiting:

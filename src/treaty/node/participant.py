@@ -25,10 +25,10 @@ from treaty.errors import PeerError, PolicyError, ResourceError, VerificationErr
 from treaty.governance.site_policy import SitePolicy
 from treaty.ids import Digest, MemberId
 from treaty.node.admission import Admission
-from treaty.node.amending import is_settled
 from treaty.node.auditing import Auditor
 from treaty.node.budget import BudgetKeeper
 from treaty.node.contribution import LocalStudy
+from treaty.node.joint_statements import is_settled
 from treaty.node.mirror import LOG_STREAM, Mirror
 from treaty.node.performing import Performer
 from treaty.node.spending import Spending

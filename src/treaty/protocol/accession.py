@@ -34,8 +34,15 @@ class ProposalRecord(msgspec.Struct, frozen=True):
     @property
     def accepts(self) -> bool:
         """Say whether it is a ratified decision to accept a member."""
-        decided = self.proposal.phase is Phase.RATIFIED
-        return decided and self.proposal.action == Action.MEMBER_ACCEPT.value
+        return self._decides(Action.MEMBER_ACCEPT)
+
+    @property
+    def releases(self) -> bool:
+        """Say whether it is a ratified decision to release a model."""
+        return self._decides(Action.RELEASE_APPROVE)
+
+    def _decides(self, action: Action) -> bool:
+        return self.proposal.phase is Phase.RATIFIED and self.proposal.action == action.value
 
 
 def require_accepted(

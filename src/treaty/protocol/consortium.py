@@ -12,7 +12,7 @@ Invariants (docs/spec/protocol.md, section 1):
   * A study begins only with a ratified plan without findings, and runs alone.
   * A member's privacy ledger only grows, and is exchanged only under its officer's signature.
   * A release is signed by as many approvers as the charter asks, about the model of a completed
-    study.
+    study; where they were asked by ballots, by those who approved. It is taken back once.
 
 Documents (charters, contracts, plans, sums) come by digest from the caller, who has them from
 the feed or the bundle; their digests are checked there and bound here.
@@ -46,6 +46,15 @@ from treaty.protocol.messages import (
     TimeStated,
     VotingClosed,
 )
+from treaty.protocol.model_release import (
+    lapsed,
+    release_body,
+    require_approved,
+    require_releasable,
+    require_withdrawable,
+    settled_questions,
+    voided,
+)
 from treaty.protocol.proposal import BallotGiven, Choice, Phase, Proposal, VotingEnded
 from treaty.protocol.secagg_messages import MaskedInput, Reveal
 from treaty.protocol.statements import (
@@ -74,9 +83,11 @@ PROPOSABLE = frozenset(
         Action.STUDY_RESUME,
         Action.MEMBER_ACCEPT,
         Action.MEMBER_SUSPEND,
+        Action.RELEASE_APPROVE,
+        Action.RELEASE_ROLLBACK,
     }
 )
-"""Actions that are decided by proposal and ballots; the others carry their own signatures."""
+"""Actions that are asked by proposal and ballots; the others carry their own signatures alone."""
 
 DOCUMENTED = frozenset(
     {Action.CONTRACT_ADOPT.value, Action.STUDY_APPROVE.value, Action.MEMBER_ACCEPT.value}
@@ -97,6 +108,7 @@ class Consortium(msgspec.Struct, frozen=True):
     contracts: frozenset[Digest] = frozenset()
     studies: Mapping[Digest, Study] = msgspec.field(default_factory=dict)
     releases: Mapping[Digest, int] = msgspec.field(default_factory=dict)
+    withdrawn: Mapping[Digest, int] = msgspec.field(default_factory=dict)
     comparisons: Mapping[Digest, ComparisonPublished] = msgspec.field(default_factory=dict)
     ledgers: Mapping[MemberId, LedgerTrail] = msgspec.field(default_factory=dict)
 
@@ -211,7 +223,7 @@ class Consortium(msgspec.Struct, frozen=True):
         )
         if self.membership is not None:
             require_accepted(self.proposals.values(), self.membership, membership)
-        proposals = carried_out(self._lapse(lambda _: True).proposals)
+        proposals = voided(carried_out(self._lapse(lambda _: True).proposals))
         size = self.size + 1
         return replace(self, proposals=proposals, membership=membership, size=size), verified
 
@@ -280,6 +292,8 @@ class Consortium(msgspec.Struct, frozen=True):
                 state = replace(state, contracts=state.contracts | {proposal.subject})
             if proposal.action == Action.STUDY_HALT.value:
                 state = state._halt(proposal.subject)
+            if proposal.action == Action.RELEASE_ROLLBACK.value:
+                state = state._withdraw(proposal.subject)
         if proposal.action == Action.STUDY_RESUME.value and proposal.phase is Phase.RATIFIED:
             state = state._resume(proposal, newly)
         return state
@@ -304,6 +318,7 @@ class Consortium(msgspec.Struct, frozen=True):
         state = state._lapse(
             lambda one: one.proposal.ballots.get(MemberId(body.target)) is Choice.APPROVE
         )
+        state = replace(state, proposals=voided(state.proposals, [MemberId(body.target)]))
         running = self.running
         if running is not None:
             # Prevents a suspended member's shares from being used: its epoch ends with it.
@@ -339,21 +354,14 @@ class Consortium(msgspec.Struct, frozen=True):
 
     def _on_release(self, body: ReleaseProvenance, verified: Verified[Body]) -> "Consortium":
         study = self._study(Digest(body.plan))
-        if body.author != self.charter.coordinator.name:
-            raise VerificationError(
-                f"the release names {body.author} as its builder, expected "
-                f"{self.charter.coordinator.name}",
-                code="wrong-author",
-            )
-        if study.final_model != body.model:
-            raise VerificationError(
-                "the release names a model that the study did not complete", code="wrong-model"
-            )
-        if body.model in self.releases:
-            raise VerificationError("this model is released already", code="replayed")
-        self.members.history.authorise(Action.RELEASE_APPROVE, verified.keyids, at=self.at)
+        require_releasable(body, study, self.charter, self.releases)
+        signers = self.members.history.authorise(
+            Action.RELEASE_APPROVE, verified.keyids, at=self.at
+        )
+        require_approved(self.proposals, study.identity, signers)
         releases = MappingProxyType({**self.releases, Digest(body.model): self.size})
-        return replace(self, releases=releases)
+        proposals = settled_questions(self.proposals, study.identity)
+        return replace(self, releases=releases, proposals=proposals)
 
     def _on_comparison(self, body: ComparisonPublished) -> "Consortium":
         if not self.charter.simulation:
@@ -410,6 +418,14 @@ class Consortium(msgspec.Struct, frozen=True):
             )
         if action is Action.STUDY_HALT:
             self._study(Digest(body.subject))
+        if action is Action.RELEASE_APPROVE:
+            study = self._study(Digest(body.subject))
+            asked = release_body(
+                self.members.directory.charter, self.charter.coordinator.name, study
+            )
+            require_releasable(asked, study, self.charter, self.releases)
+        if action is Action.RELEASE_ROLLBACK:
+            require_withdrawable(self._study(Digest(body.subject)), self.releases, self.withdrawn)
         if action is Action.STUDY_RESUME:
             study = self._study_of_round(Digest(body.subject))
             if study.history.digest != self.members.history.digest:
@@ -455,6 +471,11 @@ class Consortium(msgspec.Struct, frozen=True):
 
     def _halt(self, plan: Digest) -> "Consortium":
         return self._with_study(self._study(plan).decide_halt())
+
+    def _withdraw(self, plan: Digest) -> "Consortium":
+        model = Digest(str(self._study(plan).final_model))
+        withdrawn = MappingProxyType({model: self.size, **self.withdrawn})
+        return replace(self, withdrawn=withdrawn, proposals=lapsed(self.proposals, plan))
 
     def _not_expired(self) -> None:
         if self.members.history.is_expired(self.at):

@@ -8,14 +8,24 @@ answer is waited for until the coordinator's deadline passes.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from treaty.governance.roles import Action, Role
+from treaty.governance.roles import Action
 from treaty.ids import MemberId
 from treaty.protocol.consortium import Consortium
+from treaty.protocol.model_release import questions
 from treaty.protocol.proposal import Phase as ProposalPhase
 from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
 from treaty.protocol.study import Phase, Study
 
-__all__ = ["RELEASE", "Awaited", "awaited", "awaited_in_study", "owing", "phase_of", "unreleased"]
+__all__ = [
+    "RELEASE",
+    "Awaited",
+    "awaited",
+    "awaited_in_study",
+    "owing",
+    "phase_of",
+    "stewards",
+    "unreleased",
+]
 
 RELEASE = "approval of the release"
 """What `Awaited.what` says when officers are due and no node is."""
@@ -54,12 +64,15 @@ def awaited(state: Consortium) -> Awaited | None:
         if record.accepts and not record.used:
             # Partial signatures are not logged: each officer's lies at the coordinator.
             return Awaited(f"signatures that let {record.target} join", hub)
+        if record.releases and not record.used:
+            named = state.studies[record.proposal.subject].plan.study
+            return Awaited(f"signatures that release the model of study {named}", hub)
     for study in state.studies.values():
         figures = awaited_in_study(study)
         if figures is not None:
             return figures
         if unreleased(state, study):
-            return Awaited(RELEASE, state.charter.holders(Role.STEWARD))
+            return Awaited(RELEASE, stewards(state))
     return None
 
 
@@ -81,9 +94,23 @@ def phase_of(state: Consortium) -> tuple[object, ...]:
     )
 
 
+def stewards(state: Consortium) -> tuple[MemberId, ...]:
+    """Return who may approve a release now, in order of name."""
+    rule = state.charter.decisions.get(Action.RELEASE_APPROVE)
+    out = state.members.history.excluded()
+    holders = () if rule is None else state.charter.holders(rule.role)
+    return tuple(name for name in holders if name not in out)
+
+
 def unreleased(state: Consortium, study: Study) -> bool:
-    """Say whether the study has a final model that nobody has released."""
-    return study.final_model is not None and study.final_model not in state.releases
+    """Say whether the stewards have still to decide on the study's final model.
+
+    What they have released they have decided, and what they answered with no.
+    """
+    if study.final_model is None or study.final_model in state.releases:
+        return False
+    asked = questions(state.proposals, study.identity)
+    return not asked or asked[-1][1].proposal.phase is not ProposalPhase.REJECTED
 
 
 def owing(state: Consortium, besides: MemberId) -> frozenset[MemberId]:

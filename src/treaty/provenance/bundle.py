@@ -121,7 +121,7 @@ def derived_files(history: History, tree: MerkleTree, checkpoint: bytes) -> dict
     if privacy is not None:
         files["privacy.json"] = canonical.encode(privacy)
     released = history.state.releases.get(study.final_model)
-    if released is not None:
+    if released is not None and study.final_model not in history.state.withdrawn:
         proof = LogProof(released, tree.inclusion_proof(released), checkpoint)
         files["release.tlog-proof"] = proof.encode()
     return files

@@ -253,7 +253,8 @@ def _record(
     state = history.state
     study = final_study(history)
     model = None if study is None else study.final_model
-    released = model is not None and model in state.releases
+    withdrawn = None if model is None else state.withdrawn.get(model)
+    released = model is not None and model in state.releases and withdrawn is None
     # Not of the charter's parameters: they do not exist when too few are left for a secure sum.
     [group] = policy_of(state.members.effective).groups
     return VerdictRecord(
@@ -269,7 +270,10 @@ def _record(
         sums_attested=history.attested,
         model=model,
         released=released,
-        guarantees=(*_guarantees(history, manifest, model is not None, released), fresh),
+        guarantees=(
+            *_guarantees(history, manifest, model is not None, _release(released, withdrawn)),
+            fresh,
+        ),
     )
 
 
@@ -328,7 +332,7 @@ def _claims(history: History) -> list[tuple[str, Status, str]]:
 
 
 def _guarantees(
-    history: History, manifest: Manifest, completed: bool, released: bool
+    history: History, manifest: Manifest, completed: bool, release: tuple[str, Status, str]
 ) -> tuple[Guarantee, ...]:
     proved, uncovered = Status.PROVED, Status.NOT_COVERED
     versions = len(history.state.members.history.versions)
@@ -367,11 +371,7 @@ def _guarantees(
         if completed
         else ("model", uncovered, "no study is completed in this log")
     )
-    found.append(
-        ("release", proved, "approved by as many stewards as the charter asks")
-        if released
-        else ("release", uncovered, "no release in this log")
-    )
+    found.append(release)
     found.append(
         (
             "site-data",
@@ -384,6 +384,15 @@ def _guarantees(
         Guarantee(name=name, status=status, statement=statement)
         for name, status, statement in found
     )
+
+
+def _release(released: bool, withdrawn: int | None) -> tuple[str, Status, str]:
+    if released:
+        return "release", Status.PROVED, "approved by as many stewards as the charter asks"
+    said = "no release in this log"
+    if withdrawn is not None:
+        said = f"released, and taken back by its stewards in entry {withdrawn}"
+    return "release", Status.NOT_COVERED, said
 
 
 def _privacy(history: History) -> list[tuple[str, Status, str]]:

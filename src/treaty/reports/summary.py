@@ -410,18 +410,21 @@ class _Terms:
         yield from self._rest(study)
 
     def _release(self, study: Study) -> Iterator[Term]:
-        releases = self.verdict.history.state.releases
-        entry = None if study.final_model is None else releases.get(study.final_model)
+        state, model = self.verdict.history.state, study.final_model
+        entry = None if model is None else state.releases.get(model)
         if entry is None:
             yield Term(label="Release", value="not released in this log")
             return
         owners = {
             key.public.keyid: key.owner
-            for version in self.verdict.history.state.members.history.versions
+            for version in state.members.history.versions
             for key in version.listed_keys()
         }
         names = sorted({owners[keyid] for keyid in self.log[entry].keyids if keyid in owners})
         yield Term(label="Release", value=f"entry {entry}, approved by {listed(names)}")
+        back = None if model is None else state.withdrawn.get(model)
+        if back is not None:
+            yield Term(label="Withdrawn", value=f"entry {back}, by its stewards")
 
     def _rest(self, study: Study | None) -> Iterator[Term]:
         state = self.verdict.history.state

@@ -399,7 +399,8 @@ def test_a_model_that_nobody_released_wants_its_stewards(
     waits = "wait for east, north, south and west: approval of the release\n"
     assert treaty(*words, "member", "--member", "north").out == waits
     assert treaty(*words, "coordinator").out == waits
-    assert "  released   no" in treaty("study", "status", "--dir", place).out.splitlines()
+    said = treaty("study", "status", "--dir", place).out
+    assert "  released      no: 0 of 2 approvals" in said.splitlines()
 
 
 def test_when_all_is_done_only_the_auditor_is_left(

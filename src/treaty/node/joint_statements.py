@@ -1,0 +1,40 @@
+"""Joint statements: those that several officers sign, each at home, and that enter the log whole.
+
+Amendments of the charter and releases of models. A part never stands in the log by itself: it is
+kept at the coordinator until the whole would be taken by the fold, and sent by its member until
+what it signs is settled.
+"""
+
+from treaty.crypto.keys import SigningKey
+from treaty.ids import MemberId
+from treaty.node import amending, releasing
+from treaty.node.intake import Pending
+from treaty.ports import EventStore, Journal
+from treaty.protocol.consortium import Consortium
+from treaty.protocol.statements import Body
+
+__all__ = ["JointStatements", "is_settled"]
+
+
+class JointStatements:
+    """What is being signed, in the coordinator's store. `key` is its runner key."""
+
+    def __init__(
+        self, store: EventStore, journal: Journal, name: MemberId, key: SigningKey
+    ) -> None:
+        self._amendments = amending.Amendments(store, journal, name, key)
+        self._releases = releasing.Releases(store, journal, name)
+
+    def takes(self, item: Pending, body: Body, state: Consortium) -> bool:
+        """Keep what a member signed of a whole; say whether it was that, to be kept or not."""
+        amends = self._amendments.takes(item, body, state)
+        return amends or self._releases.takes(item, body, state)
+
+    def ready(self, state: Consortium) -> list[Pending]:
+        """Return what is whole and could take effect now, as the log's next entries."""
+        return [*self._amendments.ready(state), *self._releases.ready(state)]
+
+
+def is_settled(statement: bytes, state: Consortium) -> bool:
+    """Say whether what `statement` signs a part of took effect, or never can."""
+    return amending.is_settled(statement, state) or releasing.is_settled(statement, state)
