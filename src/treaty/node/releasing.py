@@ -108,10 +108,9 @@ class Releases:
     def _whole(self, plan: str, statement: bytes, state: Consortium) -> bytes | None:
         """Return the release with the signatures of those who approved; None before they are in.
 
-        Whoever answered a question in vain, or is suspended since, is left out.
+        Whoever answered a question in vain is left out, and nothing is asked of who is suspended.
         """
         asked = approvers(state.proposals, Digest(plan))
-        asked -= state.members.history.excluded()
         parts = envelope.parse(statement)
         holders = state.members.directory.holders
         given = {

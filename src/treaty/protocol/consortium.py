@@ -474,7 +474,7 @@ class Consortium(msgspec.Struct, frozen=True):
 
     def _withdraw(self, plan: Digest) -> "Consortium":
         model = Digest(str(self._study(plan).final_model))
-        withdrawn = MappingProxyType({model: self.size, **self.withdrawn})
+        withdrawn = MappingProxyType({**self.withdrawn, model: self.size})
         return replace(self, withdrawn=withdrawn, proposals=lapsed(self.proposals, plan))
 
     def _not_expired(self) -> None:

@@ -25,6 +25,7 @@ from treaty.deployment.outbox import Outbox, Outgoing
 from treaty.deployment.places import Party
 from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.governance.roles import Action, Role
+from treaty.governance.terms import DecisionRule
 from treaty.ids import Digest
 from treaty.protocol.messages import HaltCode, ReleaseProvenance, StudyHalted
 from treaty.protocol.model_release import release_body
@@ -203,6 +204,18 @@ def test_a_model_is_taken_back_by_one_command(place: Path, world: World) -> None
         desk(place, world).approve_release("small")
 
 
+def test_where_two_must_take_it_back_each_answers_once(place: Path, world: World) -> None:
+    decisions = dict(world.state.charter.decisions)
+    decisions[Action.RELEASE_ROLLBACK] = DecisionRule(role=Role.STEWARD, threshold=2)
+    amend(world, decisions=decisions)
+    world.offer(seal_statement(release_body(world.under, HUB, world.study), *map(approval, (B, C))))
+    number = desk(place, world).withdraw_release("small")
+    send(place, world)
+    assert desk(place, world).withdraw_release("small") == number and signed(place) == []
+    world.vote(number, [B])
+    assert list(world.state.withdrawn) == [world.study.final_model]
+
+
 class Lead:
     """A lead whose waits let the world's acts happen."""
 
@@ -268,6 +281,16 @@ def test_a_script_that_does_not_vote_only_asks_and_takes_up_what_stands(
     with pytest.raises(PolicyError, match=r"without aare\.example|for release\.approve") as caught:
         lead.release()
     assert caught.value.code == "rejected" and lead.at < 5
+
+
+def test_a_question_that_is_carried_out_is_not_asked_again(place: Path, world: World) -> None:
+    number = world.propose(Action.RELEASE_APPROVE, world.study.identity)
+    world.vote(number, [B, C])
+    for votes in (False, True):
+        lead = Lead(place, world, [], votes=votes)
+        with pytest.raises(ResourceError, match="signatures of those who approved"):
+            lead.release()
+    assert signed(place) == []
 
 
 def test_a_process_that_does_not_run_is_said(place: Path, world: World) -> None:

@@ -144,6 +144,12 @@ def test_an_approval_does_not_outlive_its_charter(world: World) -> None:
 def test_an_approval_does_not_outlive_its_voters_suspension(world: World) -> None:
     number = ask(world)
     world.vote(number, [A, D])
+    begin = world.state, len(world.entries)
+    world.propose_and_suspend(C)
+    assert not world.state.proposals[number].used
+    sign(world, [A, D])
+    world.state = begin[0]
+    del world.entries[begin[1] :]
     world.propose_and_suspend(D)
     assert world.state.proposals[number].used and stage(world) == "not asked"
     with world.refuses("suspended"):
