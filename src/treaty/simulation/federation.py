@@ -139,7 +139,7 @@ class Federation:
         max_colluders: int = 1,
         post_quantum: bool | None = None,
         entropy: Entropy | None = None,
-        slots_per_epoch: int = 16,
+        slots_per_epoch: int = 32,
         epsilon_budget_milli: int = 0,
         delta: str = "0",
         max_sites_per_person: int = 2,

@@ -72,7 +72,7 @@ class AggregationSettings(Record):
     statistics_scale_bits: Annotated[int, msgspec.Meta(ge=0, le=40)] = 20
     scale_bits: Annotated[int, msgspec.Meta(ge=8, le=44)] = 32
     update_scale_bits: Annotated[int, msgspec.Meta(ge=4, le=28)] = 20
-    slots_per_epoch: Annotated[int, msgspec.Meta(ge=1, le=64)] = 16
+    slots_per_epoch: Annotated[int, msgspec.Meta(ge=1, le=64)] = 32
     support_rows: Annotated[int, msgspec.Meta(ge=1, le=2**20)] = 5
     deadline_s: Annotated[int, msgspec.Meta(ge=1, le=2**20)] = 600
     audited: bool = False

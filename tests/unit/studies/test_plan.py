@@ -1,7 +1,8 @@
 """Plans: what a person may write, and one byte string for it.
 
 Planted and caught: the bound digests taken from the text; a limit of one field lifted; titles with
-characters that hide or reorder text; deeply nested text ending in another error than ours.
+characters that hide or reorder text; deeply nested text ending in another error than ours; a plan
+that asks by default for more slots than charters allow.
 """
 
 import msgspec
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from tests.worlds import digest
 from treaty.errors import FormatError, UsageError
+from treaty.governance.template import CharterOptions
+from treaty.governance.terms import SecureAggregationPolicy
 from treaty.models.specification import LogisticRegression, MultilayerPerceptron
 from treaty.privacy.terms import ExactSums
 from treaty.studies.plan import (
@@ -165,3 +168,10 @@ def test_every_kind_of_model_can_stand_in_a_plan() -> None:
     plan = msgspec.structs.replace(PLAN, model=MultilayerPerceptron(hidden=(8, 4)))
     assert parse_plan(plan_bytes(plan)) == plan
     assert plan_digest(plan) != plan_digest(PLAN)
+
+
+def test_a_plan_that_says_nothing_asks_for_the_slots_that_charters_allow() -> None:
+    """docs/adr/0029: more would be refused everywhere, fewer would be paid for in every round."""
+    asked = AggregationSettings().slots_per_epoch
+    assert asked == CharterOptions().slots_per_epoch_max
+    assert asked == SecureAggregationPolicy().slots_per_epoch_max == 32
