@@ -4,6 +4,7 @@ Used where parties are killed: a charge may be double or lost only if one of the
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from treaty.crypto import canonical
@@ -16,13 +17,22 @@ from treaty.protocol.statements import peek
 from treaty.provenance.privacy import study_privacy
 from treaty.registration import open_budget
 
-__all__ = ["assert_charges"]
+__all__ = ["assert_charges", "compare_charges"]
 
 
 def assert_charges(
     site: Path, name: MemberId, plan: Digest, entries: tuple[bytes, ...], state: Consortium
 ) -> dict[str, int]:
-    """Compare the ledger in the directory `site` with the log; return what was counted.
+    """Compare the ledger in the directory `site` with the log, as `compare_charges`."""
+    keeper = open_budget(site, read_only=True)
+    assert keeper is not None
+    return compare_charges(keeper.entries(), name, plan, entries, state)
+
+
+def compare_charges(
+    stored: list[bytes], name: MemberId, plan: Digest, entries: Sequence[bytes], state: Consortium
+) -> dict[str, int]:
+    """Compare a ledger's entries `stored` with the log; return what was counted.
 
     No release without a charge: every noised input of the log is paid by an entry that stood in the
     ledger when it was sent. One charge for each release: of the vectors that were paid for one slot
@@ -32,9 +42,6 @@ def assert_charges(
     logged as `unreleased`. At most one input in a context. Where every charge was released, the
     ledger's events are those of the study's certificate, one for one.
     """
-    keeper = open_budget(site, read_only=True)
-    assert keeper is not None
-    stored = keeper.entries()
     ledger = replay(stored, audited=True)
     actions = [canonical.decode(data, Entry).action for data in stored]
     charges = [one for one in actions if isinstance(one, Charged) and one.plan == plan]

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.nats_network import free_port
-from tests.restartable_federation import ONCE, subject_of
+from tests.restartable_federation import ONCE, lost_secrets, subject_of
 from tests.small_federation import SITES, contract, site_files
 from treaty.cli.main import run
 from treaty.cli.network_files import party_standing
 from treaty.contracts.schema import Contract, contract_bytes, contract_digest
 from treaty.errors import TreatyError
-from treaty.ids import MemberId
+from treaty.ids import Digest, MemberId
 from treaty.models.specification import ModelSpecification
 from treaty.privacy.terms import ExactSums, PrivacyTerms
 from treaty.protocol.consortium import Consortium
@@ -117,6 +117,8 @@ class Rig:
     """The module that serves; it takes the words of the commands."""
     watch: Callable[[], None] = field(default=lambda: None)
     """Called whenever the rig waits: for what happens meanwhile."""
+    ballots: list[tuple[str, str]] = field(default_factory=list)
+    """Who has signed a ballot on which proposal: its command said so."""
     _folded: dict[str, tuple[int, Consortium]] = field(default_factory=dict)
 
     def place(self, name: str) -> Path:
@@ -382,6 +384,8 @@ class Rig:
             code, said = attempt("proposal", "vote", proposal, "approve", "--dir", self.place(name))
             # Enough others may have voted meanwhile.
             assert code == 0 or "no vote counts now" in said, said
+            if code == 0:
+                self.ballots.append((name, proposal))
         self.until(
             lambda: self.state(HUB).proposals[proposal].proposal.settled,  # type: ignore[index]  # a digest
             "the vote does not end",
@@ -421,6 +425,21 @@ def assert_one_history(rig: Rig, *replicas: str) -> None:
         if isinstance(body, ONCE)
     )
     assert [key for key, times in said.items() if times > 1] == []
+
+
+def assert_nothing_lost(rig: Rig) -> None:
+    """No secret was erased before it had served; a signed ballot is logged, or still to be sent.
+
+    One that came too late is never logged: it stays in the outbox.
+    """
+    for name in rig.sites:
+        journal = rig.place(name) / "journal.jsonl"
+        lost = lost_secrets(journal.read_text() if journal.exists() else "")
+        assert not lost, f"{name}: {lost}"
+    for name, proposal in rig.ballots:
+        given = rig.state(HUB).proposals[Digest(proposal)].proposal.ballots
+        waiting = list((rig.place(name) / "outbox").glob("*.json"))
+        assert name in given or waiting, f"{name} forgot its ballot on {proposal}"
 
 
 def embedded_model(place: Path, model: ModelSpecification) -> str:

@@ -5,7 +5,8 @@ secret written or a secret erased. The others live on; the party comes back over
 with the frames it had not acknowledged. All that ever left a party is captured, across its lives.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -33,7 +34,7 @@ from treaty.protocol.statements import peek
 from treaty.protocol.study import Study
 from treaty.provenance.verify import verify_bundle
 from treaty.simulation.federation import COORDINATOR, Federation
-from treaty.stores.memory import MemorySecrets, MemoryStore
+from treaty.stores.memory import MemoryLedger, MemorySecrets, MemoryStore
 from treaty.studies.plan import Plan
 from treaty.wiring import Storage, open_coordinator
 
@@ -56,6 +57,8 @@ class Cuts:
     at: set[tuple[str, int, str]] = field(default_factory=set)
     writes: dict[str, list[str]] = field(default_factory=dict)
     """The labels of every party's durable writes so far, in order."""
+    ledgers: bool = False
+    """Whether writes of the sites' privacy ledgers count too."""
 
     def perform(self, party: str, label: str, write: Callable[[], None]) -> None:
         """Do `write`, unless the party ends before it; end it afterwards if so ordered."""
@@ -94,7 +97,26 @@ class _Secrets(MemorySecrets):
         self.write_all({name: data})
 
     def erase(self, name: str) -> None:
-        self._cuts.perform(self._party, "secret-erase", lambda: super(_Secrets, self).erase(name))
+        if name in self.names():
+            # What is not there is no durable write, as in a directory.
+            erase = super().erase
+            self._cuts.perform(self._party, "secret-erase", lambda: erase(name))
+
+
+class CutLedger(MemoryLedger):
+    """A site's ledger whose writes are among those that the site may end at."""
+
+    def __init__(self, records: list[bytes], party: str, cuts: Cuts) -> None:
+        super().__init__(records)
+        self._party, self._cuts = party, cuts
+
+    def append(self, count: int, records: Sequence[bytes], label: str = "ledger") -> None:
+        """See `treaty.ports.Ledger.append`."""
+
+        def write() -> None:
+            super(CutLedger, self).append(count, records, label)
+
+        self._cuts.perform(self._party, label, write)
 
 
 class RestartableFederation(Federation):
@@ -124,6 +146,12 @@ class RestartableFederation(Federation):
             self.kept[place.name] = Storage(store, store.blobs, _Secrets(place.name, self.cuts))
             self._storages.append(self.kept[place.name])
         return self.kept[place.name]
+
+    def _ledger(self, name: MemberId) -> MemoryLedger:
+        known = super()._ledger(name)
+        if self.cuts.ledgers and not isinstance(known, CutLedger):
+            self._ledgers[name] = CutLedger(known.records, name, self.cuts)
+        return self._ledgers[name]
 
     def _open_coordinator(self) -> Coordinator:
         if self._clock is None:
@@ -231,6 +259,29 @@ def assert_said_once(federation: RestartableFederation) -> None:
     """Every member said one thing about each round, epoch and study, byte for byte."""
     twice = {key for key, statements in federation.said().items() if len(statements) > 1}
     assert not twice, twice
+
+
+def assert_nothing_lost(federation: RestartableFederation) -> None:
+    """No member ever missed a secret that it still needed."""
+    for name in federation.members:
+        assert not lost_secrets(federation.journal_of(name)), name
+
+
+def lost_secrets(journal: str) -> list[str]:
+    """Return the lines of a journal by which a secret was erased before it had served.
+
+    Whoever declines a round erases its secrets, and may end before it has said so: then it misses
+    them in its next life, once.
+    """
+    lost, declined = [], 0
+    for line in journal.splitlines():
+        event = str(json.loads(line)["event"])
+        declined += event.startswith("declined.")
+        if event == "secret-lost":
+            declined -= 1
+            if declined < 0:
+                lost.append(line)
+    return lost
 
 
 def assert_no_fork(federation: RestartableFederation) -> None:
@@ -341,6 +392,7 @@ def assert_ends_like(directory: Path, clean: Study, party: str, number: int, mom
     assert sums(study) == sums(clean)
     assert set(study.reports) == set(clean.reports)
     assert_said_once(federation)
+    assert_nothing_lost(federation)
     assert_no_fork(federation)
     size = federation.coordinator.size
     assert {node.size for node in federation.participants.values()} == {size}

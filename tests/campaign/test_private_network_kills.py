@@ -51,7 +51,7 @@ from tests.campaign.test_network_kills import (
     orders_of,
     points_not_met,
 )
-from tests.network_rig import HUB, Rig, assert_one_history
+from tests.network_rig import HUB, Rig, assert_nothing_lost, assert_one_history
 
 FULL = os.environ.get("TREATY_CAMPAIGN") == "full"
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(7200 if FULL else 400)]
@@ -107,6 +107,7 @@ def run_private(rig: Rig, bundle: Path) -> dict[str, dict[str, int]]:
         for name in SITES
     }
     assert_one_history(rig)
+    assert_nothing_lost(rig)
     return found
 
 

@@ -40,7 +40,7 @@ from treaty.stores.kill_points import KILL_VARIABLE
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 pytest.importorskip("psycopg", reason="postgres: psycopg is not installed")
 
-from tests.network_rig import HUB, assert_one_history, embedded_model
+from tests.network_rig import HUB, assert_nothing_lost, assert_one_history, embedded_model
 from tests.postgres_server import PostgresServer
 from tests.replica_rig import LEASE_S, REPLICAS, SECOND, ReplicaRig
 
@@ -167,6 +167,7 @@ def one_run(
         rig.until_mirrored()
         assert rig.state(HUB).studies[Digest(digest)].final_model == model, story.done
         assert_one_history(rig, SECOND)
+        assert_nothing_lost(rig)
     finally:
         rig.watch = lambda: None
         rig.close()

@@ -11,7 +11,7 @@ passed over, so that the message leaves all the same; a failed charge taken for 
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,12 +27,10 @@ from tests.restartable_federation import (
 )
 from tests.small_federation import SITES
 from treaty.errors import ResourceError
-from treaty.ids import MemberId
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.study import Phase
 from treaty.provenance.verify import verify_bundle
 from treaty.simulation.federation import COORDINATOR, Federation
-from treaty.stores.memory import MemoryLedger
 
 MEMBER = SITES[1]
 FULL = "cannot write store.db: the disk is full: free some space and try again"
@@ -61,7 +59,7 @@ class Disk(Cuts):
     """
 
     def __init__(self, first: int = 0, *, lasts: bool = True) -> None:
-        super().__init__()
+        super().__init__(ledgers=True)
         self.first = first
         self.lasts = lasts
         self.full = False
@@ -69,6 +67,7 @@ class Disk(Cuts):
 
     def perform(self, party: str, label: str, write: Callable[[], None]) -> None:
         """Do `write`, or raise what a store raises on a full disk."""
+        label = "ledger" if label.startswith("ledger-") else label
         if party == MEMBER:
             done = self.writes.setdefault(party, [])
             self.full = self.full or len(done) + 1 == self.first
@@ -84,18 +83,6 @@ class Disk(Cuts):
         self.full, self.first = False, 0
 
 
-class _Ledger(MemoryLedger):
-    def __init__(self, records: list[bytes], party: str, disk: Cuts) -> None:
-        super().__init__(records)
-        self._party, self._disk = party, disk
-
-    def append(self, count: int, records: Sequence[bytes], label: str = "ledger") -> None:
-        def write() -> None:
-            super(_Ledger, self).append(count, records, label)
-
-        self._disk.perform(self._party, "ledger", write)
-
-
 class _RoomError(Exception):
     """There is room again: the loop over the parties begins anew, with a new member."""
 
@@ -108,12 +95,6 @@ class FullFederation(RestartableFederation):
         self.rounds_without = -1
         self.errors: list[str] = []
         super().__init__(directory, cuts=disk, slots_per_epoch=SLOTS)
-
-    def _ledger(self, name: MemberId) -> MemoryLedger:
-        known = super()._ledger(name)
-        if not isinstance(known, _Ledger):
-            self._ledgers[name] = _Ledger(known.records, name, self.disk)
-        return self._ledgers[name]
 
     def run(
         self, until: Callable[[Consortium], bool], progress: Callable[[], None] | None = None

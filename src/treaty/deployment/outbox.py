@@ -14,9 +14,12 @@ from treaty.deployment.places import read_record, settled_files
 from treaty.errors import FormatError, ResourceError
 from treaty.ids import Digest
 from treaty.node.participant import Participant
-from treaty.wiring import make_directory, write_file
+from treaty.wiring import make_directory, remove_file, write_file
 
 __all__ = ["Outbox", "Outgoing"]
+
+DONE = "outbox-done"
+"""The persist point at which a file is removed, because its statement stands in the log."""
 
 
 class Outgoing(Record):
@@ -54,7 +57,7 @@ class Outbox:
             known = self._submitted.get(path)
             if known is not None:
                 if known not in unlogged:
-                    path.unlink()
+                    remove_file(path, label=DONE)
                     del self._submitted[path]
                 continue
             if path in self._damaged:
@@ -70,7 +73,7 @@ class Outbox:
                 continue
             if node.holds(statement):
                 # It was logged before this process came to remove it.
-                path.unlink()
+                remove_file(path, label=DONE)
                 continue
             self._submitted[path] = sha256(statement)
             node.submit(statement, {sha256(data): data for data in papers})

@@ -29,6 +29,7 @@ __all__ = [
     "os_errors",
     "read_file",
     "read_private_file",
+    "remove_file",
     "sync_directory",
     "write_all",
     "write_chunks",
@@ -158,6 +159,16 @@ def _move(temporary: Path, path: Path, *, replace: bool) -> None:
         raise ResourceError(
             f"{path} exists already: it is not overwritten; move it away or choose another name"
         ) from error
+
+
+def remove_file(path: Path, *, label: str = "") -> None:
+    """Remove a file that has served; one that is not there is passed over.
+
+    `label` names the persist point. After a loss of power the file may be back: for whoever removes
+    it again. Raises `ResourceError`.
+    """
+    with persist_point(label), os_errors(path, "remove"):
+        path.unlink(missing_ok=True)
 
 
 def read_file(path: Path, limit: int | None = None) -> bytes:

@@ -1,0 +1,142 @@
+"""A party ends again and again in one whole study, after one, two, up to six writes of each life.
+
+So its writes are met from both sides, those of its privacy ledger among them, in whatever order the
+code does them: a step between two others cannot hide behind the names that were thought of. Lives
+of one write alone would lead nowhere: a secret whose record was not stored is erased at the start.
+
+Whoever ends so often may be late for a round; what it may not do stands in `check`.
+
+Planted: a slot's secret erased before the answer, the confirmation or the input is stored.
+"""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.charges import compare_charges
+from tests.private_federation import private_contract, private_plan
+from tests.restartable_federation import (
+    CutOff,
+    Cuts,
+    RestartableFederation,
+    assert_no_fork,
+    assert_nothing_lost,
+    assert_said_once,
+    sums,
+    write_federation,
+)
+from tests.small_federation import SITES, contract, small_plan
+from treaty.ids import MemberId
+from treaty.protocol.study import Phase, Study
+from treaty.provenance.verify import verify_bundle
+from treaty.simulation.federation import COORDINATOR
+from treaty.studies.calibrating import Privacy
+
+pytestmark = pytest.mark.timeout(60)
+MEMBER = SITES[1]
+LONGEST_LIFE = 6
+SEEDS = (1, 2, 3)
+PRIVATE: dict[str, object] = {
+    "site_figures": False,
+    "epsilon_budget_milli": 3000,
+    "delta": "1e-5",
+    "max_sites_per_person": 2,
+}
+
+
+class ShortLives(Cuts):
+    """Ends `party` at the last write of each of its lives, which are one to six writes long."""
+
+    def __init__(self, party: str, seed: int) -> None:
+        super().__init__(ledgers=True)
+        self.party, self.draw = party, random.Random(seed)
+        self.is_armed = False
+        self.left = 1
+
+    def perform(self, party: str, label: str, write: Callable[[], None]) -> None:
+        """See `Cuts.perform`."""
+        self.writes.setdefault(party, []).append(label)
+        if party != self.party or not self.is_armed:
+            write()
+            return
+        self.left -= 1
+        if self.left:
+            write()
+            return
+        self.left = self.draw.randint(1, LONGEST_LIFE)
+        if self.draw.random() < 0.5:
+            write()
+        raise CutOff(party)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("exact") / "federation"
+    write_federation(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("private") / "federation"
+    write_federation(directory, **PRIVATE)
+    return directory
+
+
+def run(place: Path, directory: Path, party: str, seed: int) -> tuple[ShortLives, Study]:
+    """Run one study in a copy of `place`; `party` lives shortly, many times."""
+    shutil.copytree(place, directory)
+    cuts = ShortLives(party, seed)
+    federation = RestartableFederation(directory, cuts=cuts, slots_per_epoch=3)
+    federation.establish()
+    if place.parent.name.startswith("private"):
+        plan = private_plan(federation, Privacy(rounds=2), surplus=True)
+        cuts.is_armed = True
+        study = federation.run_study(plan, private_contract())
+    else:
+        plan = small_plan(federation)
+        cuts.is_armed = True
+        study = federation.run_study(plan, contract())
+    cuts.is_armed = False
+    assert set(federation.ended) == {party}
+    check(federation, study)
+    return cuts, study
+
+
+def check(federation: RestartableFederation, study: Study) -> None:
+    """Nothing is said twice, forked, lost, left or unpaid, and the study ends right."""
+    assert study.phase is Phase.COMPLETED
+    assert_said_once(federation)
+    assert_no_fork(federation)
+    assert_nothing_lost(federation)
+    for name in federation.members:
+        assert federation.kept[name].secrets.names() == (), name
+    federation.release(study)
+    assert len(set(federation.coordinator.entries)) == federation.coordinator.size
+    verify_bundle(federation.bundle(), federation.anchor)
+    state = federation.coordinator.state
+    if study.noise_shown:
+        for name in federation.members:
+            ledger = federation._ledger(MemberId(name))
+            compare_charges(
+                ledger.read(), name, study.identity, federation.coordinator.entries, state
+            )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("party", [MEMBER, COORDINATOR])
+def test_an_exact_study_ends_right(tmp_path: Path, exact: Path, party: str, seed: int) -> None:
+    cuts, study = run(exact, tmp_path / "copy", party, seed)
+    assert sums(study) == [4] * 6
+    assert {"participant-report", "ledger-disclose"} <= set(cuts.writes[MEMBER])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("party", [MEMBER, COORDINATOR])
+def test_a_private_study_ends_right(tmp_path: Path, private: Path, party: str, seed: int) -> None:
+    cuts, study = run(private, tmp_path / "copy", party, seed)
+    assert len(sums(study)) == 4 and set(sums(study)) <= {3, 4}
+    assert {"ledger-charge", "ledger-reserve", "ledger-close"} <= set(cuts.writes[MEMBER])
