@@ -49,5 +49,10 @@ def waiting_since(kept: bytes | None, state: Consortium) -> Timestamp | None:
 
 
 def _name(state: Consortium) -> str:
-    waits = awaited(state)
-    return sha256(repr((phase_of(state), None if waits is None else waits.what)).encode())
+    phase = phase_of(state)
+    # What a running study waits for stands in its phase, and comes before all else.
+    what = phase[-1] if phase else None
+    if what is None:
+        waits = awaited(state)
+        what = None if waits is None else waits.what
+    return sha256(repr((phase, what)).encode())

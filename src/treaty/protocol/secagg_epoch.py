@@ -16,7 +16,7 @@ LIMIT: the ciphertexts of the hybrid suite draw entropy inside the library, so a
 repeats its masks from the same seed, not its columns.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -491,7 +491,7 @@ class MemberEpoch:
         return Persist(((EPOCH_KEY, record),), self._token(), blobs)
 
     def _with(self, **changes: object) -> "MemberEpoch":
-        return replace(self, state=msgspec.structs.replace(self.state, **changes))
+        return MemberEpoch(self.group, self.me, msgspec.structs.replace(self.state, **changes))
 
 
 def _digests(shares: EpochShares) -> tuple[Digest, ...]:

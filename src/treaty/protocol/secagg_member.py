@@ -19,7 +19,7 @@ nothing here depends on it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -262,7 +262,7 @@ class MemberSlot:
             ledger_count=None if paid is None else paid.count,
         )
         moved = self._move(event, SlotPhase.INPUT_PERSISTING, input=header, lock=kept)
-        moved = replace(moved, epoch=self.epoch.with_slot_used(opened.slot))
+        moved = MemberSlot(self.epoch.with_slot_used(opened.slot), moved.state)
         # Slots up to this one are spent, answered or not: what they would have revealed goes.
         spent = range(max(self.epoch.last_slot, 0), opened.slot)
         erase = (EraseSecret(self.epoch.slot_secret_name(slot)) for slot in spent)
@@ -492,4 +492,5 @@ class MemberSlot:
 
     def _move(self, event: object, following: SlotPhase, **changes: object) -> "MemberSlot":
         phase = advance(SLOT_TRANSITIONS, self.phase, event, following)
-        return replace(self, state=msgspec.structs.replace(self.state, phase=phase, **changes))
+        state = msgspec.structs.replace(self.state, phase=phase, **changes)
+        return MemberSlot(self.epoch, state)
