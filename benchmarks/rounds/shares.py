@@ -28,7 +28,7 @@ INTERVAL_SECONDS = 0.002
 
 OTHER = "nodes, engine, everything else"
 PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Ed25519, verifying", ("crypto/keys.py:verify",)),
+    ("Ed25519, verifying", ("crypto/ed25519.py:", "crypto/keys.py:verify")),
     ("Ed25519, signing", ("crypto/keys.py:",)),
     ("X25519 and ML-KEM", ("crypto/key_agreement.py:",)),
     ("SQLite, with its syncs", ("stores/sqlite.py:",)),

@@ -15,7 +15,7 @@ simulation under the hybrid suite repeats its sums but not its ciphertexts.
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
 
 from treaty.crypto import derivation
 from treaty.errors import FormatError, UsageError, VerificationError
@@ -55,14 +55,13 @@ a multiple of 8 after clamping, takes these to zero and no others (RFC 7748, sec
 class AgreementKey:
     """An X25519 private key. Its `repr` shows nothing but the type."""
 
-    __slots__ = ("_key", "_public", "_seed")
+    __slots__ = ("_public", "_seed")
 
     def __init__(self, seed: bytes) -> None:
         seed = bytes(seed)
         if len(seed) != AGREEMENT_KEY_BYTES:
             raise UsageError(f"expected a seed of {AGREEMENT_KEY_BYTES} bytes, got {len(seed)}")
         self._seed = seed
-        self._key: X25519PrivateKey | None = None
         self._public: bytes | None = None
 
     @classmethod
@@ -73,8 +72,9 @@ class AgreementKey:
     @property
     def public(self) -> bytes:
         """Return the public key, 32 bytes."""
+        # Made at need: most keys of an epoch are only stored, as the seeds they are.
         if self._public is None:
-            self._public = self._private().public_key().public_bytes_raw()
+            self._public = crypto_scalarmult_base(self._seed)
         return self._public
 
     def exchange(self, peer: bytes) -> bytes:
@@ -83,14 +83,8 @@ class AgreementKey:
         Raises `FormatError` when `peer` is not a canonical key, `VerificationError` (code
         ``low-order-key``) when it has low order.
         """
-        _check_spelling(peer)
-        return _exchange(self._private(), peer)
-
-    def _private(self) -> X25519PrivateKey:
-        # Made at need: most keys of an epoch are only stored, as the seeds they are.
-        if self._key is None:
-            self._key = X25519PrivateKey.from_private_bytes(self._seed)
-        return self._key
+        check_agreement_key(peer)
+        return crypto_scalarmult(self._seed, peer)
 
     def seed_bytes(self) -> bytes:
         """Return the secret seed, for storing the key."""
@@ -102,9 +96,18 @@ class AgreementKey:
 
 def check_agreement_key(public: bytes) -> None:
     """Raise as `AgreementKey.exchange` would for `public`: check a roster before using it."""
-    _check_spelling(public)
-    if int.from_bytes(public, "little") in _LOW_ORDER:
-        raise _low_order()
+    if len(public) != AGREEMENT_KEY_BYTES:
+        raise FormatError(
+            f"expected an agreement key of {AGREEMENT_KEY_BYTES} bytes, got {len(public)}"
+        )
+    u = int.from_bytes(public, "little")
+    if u >= _P:
+        raise FormatError("expected a canonical agreement key, found u not below 2^255 - 19")
+    if u in _LOW_ORDER:
+        raise VerificationError(
+            "expected an agreement key of large order, found a low-order point",
+            code="low-order-key",
+        )
 
 
 class EncapsulationKey:
@@ -177,28 +180,6 @@ def combine(
     return derivation.extract(
         derivation.labelled_hash("hybrid", ciphertext, kem_public, public_low, public_high),
         derivation.enc(classical, post_quantum),
-    )
-
-
-def _check_spelling(public: bytes) -> None:
-    if len(public) != AGREEMENT_KEY_BYTES:
-        raise FormatError(
-            f"expected an agreement key of {AGREEMENT_KEY_BYTES} bytes, got {len(public)}"
-        )
-    if int.from_bytes(public, "little") >= _P:
-        raise FormatError("expected a canonical agreement key, found u not below 2^255 - 19")
-
-
-def _exchange(private: X25519PrivateKey, public: bytes) -> bytes:
-    try:
-        return private.exchange(X25519PublicKey.from_public_bytes(public))
-    except ValueError:
-        raise _low_order() from None
-
-
-def _low_order() -> VerificationError:
-    return VerificationError(
-        "expected an agreement key of large order, found a low-order point", code="low-order-key"
     )
 
 

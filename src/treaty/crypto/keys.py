@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.bindings import crypto_sign, crypto_sign_seed_keypair
 
 from treaty.crypto import canonical, ed25519
 from treaty.crypto.canonical import Name, Record
@@ -93,7 +93,7 @@ class PublicKey:
 class SigningKey:
     """An Ed25519 private key. Its `repr` shows nothing but the type."""
 
-    __slots__ = ("_key", "_seed", "public")
+    __slots__ = ("_secret", "public")
 
     public: PublicKey
 
@@ -101,9 +101,9 @@ class SigningKey:
         seed = bytes(seed)
         if len(seed) != SEED_BYTES:
             raise UsageError(f"expected a seed of {SEED_BYTES} bytes, got {len(seed)}")
-        self._seed = seed
-        self._key = Ed25519PrivateKey.from_private_bytes(seed)
-        self.public = PublicKey(self._key.public_key().public_bytes_raw())
+        # The secret is the seed with its own public key behind it: signing never takes another.
+        raw, self._secret = crypto_sign_seed_keypair(seed)
+        self.public = PublicKey(raw)
 
     @classmethod
     def generate(cls, seed: bytes) -> "SigningKey":
@@ -112,11 +112,11 @@ class SigningKey:
 
     def sign(self, data: bytes) -> bytes:
         """Return the 64-byte signature over `data`; Ed25519 is deterministic."""
-        return self._key.sign(data)
+        return crypto_sign(data, self._secret)[:SIGNATURE_BYTES]
 
     def seed_bytes(self) -> bytes:
         """Return the secret seed, for storing the key."""
-        return self._seed
+        return self._secret[:SEED_BYTES]
 
     def __repr__(self) -> str:
         return "SigningKey"

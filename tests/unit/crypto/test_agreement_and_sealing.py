@@ -1,13 +1,14 @@
 """Key agreement, sealing and commitments against published answers and planted misuse.
 
 Planted and caught: the canonical check of X25519 keys left out, the ciphertext left out of
-`combine`, a low-order key left off the list, associated data not authenticated, the label left out
-of a commitment.
+`combine`, a low-order key left off the list or not looked for by `exchange`, associated data not
+authenticated, the label left out of a commitment.
 """
 
 import random
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from treaty.crypto import commitment, sealing
 from treaty.crypto.key_agreement import (
@@ -51,6 +52,17 @@ def test_both_sides_agree_on_the_published_secret() -> None:
     bob = AgreementKey.generate(bytes.fromhex(BOB))
     assert (alice.public.hex(), bob.public.hex()) == (ALICE_PUBLIC, BOB_PUBLIC)
     assert alice.exchange(bob.public).hex() == bob.exchange(alice.public).hex() == SHARED
+
+
+def test_two_libraries_agree_on_keys_and_secrets() -> None:
+    """Keys, and secrets with any u below p: points of the curve and of its twist alike."""
+    draw = random.Random(7748)
+    for _ in range(50):
+        seed, peer = draw.randbytes(32), draw.randrange(2, P - 1).to_bytes(32, "little")
+        ours, other = AgreementKey.generate(seed), X25519PrivateKey.from_private_bytes(seed)
+        assert ours.public == other.public_key().public_bytes_raw()
+        assert ours.exchange(peer) == other.exchange(X25519PublicKey.from_public_bytes(peer))
+        assert ours.seed_bytes() == seed
 
 
 @pytest.mark.parametrize("u", LOW_ORDER.values(), ids=LOW_ORDER.keys())

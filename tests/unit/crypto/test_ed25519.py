@@ -6,7 +6,8 @@ EdDSAs": their twelve families are made here from the arithmetic) and says what 
 
 Planted and caught, in the product: no check of the length of a signature, of a key, of S, of R; S
 compared with <=; six of the fourteen encodings of small order left out; key and message swapped;
-a library taken unasked; only the first question asked; a library taken that fails a question; each
+a library taken unasked; the message left behind a signature; the seed given out with the public
+key behind it; only the first question asked; a library taken that fails a question; each
 question's answer turned round. In the reference: eight times both sides; h not reduced.
 """
 
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.reference import ed25519_reference as ref
 from treaty.crypto import ed25519
@@ -132,6 +134,7 @@ def test_a_message_may_have_any_length(size: int) -> None:
     message = random.Random(size).randbytes(size)
     key = SigningKey.generate(bytes(32))
     signature = key.sign(message)
+    assert signature == Ed25519PrivateKey.from_private_bytes(bytes(32)).sign(message)
     assert answers(key.public.raw, message, signature) == {True}
     assert answers(key.public.raw, message + b"x", signature) == {False}
 
