@@ -7,10 +7,10 @@ next goes on from what was stored.
 
 Planted faults that these tests caught: what left the members let go in another order; hosts
 finished in another order than that of their members; members shared out in another order; frames
-that are never acknowledged; time that does not pass for hosted members; members that are cut off
-and send all the same; a host that outlives its simulation, or one that is closed and not waited
-for; a directory opened while an old host still has it; a member's error that ends its host; an
-object handed over unchecked.
+that are never acknowledged, or the first one of a turn handed to every member; time that does not
+pass for hosted members; members that are cut off and send all the same; a host that outlives its
+simulation, or one that is closed and not waited for; a directory opened while an old host still has
+it; a member's error that ends its host; an object handed over unchecked.
 """
 
 import os
