@@ -6,8 +6,9 @@ between two turns of the parties, in the middle of a study.
 
 Planted faults that these tests caught: a coordinator that goes on at once, that counts what was
 said before its question, that believes a bare number, or that does not heed a signed checkpoint;
-a member that deals again, or masks again, what the log shows; one that stops for want of a
-secret; a deadline that orders nothing taken for the end of the study.
+a member that deals again, or masks again, what the log shows; one that stops for want of a secret;
+one whose answer leaves before the slot's secrets are erased; a deadline that orders nothing taken
+for the end of the study.
 """
 
 import copy
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.passing_engine import PassingEngine
 from tests.restartable_federation import (
     RestartableFederation,
     Story,
@@ -32,8 +34,9 @@ from tests.small_federation import SITES, contract, small_plan
 from treaty.engines.faults import Fault, FaultRule, SeededFaults
 from treaty.ids import MemberId
 from treaty.models.specification import MultilayerPerceptron
-from treaty.protocol.frames import Post, encode_frame
-from treaty.protocol.secagg_messages import InputDeclined, MaskedInput
+from treaty.ports import Engine
+from treaty.protocol.frames import Post, decode_post, encode_frame
+from treaty.protocol.secagg_messages import InputDeclined, MaskedInput, Reveal
 from treaty.protocol.secure_round import EpochRecord, RoundPhase
 from treaty.protocol.statements import peek
 from treaty.protocol.study import Phase, Study
@@ -227,6 +230,54 @@ def test_a_restored_member_never_contributes_twice_in_a_slot(
     assert_no_fork(federation)
     assert federation.participants[MEMBER].size == federation.coordinator.size
     verify_bundle(federation.bundle(), federation.anchor)
+
+
+class Answering(PassingEngine):
+    """A member's engine that looks at its secrets whenever an answer leaves."""
+
+    def __init__(self, engine: Engine, look: Callable[[], bool]) -> None:
+        super().__init__(engine)
+        self._look = look
+        self.found: list[bool] = []
+
+    def send(self, recipient: MemberId, frame: bytes, key: str) -> None:
+        """Note whether the slot's secrets are there, if the post holds an answer."""
+        if any(isinstance(peek(one)[1], Reveal) for one in decode_post(frame).statements):
+            self.found.append(self._look())
+        super().send(recipient, frame, key)
+
+
+class Watched(RestartableFederation):
+    """A federation one of whose members is watched while it answers."""
+
+    def _endpoint(self, name: MemberId) -> Engine:
+        if name != MEMBER:
+            return super()._endpoint(name)
+        self.answering = Answering(super()._endpoint(name), self.holds_secrets)
+        return self.answering
+
+    def holds_secrets(self) -> bool:
+        """Say whether the member could still answer the slot of the round that it sees."""
+        study = self.participants[MEMBER].state.running
+        assert study is not None and study.epoch is not None and study.round is not None
+        slot = study.round.opened.predicate.slot
+        return (
+            f"epoch-{study.epoch.number:06d}-slot-{slot:04d}" in self.kept[MEMBER].secrets.names()
+        )
+
+
+def test_an_answer_leaves_only_when_no_other_can_be_made(tmp_path: Path) -> None:
+    """Whatever copy of its store is put back then: the slot's secrets are gone (secagg.md, 6.7)."""
+    write_federation(tmp_path / "federation")
+    federation = Watched(tmp_path / "federation", slots_per_epoch=4)
+    federation.establish()
+    held: list[bool] = []
+    look = in_round(1, RoundPhase.REVEALING), lambda: held.append(federation.holds_secrets())
+    story = Story(federation, look)
+    study = federation.run_study(small_plan(federation), contract(), story)
+    # Before its answer, when the survivors are named, they are there by the same look.
+    assert held == [True]
+    assert federation.answering.found == [False] * len(study.rounds)
 
 
 HELD: dict[str, tuple[Callable[[Study], bool], Callable[[Study], bool]]] = {
