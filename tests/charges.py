@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from treaty.crypto import canonical
 from treaty.ids import Digest, MemberId
 from treaty.privacy.ledger import replay
@@ -73,7 +75,8 @@ def compare_charges(
     happened = statement.happened
     again = len(slots) - len({(one.query, one.model) for one in charges})
     assert again <= happened.fresh, f"{name} paid for a question again that nobody asked anew"
-    whole = len(charges) == len(releases) == happened.counts + happened.gradients
+    holdout = 0 if happened.holdout is msgspec.UNSET else happened.holdout.sums
+    whole = len(charges) == len(releases) == happened.counts + happened.gradients + holdout
     for one in statement.certificates:
         assert not whole or ledger.events(one.partition) == one.events, (name, one.partition)
     return {

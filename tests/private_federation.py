@@ -57,7 +57,7 @@ def private_plan(
         spec,
         private_contract(),
         federation.charter.privacy,
-        members=len(SITES),
+        members=len(federation.members),
         max_persons_per_site=MAX_ROWS,
         surplus_tiers=1 if surplus else msgspec.UNSET,
     )

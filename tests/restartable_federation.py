@@ -15,9 +15,11 @@ from tests.small_federation import SITES, contract, site_files, small_plan
 from treaty.engines.embedded import Passage
 from treaty.engines.faults import FaultPlan
 from treaty.errors import ResourceError
+from treaty.governance.exposure import Artefact
 from treaty.ids import MemberId
 from treaty.node.coordinator import Coordinator
 from treaty.ports import Batch, Clock
+from treaty.privacy.ledger_entries import HOLDOUT, TRAINING
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import decode_feed, decode_post
 from treaty.protocol.messages import SiteReported
@@ -267,19 +269,30 @@ def assert_nothing_lost(federation: RestartableFederation) -> None:
         assert not lost_secrets(federation.journal_of(name)), name
 
 
+def assert_reports_recorded(federation: RestartableFederation, study: Study) -> None:
+    """Whoever reported its own figures had recorded in its ledger that they are not private."""
+    for name in study.reports:
+        keeper = federation.participants[name].budget
+        assert keeper is not None
+        for partition in (HOLDOUT, TRAINING):
+            recorded = (study.identity, partition, Artefact.SITE_METRIC.value)
+            assert recorded in keeper.state.disclosed, (name, partition)
+
+
 def lost_secrets(journal: str) -> list[str]:
     """Return the lines of a journal by which a secret was erased before it had served.
 
     Whoever declines a round erases its secrets, and may end before it has said so: then it misses
-    them in its next life, once.
+    that one secret in its next lives.
     """
+    missed: list[str] = []
     lost, declined = [], 0
     for line in journal.splitlines():
-        event = str(json.loads(line)["event"])
-        declined += event.startswith("declined.")
-        if event == "secret-lost":
-            declined -= 1
-            if declined < 0:
+        note = json.loads(line)
+        declined += note["event"].startswith("declined.")
+        if note["event"] == "secret-lost" and note["detail"] not in missed:
+            missed.append(note["detail"])
+            if len(missed) > declined:
                 lost.append(line)
     return lost
 
@@ -391,6 +404,7 @@ def assert_ends_like(directory: Path, clean: Study, party: str, number: int, mom
     assert study.final_model == clean.final_model
     assert sums(study) == sums(clean)
     assert set(study.reports) == set(clean.reports)
+    assert_reports_recorded(federation, study)
     assert_said_once(federation)
     assert_nothing_lost(federation)
     assert_no_fork(federation)

@@ -99,9 +99,10 @@ class Killer:
 
     def start_all(self) -> None:
         for name in (HUB, *SITES):
-            self._start(name)
+            self.start(name)
 
-    def _start(self, name: str) -> None:
+    def start(self, name: str) -> None:
+        """Start a party that dies at its next point, if there is one left."""
         left = self.orders.get(name, [])
         self.rig.start(name, **({KILL_VARIABLE: left[0]} if left else {}))
 
@@ -116,11 +117,11 @@ class Killer:
                 error = child.said.rpartition("error: ")[2]
                 assert any(word in error for word in WITHOUT_SERVER), error
                 self.restarts += 1
-                self._start(name)
+                self.start(name)
                 continue
             assert code == -signal.SIGKILL, f"{name} ended with {code}\n{self.rig.words()}"
             self.done.append(f"{name} {self.orders[name].pop(0)}")
-            self._start(name)
+            self.start(name)
         if self.server_at and self.rig.size(HUB) >= self.server_at[0] and self.rig.kill_server():
             self.done.append(f"server at {self.server_at.pop(0)}")
 

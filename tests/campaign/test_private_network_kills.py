@@ -11,6 +11,19 @@ certificate, partition by partition, and no site paid in vain more often than it
 mirrors are one history; nobody has said a thing twice; the bundle verifies. A study may not halt.
 Noise differs from run to run, so models are not compared.
 
+There are two scenarios (`SCENARIOS`): the evaluation is exact, and every site is there; or it is
+noised and paid for from the holdout's envelope, while one site goes away when the study is decided
+on, stays away until sums were published, and takes part from the next epoch on. When all runs of
+a scenario are over, further ones take the points that no kill met.
+
+Not reached: a confirmation of survivors (`participant-slot-confirm-persisting`), which four sites
+never need; a question that is asked anew with fresh noise, which takes two sites lost between an
+answer and its sum; a lost ledger's re-base, which takes an officer. In one process the first is
+run with ends between its writes (`tests/crash/test_ends_at_every_write.py`), the second through
+nodes (`tests/adversarial/test_fresh_releases.py`), the third on files
+(`tests/campaign/test_ledger_crash.py`). Reports of a site's own figures are never sent in a private
+study, so `participant-report` is met by `test_network_kills` alone.
+
 LIMIT: a site that is killed between its charge and the transaction that keeps the vector has paid
 for a vector that is lost. Its reservation has no spare, so it sits out one question of that kind.
 
@@ -24,6 +37,8 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -56,10 +71,17 @@ from tests.network_rig import HUB, Rig, assert_nothing_lost, assert_one_history
 FULL = os.environ.get("TREATY_CAMPAIGN") == "full"
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(7200 if FULL else 400)]
 RESULTS = Path(__file__).parent / "results"
-CI_RUNS, FULL_RUNS, FULL_KILLS = 1, 6, 150
+SCENARIOS = ("exact evaluation", "noised evaluation, a site away")
+CI_RUNS, FULL_RUNS, FULL_KILLS = 1, 5, 150
+MOP_UPS = 2
+"""Runs of each scenario beyond `FULL_RUNS`, for points that no kill has met."""
 RUN_LIMIT_S = 300 if FULL else 150
 ONLY_IN_COMMANDS = frozenset({"", "outbox", "terms"})
 SLOTS = 3
+DEADLINE_S = 15
+AWAY = SITES[-1]
+AWAY_SUMS = 2
+"""How many sums are published before the site that stays away is there."""
 
 
 def prepared(root: Path) -> Rig:
@@ -74,12 +96,25 @@ def prepared(root: Path) -> Rig:
     return made
 
 
-def run_private(rig: Rig, bundle: Path) -> dict[str, dict[str, int]]:
-    """Found, decide, train and check; return what each site was charged."""
+@dataclass(frozen=True)
+class PrivateClean(Clean):
+    """What an undisturbed run of a scenario did."""
+
+    scenario: str = SCENARIOS[0]
+
+
+def run_private(
+    rig: Rig, bundle: Path, scenario: str, start: Callable[[str], object]
+) -> dict[str, dict[str, int]]:
+    """Found, decide, train and check; return what each site was charged.
+
+    `start` starts the process of the site that stays away.
+    """
+    noised = scenario != SCENARIOS[0]
     rig.until(rig.founded, "the consortium is not founded", RUN_LIMIT_S)
     model = private_model(LogisticRegression())
     terms = terms_for(
-        Privacy(rounds=ROUNDS),
+        Privacy(rounds=ROUNDS, holdout_epsilon=0.9 if noised else None),
         model,
         private_contract(),
         rig.state(HUB).charter.privacy,
@@ -92,8 +127,21 @@ def run_private(rig: Rig, bundle: Path) -> dict[str, dict[str, int]]:
         privacy=terms,
         max_persons_per_site=MAX_ROWS,
         slots_per_epoch=SLOTS,
+        deadline_s=DEADLINE_S if noised else 60,
     )
     digest = Digest(rig.decide(plan, private_contract()))
+    if noised:
+        # Not before: without a plan a restarted coordinator waits for every site for a minute.
+        away(rig)
+        rig.until(
+            lambda: (
+                digest in rig.state(HUB).studies
+                and len(rig.state(HUB).studies[digest].rounds) >= AWAY_SUMS
+            ),
+            "no sum without the site that is away",
+            RUN_LIMIT_S,
+        )
+        start(AWAY)
     rig.until(lambda: rig.finished(digest), "the study does not end", RUN_LIMIT_S)
     study = rig.state(HUB).studies[digest]
     assert study.final_model is not None, study.halt_code
@@ -111,21 +159,31 @@ def run_private(rig: Rig, bundle: Path) -> dict[str, dict[str, int]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
-    """What an undisturbed run writes, from the first start on."""
-    place = tmp_path_factory.mktemp("clean")
+def away(rig: Rig) -> None:
+    """Let the site that is away end its process; nobody starts it meanwhile."""
+    rig.children.pop(AWAY).end()
+
+
+def undisturbed(place: Path, scenario: str) -> PrivateClean:
+    """Do an undisturbed run and return what it wrote, from the first start on."""
     first = prepared(place / "prepared")
     rig = first.copy(place / "run")
     traces = {name: place / f"{name}.trace" for name in (HUB, *SITES)}
+
+    def start(name: str) -> None:
+        rig.start(name, **{TRACE_VARIABLE: str(traces[name])})
+
     try:
-        for name, trace in traces.items():
-            rig.start(name, **{TRACE_VARIABLE: str(trace)})
-        charges = run_private(rig, place / "bundle")
+        for name in traces:
+            start(name)
+        charges = run_private(rig, place / "bundle", scenario, start)
         size = rig.size(HUB)
     finally:
         rig.stop()
-    assert all(one["charges"] == 4 and one["equals_certificate"] for one in charges.values())
+    full = 4 if scenario == SCENARIOS[0] else 5
+    for name, one in charges.items():
+        assert one["charges"] == full or (name == AWAY and scenario != SCENARIOS[0]), charges
+        assert one["equals_certificate"] or one["charges"] < full, charges
     points = {
         name: [one for one in trace.read_text().splitlines() if one not in ONLY_IN_COMMANDS]
         for name, trace in traces.items()
@@ -134,20 +192,22 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
         *map(set, points.values())
     )
     assert all("ledger-charge" in points[name] for name in SITES), points
-    return Clean(first, "", size, points)
+    return PrivateClean(first, "", size, points, scenario)
 
 
-def one_run(clean: Clean, number: int, place: Path) -> dict[str, object]:
-    """Do one run and return its row; raise what did not hold."""
+def one_run(
+    clean: PrivateClean, number: int, place: Path, kills: Iterable[str] | None = None
+) -> dict[str, object]:
+    """Do one run and return its row; raise what did not hold. For `kills` see `orders_of`."""
     began = time.monotonic()
-    orders, server_at = orders_of(clean, number)
+    orders, server_at = orders_of(clean, number, kills)
     rig = clean.rig.copy(place / f"run-{number}")
     killer = Killer(rig, orders, server_at)
     rig.watch = killer.watch
     planned = [f"{name} {one}" for name, ones in sorted(orders.items()) for one in ones]
     try:
         killer.start_all()
-        charges = run_private(rig, place / f"bundle-{number}")
+        charges = run_private(rig, place / f"bundle-{number}", clean.scenario, killer.start)
         for name, one in charges.items():
             # Nothing is paid for in vain but where its process was killed in between.
             kills = sum(kill.split()[0] == name for kill in killer.done)
@@ -158,6 +218,7 @@ def one_run(clean: Clean, number: int, place: Path) -> dict[str, object]:
     shutil.rmtree(rig.root)
     return {
         "run": number,
+        "scenario": clean.scenario,
         "planned": planned,
         "kills": killer.done,
         "charges": charges,
@@ -168,31 +229,45 @@ def one_run(clean: Clean, number: int, place: Path) -> dict[str, object]:
 
 
 @pytest.mark.skipif(FULL, reason="the slice; the full form takes its place")
-def test_every_run_of_the_slice_charges_each_release_once(clean: Clean, tmp_path: Path) -> None:
+def test_every_run_of_the_slice_charges_each_release_once(tmp_path: Path) -> None:
+    clean = undisturbed(tmp_path, SCENARIOS[0])
     rows = [one_run(clean, number, tmp_path) for number in range(CI_RUNS)]
     assert kills_of(rows) >= 10, [row["kills"] for row in rows]
 
 
 @pytest.mark.skipif(not FULL, reason="long: TREATY_CAMPAIGN=full")
-def test_every_run_charges_each_release_once(clean: Clean, tmp_path: Path) -> None:
+def test_every_run_charges_each_release_once(tmp_path: Path) -> None:
     named = os.environ.get("TREATY_CAMPAIGN_STATE")
     place = Path(named or tempfile.gettempdir()) / "treaty-private-network-kills"
-    place.mkdir(exist_ok=True, parents=True)
-    failed = []
-    for number in range(FULL_RUNS):
-        kept = place / f"run-{number:03}.json"
-        if kept.exists():
-            continue
-        if not kept_row(kept, partial(one_run, clean, number, tmp_path), number):
-            failed.append(number)
-        store_table(clean, [json.loads(path.read_text()) for path in sorted(place.glob("run-*"))])
+    failed, not_met = [], dict[str, list[str]]()
+    for at, scenario in enumerate(SCENARIOS):
+        kept_in = place / str(at)
+        kept_in.mkdir(exist_ok=True, parents=True)
+        clean = undisturbed(tmp_path / str(at), scenario)
+        for number in range(FULL_RUNS + MOP_UPS):
+            kept = kept_in / f"run-{number:03}.json"
+            met = [str(one) for row in rows_in(kept_in) for one in row["kills"]]  # type: ignore[attr-defined]  # a list
+            not_met[scenario] = points_not_met(clean, met)
+            if kept.exists() or (number >= FULL_RUNS and not not_met[scenario]):
+                continue
+            run = partial(one_run, clean, number, tmp_path / str(at))
+            if number >= FULL_RUNS:
+                run = partial(run, kills=met)
+            if not kept_row(kept, run, number):
+                failed.append(f"{scenario} {number}")
+            met = [str(one) for row in rows_in(kept_in) for one in row["kills"]]  # type: ignore[attr-defined]  # a list
+            not_met[scenario] = points_not_met(clean, met)
+            store_table(rows_in(place / "0") + rows_in(place / "1"), not_met)
     assert failed == []
-    rows = [json.loads(path.read_text()) for path in sorted(place.glob("run-*.json"))]
-    if len(rows) >= FULL_RUNS:
-        assert kills_of(rows) >= FULL_KILLS
+    assert kills_of(rows_in(place / "0") + rows_in(place / "1")) >= FULL_KILLS
 
 
-def store_table(clean: Clean, rows: list[dict[str, object]]) -> None:
+def rows_in(place: Path) -> list[dict[str, object]]:
+    """Return the rows that are kept, in order."""
+    return [json.loads(path.read_text()) for path in sorted(place.glob("run-*.json"))]
+
+
+def store_table(rows: list[dict[str, object]], not_met: dict[str, list[str]]) -> None:
     """Store what has been run so far."""
     kills = [one for row in rows for one in row["kills"]]  # type: ignore[attr-defined]  # a list
     charges = [one for row in rows for one in row.get("charges", {}).values()]  # type: ignore[attr-defined]  # a table
@@ -209,7 +284,7 @@ def store_table(clean: Clean, rows: list[dict[str, object]]) -> None:
         "charges_lost_with_their_process": sum(one["unreleased"] for one in charges),
         "ledgers_that_equal_the_certificate": sum(one["equals_certificate"] for one in charges),
         "longest_run_s": max((row.get("seconds", 0) for row in rows), default=0),  # type: ignore[type-var]  # numbers
-        "points_not_met": points_not_met(clean, kills),
+        "points_not_met": not_met,
         "rows": rows,
     }
     text = json.dumps(table, indent=1, sort_keys=True) + "\n"

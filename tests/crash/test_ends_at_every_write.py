@@ -24,12 +24,15 @@ from tests.restartable_federation import (
     RestartableFederation,
     assert_no_fork,
     assert_nothing_lost,
+    assert_reports_recorded,
     assert_said_once,
     sums,
     write_federation,
 )
 from tests.small_federation import SITES, contract, small_plan
+from treaty.engines.embedded import Passage
 from treaty.ids import MemberId
+from treaty.protocol.frames import decode_feed, decode_post
 from treaty.protocol.study import Phase, Study
 from treaty.provenance.verify import verify_bundle
 from treaty.simulation.federation import COORDINATOR
@@ -37,6 +40,7 @@ from treaty.studies.calibrating import Privacy
 
 pytestmark = pytest.mark.timeout(60)
 MEMBER = SITES[1]
+SIX = (*SITES, MemberId("saane"), MemberId("thur"))
 LONGEST_LIFE = 6
 SEEDS = (1, 2, 3)
 PRIVATE: dict[str, object] = {
@@ -72,6 +76,32 @@ class ShortLives(Cuts):
         raise CutOff(party)
 
 
+class Watched(RestartableFederation):
+    """Looks, whenever a party ended, at what it had said and what it had stored by then."""
+
+    def __init__(self, directory: Path, cuts: Cuts) -> None:
+        self.heard = 0
+        self.claimed: dict[str, int] = {}
+        super().__init__(directory, cuts=cuts, slots_per_epoch=3)
+
+    def reopen(self, name: str) -> None:
+        """See `RestartableFederation.reopen`."""
+        said = self.network.egress[self.heard :]
+        self.heard += len(said)
+        for record in said:
+            if record.passage is Passage.FRAME and record.content is not None:
+                sender, size = str(record.sender), 0
+                if sender == COORDINATOR:
+                    feed = decode_feed(record.content)
+                    size = feed.first + len(feed.entries)
+                else:
+                    size = decode_post(record.content).size
+                self.claimed[sender] = max(size, self.claimed.get(sender, 0))
+        stored = self.kept[name].store.version("log")
+        assert self.claimed.get(name, 0) <= stored, f"{name} said more than it had stored"
+        super().reopen(name)
+
+
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("exact") / "federation"
@@ -86,11 +116,18 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("private-six") / "federation"
+    write_federation(directory, SIX, **PRIVATE)
+    return directory
+
+
 def run(place: Path, directory: Path, party: str, seed: int) -> tuple[ShortLives, Study]:
     """Run one study in a copy of `place`; `party` lives shortly, many times."""
     shutil.copytree(place, directory)
     cuts = ShortLives(party, seed)
-    federation = RestartableFederation(directory, cuts=cuts, slots_per_epoch=3)
+    federation = Watched(directory, cuts)
     federation.establish()
     if place.parent.name.startswith("private"):
         plan = private_plan(federation, Privacy(rounds=2), surplus=True)
@@ -107,11 +144,15 @@ def run(place: Path, directory: Path, party: str, seed: int) -> tuple[ShortLives
 
 
 def check(federation: RestartableFederation, study: Study) -> None:
-    """Nothing is said twice, forked, lost, left or unpaid, and the study ends right."""
+    """Nothing is said twice, forked, lost, left or unpaid, and the study ends right.
+
+    That nobody said more than it had stored was seen whenever a party ended (`Watched`).
+    """
     assert study.phase is Phase.COMPLETED
     assert_said_once(federation)
     assert_no_fork(federation)
     assert_nothing_lost(federation)
+    assert_reports_recorded(federation, study)
     for name in federation.members:
         assert federation.kept[name].secrets.names() == (), name
     federation.release(study)
@@ -140,3 +181,11 @@ def test_a_private_study_ends_right(tmp_path: Path, private: Path, party: str, s
     cuts, study = run(private, tmp_path / "copy", party, seed)
     assert len(sums(study)) == 4 and set(sums(study)) <= {3, 4}
     assert {"ledger-charge", "ledger-reserve", "ledger-close"} <= set(cuts.writes[MEMBER])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_survivors_that_are_confirmed_end_right(tmp_path: Path, six: Path, seed: int) -> None:
+    """Six members confirm a set, before they answer with keys of noise that comes off."""
+    cuts, study = run(six, tmp_path / "copy", MEMBER, seed)
+    assert len(sums(study)) == 4 and set(sums(study)) <= {5, 6}
+    assert "participant-slot-confirm-persisting" in cuts.writes[MEMBER]

@@ -162,6 +162,10 @@ class Node:
         if not isinstance(statement, messages.InputDeclined):
             data = canonical.encode(statement)
             assert any(data in record for record in self.disk.records.values()), statement
+        if isinstance(statement, messages.MaskedInput) and self.slot is not None:
+            # Whoever ends here takes the slot for spent, and looks at no earlier one again.
+            earlier = {self.slot.epoch.slot_secret_name(one) for one in range(self.slot.slot)}
+            assert not earlier & set(self.disk.secrets), statement
 
     def persisted(self, token: str) -> list[Predicate]:
         """Tell the machine that its order is durable."""

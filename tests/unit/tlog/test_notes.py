@@ -19,6 +19,7 @@ from treaty.tlog.checkpoint import (
     add_cosignatures,
     cosign,
     open_checkpoint,
+    parse_decimal,
     parse_unverified,
     sign,
     strip_cosignatures,
@@ -192,6 +193,24 @@ def test_a_cosignature_of_another_length_fails(length: int) -> None:
     assert refusal.value.code == "bad-signature"
 
 
+def test_a_cosignature_of_another_length_is_told_from_one_that_does_not_fit() -> None:
+    with pytest.raises(VerificationError, match="expected a cosignature of 72 bytes, got 71"):
+        VERIFIERS[0].verify(BODY, bytes(71))
+
+
+def test_a_time_that_no_clock_shows_is_refused_although_it_is_signed() -> None:
+    """C2SP leaves it out, so that a time fits a signed integer of 64 bits."""
+    for time_s, holds in (((1 << 63) - 1, True), (1 << 63, False)):
+        key = WITNESSES[0].key.sign(b"cosignature/v1\ntime %d\n" % time_s + BODY)
+        signature = time_s.to_bytes(8, "big") + key
+        if holds:
+            assert VERIFIERS[0].verify(BODY, signature) == time_s
+            continue
+        with pytest.raises(VerificationError) as refusal:
+            VERIFIERS[0].verify(BODY, signature)
+        assert refusal.value.code == "bad-signature"
+
+
 def test_the_time_of_a_cosignature_is_signed() -> None:
     """Another time over the same signature fails, as does one at 2^63."""
     for time_s in (999, 1 << 63):
@@ -319,6 +338,18 @@ def test_notes_of_another_form_are_refused(data: bytes, strict: bool) -> None:
         _open(data, strict=strict)
 
 
+@pytest.mark.parametrize("data", [_text(LINES[0]), FULL[:-1] + b"x"], ids=["no text", "no end"])
+def test_bytes_without_a_text_or_an_end_are_no_note(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        parse_note(data)
+
+
+def test_a_size_fits_a_signed_integer_of_64_bits() -> None:
+    assert parse_decimal("9223372036854775807", "size") == 2**63 - 1
+    with pytest.raises(FormatError, match="below 2"):
+        parse_decimal("9223372036854775808", "size")
+
+
 def test_256_signatures_are_read() -> None:
     """The limit is inclusive."""
     assert len(parse_note(SIGNED + UNKNOWN * 255).lines) == 256
@@ -376,6 +407,8 @@ def test_callers_mistakes_are_named() -> None:
         lambda: LOG.sign(b"no newline"),
         lambda: LOG.sign(b"\x00\n"),
         lambda: encode_note(BODY, []),
+        lambda: encode_note(b"no newline", LINES),
+        lambda: WITNESSES[0].cosign(b"no newline", 1),
         lambda: WITNESSES[0].cosign(BODY, -1),
         lambda: WITNESSES[0].cosign(BODY, 1 << 63),
         lambda: open_checkpoint(FULL, LOG.verifier, [LOG.verifier]),

@@ -223,6 +223,7 @@ TEXTS = {
     "two addresses": LOG_LINE.replace("\n", " a b\n") + "quorum none\n",
     "no newline at the end": LOG_LINE + "quorum none",
     "a carriage return": LOG_LINE + "quorum none\r\n",
+    "a control character in a comment": "# a\x07b\n" + LOG_LINE + "quorum none\n",
     "a delete character": LOG_LINE + "quorum none\x7f\n",
     "nothing": "",
     "too long": LOG_LINE + "quorum none\n" + "#" * 70_000 + "\n",
