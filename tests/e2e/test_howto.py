@@ -224,7 +224,8 @@ def test_the_pages_play_as_they_stand(stage: Stage) -> None:
     stage.perform("coordinator", hub["coordinator-2"])
     for name in SITES:
         stage.perform(name, site["site-2"], name)
-    stage.until(SITES[0], "$ treaty proposal list --dir treaty-site\nnothing was put to the vote\n")
+    # It holds the founding charter: an empty log has nothing to vote on either.
+    stage.until(SITES[0], "$ treaty member list --dir treaty-site\nmember [..]\n...\n")
     stage.perform(SITES[0], site["propose"])
     # Two of three decide; a third vote would come too late for the contract.
     for name in SITES[:2]:
@@ -293,3 +294,13 @@ def test_the_pages_play_as_they_stand(stage: Stage) -> None:
         stage.perform(name, later["vote"])
     for name in (*SITES, NEWCOMER):
         stage.until(name, "".join(later["members"]))
+
+    # A member exchanges two of its keys; now the members are four.
+    keys = blocks("rotate-keys")
+    assert tuple(keys) == ("rotate", "agree", "after")
+    stage.perform(SITES[0], keys["rotate"])
+    for name in SITES[1:]:
+        there = "$ treaty proposal show <rotation> --dir treaty-site\n...\n"
+        stage.until(name, there + "in force   [..]\n...\n")
+        stage.perform(name, keys["agree"], "north.example")
+    stage.until(SITES[0], "".join(keys["after"]))

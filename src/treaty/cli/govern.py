@@ -15,7 +15,7 @@ from treaty.cli.options import FormatOption
 from treaty.cli.output import Format, aligned, emit
 from treaty.errors import PolicyError, UsageError
 
-__all__ = ["attach"]
+__all__ = ["attach", "keys"]
 
 
 class KeyRole(StrEnum):
@@ -34,7 +34,7 @@ ContractOption = Annotated[Path, typer.Option("--contract", help="The data contr
 PlanOption = Annotated[Path, typer.Option("--plan", help="The study plan.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="A new file; else it is printed.")]
 
-_keys = typer.Typer(help="Signing keys.", rich_markup_mode=None)
+keys = typer.Typer(help="Signing keys.", rich_markup_mode=None)
 _charters = typer.Typer(help="The charter that all members sign.", rich_markup_mode=None)
 _contracts = typer.Typer(help="The data contract.", rich_markup_mode=None)
 _data = typer.Typer(help="A site's own data.", rich_markup_mode=None)
@@ -44,7 +44,7 @@ _plans = typer.Typer(help="The plan of a study, before the vote.", rich_markup_m
 def attach(app: typer.Typer) -> None:
     """Add the commands of this module to `app`."""
     for name, group in (
-        ("key", _keys),
+        ("key", keys),
         ("charter", _charters),
         ("contract", _contracts),
         ("data", _data),
@@ -53,7 +53,7 @@ def attach(app: typer.Typer) -> None:
         app.add_typer(group, name=name)
 
 
-@_keys.command("new")
+@keys.command("new")
 def key_new(
     role: Annotated[KeyRole, typer.Argument(help="What the key is for.")],
     out: Annotated[Path, typer.Option("--out", help="A new file, mode 0600.")],
@@ -66,7 +66,7 @@ def key_new(
     _show_key(form, role.value, public.hex, out)
 
 
-@_keys.command("show")
+@keys.command("show")
 def key_show(
     file: Annotated[Path, typer.Argument(help="A key file.")],
     form: FormatOption = Format.TABLE,

@@ -17,7 +17,7 @@ from typing import Annotated, Protocol, runtime_checkable
 import typer
 import typer.main
 
-from treaty.cli import assess, audit, budget, govern, network, operate, rehearse, release
+from treaty.cli import assess, audit, budget, govern, network, operate, rehearse, release, rotation
 from treaty.cli.failures import told
 from treaty.cli.output import escape_unencodable, print_error, wants_json
 from treaty.cli.serving import Order, become, serve
@@ -52,6 +52,7 @@ rehearse.attach(app)
 assess.attach(app)
 network.attach(app)
 release.attach(app)
+rotation.attach()
 
 
 def _show_version(wanted: bool) -> None:

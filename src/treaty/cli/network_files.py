@@ -21,6 +21,7 @@ from treaty.deployment.outbox import Outbox
 from treaty.deployment.places import HubSettings, is_running, load_party, load_site
 from treaty.deployment.preflight import Check, hub_checks, site_checks
 from treaty.deployment.replica import Replicated, replicated
+from treaty.deployment.rotating import pending_roles
 from treaty.errors import UsageError
 from treaty.governance.charter import Charter, charter_from_toml
 from treaty.governance.page import charter_page
@@ -292,6 +293,7 @@ class SiteStatus:
     log_size: int
     waiting: tuple[str, ...]
     recent: tuple[tuple[str, str], ...]
+    new_keys: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -303,6 +305,7 @@ class SiteStatus:
         return {
             "log_size": self.log_size,
             "member": self.member,
+            "new_keys": list(self.new_keys),
             "problems": {one.name: one.problem for one in self.checks if not one.holds},
             "recent": [{"detail": detail, "event": event} for event, detail in self.recent],
             "running": self.running,
@@ -317,6 +320,8 @@ class SiteStatus:
             ("log", f"{self.log_size} entries"),
             ("to be sent", str(len(self.waiting))),
         ]
+        if self.new_keys:
+            rows.append(("new keys", f"{', '.join(self.new_keys)}: wait for the members"))
         lines = [*aligned(rows), *_table(self.checks)]
         if self.recent:
             lines += ["lately noted here, and nowhere else:"]
@@ -338,6 +343,7 @@ def site_status(directory: Path) -> SiteStatus:
         size,
         Outbox(directory).waiting(),
         tuple(_recent(directory)),
+        pending_roles(directory),
     )
 
 

@@ -15,7 +15,6 @@ from treaty.deployment.places import is_running, load_party
 from treaty.errors import UsageError
 from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import Consortium, ProposalRecord
-from treaty.protocol.proposal import Proposal
 from treaty.protocol.study import Study
 from treaty.protocol.waiting import RELEASE, Awaited, awaited, stewards, unreleased
 from treaty.simulation.stored import Standing, StoredConsortium
@@ -139,7 +138,7 @@ class _Desk:
 
     def _vote(self, name: MemberId) -> Step | None:
         for number, record in self.state.proposals.items():
-            if _may_vote(record.proposal, name):
+            if _may_vote(record, name):
                 return Step(
                     f"vote on proposal {number[:16]}: {_question(record)}",
                     f"treaty proposal show {number[:16]} --dir {self.stored.directory} "
@@ -243,7 +242,7 @@ class _OwnDesk:
 
     def _vote(self) -> Step | None:
         for number, record in self.state.proposals.items():
-            if _may_vote(record.proposal, self.name):
+            if _may_vote(record, self.name):
                 return Step(
                     f"vote on proposal {number[:16]}: {_question(record)}",
                     f"treaty proposal show {number[:16]} --dir {self.directory}",
@@ -262,8 +261,10 @@ class _OwnDesk:
         return Step(f"wait for {_and(waits.parties)}: {waits.what}", None, waits)
 
 
-def _may_vote(proposal: Proposal, name: MemberId) -> bool:
-    return not proposal.settled and name in proposal.electorate and name not in proposal.ballots
+def _may_vote(record: ProposalRecord, name: MemberId) -> bool:
+    proposal = record.proposal
+    due = not proposal.settled or record.rotates
+    return due and name in proposal.electorate and name not in proposal.ballots
 
 
 def _question(record: ProposalRecord) -> str:

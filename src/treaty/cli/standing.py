@@ -203,6 +203,8 @@ class ProposalStatus:
     about: str
     changes: tuple[str, ...] = ()
     """What the charter that is voted on changes."""
+    amends_with: int = 0
+    """How many approvals the amendment takes, where that is more than the call for it."""
 
     @property
     def missing(self) -> tuple[MemberId, ...]:
@@ -243,6 +245,8 @@ class ProposalStatus:
         rows += [(choice.value, name) for name, choice in sorted(proposal.ballots.items())]
         rows += [("no ballot", name) for name in self.missing]
         rows += [("two ballots", name) for name in sorted(proposal.equivocators)]
+        if self.held.rotates:
+            rows.append(("in force", f"with {self.amends_with} approvals, and when no study runs"))
         rows += [("changes", sentence) for sentence in self.changes]
         return aligned(rows)
 
@@ -281,6 +285,7 @@ def proposals_of(directory: Path, member: str | None) -> list[ProposalStatus]:
             record,
             _about(record, standing.documents, standing.state.studies),
             _changes(record, standing),
+            0 if standing.state.membership is None else _amends_with(standing.state),
         )
         for number, record in standing.state.proposals.items()
     ]
@@ -362,10 +367,17 @@ def _party(member: str | None) -> MemberId | None:
     return None if member is None else MemberId(member)
 
 
+_AMENDING = (Action.MEMBER_ACCEPT.value, Action.KEY_ROTATE.value)
+
+
+def _amends_with(state: Consortium) -> int:
+    return state.charter.decisions[Action.CHARTER_AMEND].threshold
+
+
 def _changes(record: ProposalRecord, standing: Standing) -> tuple[str, ...]:
     """Return what a proposed charter changes in the one that was in force when it was proposed."""
     data = standing.documents.get(record.proposal.subject)
-    if data is None or record.proposal.action != Action.MEMBER_ACCEPT.value:
+    if data is None or record.proposal.action not in _AMENDING:
         return ()
     try:
         charter = parse_charter(data)
@@ -388,6 +400,8 @@ def _about(
     if record.target is not None:
         return f"member {record.target}"
     data = documents.get(proposal.subject)
+    if data is not None and proposal.action == Action.KEY_ROTATE.value:
+        return "new keys of a member"
     if proposal.action in _ABOUT_RELEASES and proposal.subject in studies:
         return f"the model of study {studies[proposal.subject].plan.study}"
     if data is not None and proposal.action == Action.CONTRACT_ADOPT.value:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from treaty.crypto import canonical
 from treaty.crypto.canonical import MAX_SIZE_BYTES, sha256
+from treaty.crypto.keys import SigningKey
 from treaty.deployment.monitor import Monitor
 from treaty.deployment.outbox import Outbox
 from treaty.deployment.papers import (
@@ -28,6 +29,13 @@ from treaty.deployment.places import (
     founded,
     load_site,
     write_anchor,
+)
+from treaty.deployment.rotating import (
+    install,
+    is_pending,
+    pending_roles,
+    replace_lost,
+    transport_keys,
 )
 from treaty.engines.jetstream import JetStreamEngine, NatsParty
 from treaty.errors import PeerError, PolicyError, ResourceError, UsageError, VerificationError
@@ -167,41 +175,64 @@ class SiteProcess:
             exclusive(directory, self._name),
             self._monitor.running(self._name, is_hub=False),
         ):
-            known = self._known()
-            engine = self._admitted(stop)
-            if engine is None:
-                return
-            storage = None
-            try:
-                anchor, charter = known or self._charter(engine, stop)
-                storage = Storage.on_disk(directory)
-                node = self._open(anchor, engine, storage)
-                if not node.size and self._invite.founding is None:
-                    self._sign(engine, charter)
-                self._say(f"{self._name} serves {charter.consortium}, anchor {anchor}")
-                node.start()
-                outbox = Outbox(directory)
-                withdrawn = False
+            while self._serve(stop):
+                # With the keys that the charter lists now.
+                continue
 
-                def tick() -> None:
-                    nonlocal withdrawn
-                    # Looked for a few times a second, not at every turn of the loop.
-                    withdrawn = withdrawn or (directory / WITHDRAWN).exists()
-                    if node.state.membership is not None:
-                        outbox.submit(node)
-                    self._monitor.observe(node, engine, storage.store, budget=node.budget)
+    def _serve(self, stop: Callable[[], bool]) -> bool:
+        """Take part with the keys that are in force; say whether others came into force."""
+        directory = self._directory
+        known = self._known()
+        for role in replace_lost(directory):
+            self._journal.note("key-replaced", f"the {role} key was gone: the new one is taken")
+        engine = self._admitted(stop)
+        if engine is None:
+            return False
+        storage = None
+        try:
+            anchor, charter = known or self._charter(engine, stop)
+            storage = Storage.on_disk(directory)
+            node = self._open(anchor, engine, storage)
+            keys = _KeyWatch(directory, self._name, engine)
+            if self._changes_over(keys, node):
+                return True
+            if not node.size and self._invite.founding is None:
+                self._sign(engine, charter)
+            self._say(f"{self._name} serves {charter.consortium}, anchor {anchor}")
+            node.start()
+            outbox = Outbox(directory)
+            withdrawn = changed = False
 
-                serve(
-                    node,
-                    wait=engine.wait,
-                    stop=lambda: stop() or withdrawn,
-                    now_ms=lambda: time.monotonic_ns() // 1_000_000,
-                    tick=tick,
-                )
-            finally:
-                engine.close()
-                if storage is not None:
-                    storage.store.close()
+            def tick() -> None:
+                nonlocal withdrawn, changed
+                # Looked for a few times a second, not at every turn of the loop.
+                withdrawn = withdrawn or (directory / WITHDRAWN).exists()
+                changed = changed or self._changes_over(keys, node)
+                if node.state.membership is not None and not changed:
+                    outbox.submit(node)
+                self._monitor.observe(node, engine, storage.store, budget=node.budget)
+
+            serve(
+                node,
+                wait=engine.wait,
+                stop=lambda: stop() or withdrawn or changed,
+                now_ms=lambda: time.monotonic_ns() // 1_000_000,
+                tick=tick,
+            )
+            return changed and not stop() and not withdrawn
+        finally:
+            engine.close()
+            if storage is not None:
+                storage.store.close()
+
+    def _changes_over(self, keys: "_KeyWatch", node: Participant) -> bool:
+        """Install new keys that the log lists now; say whether to begin anew with other keys."""
+        done = keys.install(node)
+        if done:
+            said = f"{self._name} has changed over to its new keys: {', '.join(done)}"
+            self._say(said)
+            self._journal.note("keys-rotated", said)
+        return bool(done) or keys.cut_off()
 
     def _open(self, anchor: Digest, engine: JetStreamEngine, storage: Storage) -> Participant:
         return open_participant(
@@ -222,16 +253,21 @@ class SiteProcess:
         """
         said, pause = False, ADMISSION_PAUSE_S
         while True:
-            try:
-                return self._connect()
-            except PolicyError as error:
-                # A member whose key is refused is suspended; a newcomer's is not listed yet.
-                newcomer = self._invite.founding is not None and not has_store(self._directory)
-                if error.code != "key-refused" or not newcomer:
-                    raise
+            # A new key is let in from the version on that lists it, and the old one no longer.
+            for key in transport_keys(self._directory):
+                try:
+                    return self._connect(key)
+                except PolicyError as error:
+                    # A member whose key is refused is suspended; a newcomer's is not listed yet,
+                    # and neither is the one that takes the place of a lost one.
+                    newcomer = self._invite.founding is not None and not has_store(self._directory)
+                    waits = newcomer or is_pending(self._directory)
+                    if error.code != "key-refused" or not waits:
+                        raise
             if not said:
                 said = True
-                self._say(f"{self._name} waits until the members have accepted it")
+                what = "accepted it" if newcomer else "agreed to its new keys"
+                self._say(f"{self._name} waits until the members have {what}")
             end = time.monotonic() + pause
             pause = min(pause * 1.25, LONGEST_PAUSE_S)
             while time.monotonic() < end:
@@ -240,12 +276,12 @@ class SiteProcess:
                     return None
                 time.sleep(0.1)
 
-    def _connect(self) -> JetStreamEngine:
+    def _connect(self, key: SigningKey) -> JetStreamEngine:
         invite = self._invite
         party = NatsParty(
             url=invite.url,
             pin=Digest(invite.pin),
-            key=load_key(self._directory, "transport"),
+            key=key,
             name=self._name,
             consortium=invite.terms.consortium,
             coordinator=MemberId(invite.terms.coordinator.name),
@@ -324,3 +360,26 @@ class SiteProcess:
         frame = founding_post(self._name, statement)
         key = f"founding-{sha256(frame)[:16]}-{SystemClock().now()}"
         engine.send(MemberId(charter.coordinator.name), frame, key)
+
+
+class _KeyWatch:
+    """Looks whether the keys of the site in `directory` are to be exchanged while it runs."""
+
+    def __init__(self, directory: Path, name: MemberId, engine: JetStreamEngine) -> None:
+        self._directory = directory
+        self._name = name
+        self._engine = engine
+        self._seen: object = None
+
+    def install(self, node: Participant) -> tuple[str, ...]:
+        """Install what the charter in force lists; looked for once for each membership."""
+        membership = node.state.membership
+        if membership is None or membership is self._seen:
+            return ()
+        done = install(self._directory, self._name, membership.charter)
+        self._seen = membership
+        return done
+
+    def cut_off(self) -> bool:
+        """Say whether the server refuses the present key, and there is another one to try."""
+        return self._engine.key_refused and "transport" in pending_roles(self._directory)

@@ -14,11 +14,13 @@ from treaty.crypto.keys import SigningKey, decode_key_file
 from treaty.deployment.outbox import Outbox
 from treaty.deployment.papers import open_accession
 from treaty.deployment.places import Party, load_party
+from treaty.deployment.rotating import open_rotation
 from treaty.errors import FormatError, PolicyError, ResourceError, UsageError
 from treaty.governance.accession import newcomer_of
-from treaty.governance.charter import charter_bytes, parse_charter, require_networked
+from treaty.governance.charter import Charter, charter_bytes, parse_charter, require_networked
 from treaty.governance.consents import Consent, sign_consent
 from treaty.governance.roles import Action, describe_role
+from treaty.governance.rotation import rotated_member
 from treaty.governance.validity import check
 from treaty.ids import Digest, MemberId
 from treaty.protocol.consortium import Consortium, ProposalRecord
@@ -43,6 +45,9 @@ from treaty.wiring import (
 )
 
 __all__ = ["Desk"]
+
+_CHARTERS = (Action.MEMBER_ACCEPT.value, Action.KEY_ROTATE.value)
+"""Proposals whose document is the charter's next version, which an approving vote signs."""
 
 CHOICES = ("approve", "reject", "abstain")
 
@@ -110,6 +115,23 @@ class Desk:
         return self._propose(
             Action.MEMBER_ACCEPT, sha256(document), document, MemberId(request.member)
         )
+
+    def propose_rotation(self, data: bytes) -> Digest:
+        """Propose that the keys in the request `data` take the place of a member's, and approve it.
+
+        What the new keys signed is left to be sent too. Raises as `open_rotation`.
+        """
+        history = self._state.members.history
+        _require_may(self._state, Action.KEY_ROTATE, MemberId(self._party.name))
+        request, statement = open_rotation(data, history)
+        document = charter_bytes(request.charter)
+        self._outbox.put(statement, (document,))
+        number = self._propose(Action.KEY_ROTATE, sha256(document), document)
+        known = self._state.proposals.get(number)
+        if known is None or self._party.name not in known.proposal.ballots:
+            self._approve_charter(request.charter, document)
+            self._ballot(number, "approve")
+        return number
 
     def propose_halt(self, study: str) -> Digest:
         """Propose to halt the study with this name or beginning of its plan's digest."""
@@ -227,9 +249,9 @@ class Desk:
         cast = record.proposal.ballots.get(name)
         if cast is not None:
             raise UsageError(f"{name} has voted: {cast.value}; a ballot is final")
-        if record.proposal.settled:
+        if record.proposal.settled and not record.rotates:
             raise UsageError(f"the proposal is {record.proposal.phase.value}: no vote counts now")
-        if record.proposal.action == Action.MEMBER_ACCEPT.value and choice == "approve":
+        if record.proposal.action in _CHARTERS and choice == "approve":
             self._sign_charter(record)
         if record.proposal.action == Action.RELEASE_APPROVE.value and choice == "approve":
             self._sign_release(self._state.studies[record.proposal.subject])
@@ -311,16 +333,21 @@ class Desk:
         charter = parse_charter(document)
         require_networked(charter)
         history = self._state.members.history
-        named = newcomer_of(history.current, charter)
-        if named != record.target or charter.previous != history.digest:
-            raise PolicyError(
-                f"the proposal is about {record.target}, the charter in it lets {named} join after "
-                f"version {str(charter.previous)[:16]}: vote against it",
-                code="wrong-charter",
-            )
+        if record.proposal.action == Action.KEY_ROTATE.value:
+            rotated_member(history.current, charter, suspended=history.suspended)
+        else:
+            named = newcomer_of(history.current, charter)
+            if named != record.target or charter.previous != history.digest:
+                raise PolicyError(
+                    f"the proposal is about {record.target}, the charter in it lets {named} join "
+                    f"after version {str(charter.previous)[:16]}: vote against it",
+                    code="wrong-charter",
+                )
         check(charter)
-        signed = seal_statement(charter_statement(charter), self._key)
-        self._outbox.put(signed, (document,))
+        self._approve_charter(charter, document)
+
+    def _approve_charter(self, charter: Charter, document: bytes) -> None:
+        self._outbox.put(seal_statement(charter_statement(charter), self._key), (document,))
 
     def _consents(self, plan: Digest) -> list[Consent]:
         found = []
@@ -346,7 +373,8 @@ class Desk:
             if same == (action.value, subject, target):
                 asked += 1
                 # What was approved and is still to be carried out is not asked again either.
-                due = action is Action.STUDY_APPROVE and not record.used
+                carried = action in (Action.STUDY_APPROVE, Action.KEY_ROTATE)
+                due = carried and not record.used
                 approved = record.proposal.phase is Phase.RATIFIED
                 if not record.proposal.settled or (approved and due):
                     return identity

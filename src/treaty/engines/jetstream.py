@@ -196,6 +196,11 @@ class JetStreamEngine:
         return self._link.is_up
 
     @property
+    def key_refused(self) -> bool:
+        """Say whether the server refused this party's transport key when it was tried last."""
+        return self._link.key_refused
+
+    @property
     def moved(self) -> int:
         """Return how many pieces of large objects have passed, either way."""
         return self._objects.moved

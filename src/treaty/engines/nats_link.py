@@ -128,6 +128,12 @@ class Link:
         return self._up.is_set()
 
     @property
+    def key_refused(self) -> bool:
+        """Say whether there is no connection because the server refused the key."""
+        cause = self._cause
+        return not self.is_up and isinstance(cause, PolicyError) and cause.code == "key-refused"
+
+    @property
     def cause(self) -> TreatyError:
         """Return why the last attempt failed, or the connection was lost."""
         return self._cause

@@ -11,7 +11,8 @@ from treaty.node import amending, releasing
 from treaty.node.intake import Pending
 from treaty.ports import EventStore, Journal
 from treaty.protocol.consortium import Consortium
-from treaty.protocol.statements import Body
+from treaty.protocol.messages import CharterPublished
+from treaty.protocol.statements import Body, peek
 
 __all__ = ["JointStatements", "is_settled"]
 
@@ -36,5 +37,15 @@ class JointStatements:
 
 
 def is_settled(statement: bytes, state: Consortium) -> bool:
-    """Say whether what `statement` signs a part of took effect, or never can."""
-    return amending.is_settled(statement, state) or releasing.is_settled(statement, state)
+    """Say whether what `statement` signs took effect, or never can.
+
+    So ends the sending of a part of a whole, and of what was made under a charter that is over: the
+    log takes neither.
+    """
+    if state.membership is None:
+        return False
+    body = peek(statement)[1]
+    if isinstance(body, CharterPublished):
+        return amending.is_settled(statement, state)
+    past = {one.previous for one in state.members.history.versions}
+    return body.charter in past or releasing.is_settled(statement, state)

@@ -212,6 +212,8 @@ class Participant:
             self._submitted.pop(digest, None)
         for digest in [d for d, one in self._submitted.items() if is_settled(one[0], self.state)]:
             del self._submitted[digest]
+            said = "in effect, or made under a charter that is over: not sent again"
+            self.journal.note("officer-settled", f"statement {digest[:16]} is {said}")
         self._duties()
         self._mirror.write((), (), "participant-mirror", besides=self._performer.masked)
         self._post()

@@ -84,7 +84,12 @@ class Releases:
         """Return the release that could take effect now, as the log's next entry, or nothing."""
         if not self._statements or state.membership is None:
             return []
-        over = [plan for plan, one in self._statements.items() if is_settled(one, state)]
+        charter = state.members.directory.charter
+        over = [
+            plan
+            for plan, one in self._statements.items()
+            if is_settled(one, state) or peek(one)[1].charter != charter
+        ]
         if over:
             self._keep({plan: one for plan, one in self._statements.items() if plan not in over})
         for plan, statement in self._statements.items():
@@ -160,17 +165,14 @@ class Releases:
 
 
 def is_settled(statement: bytes, state: Consortium) -> bool:
-    """Say whether `statement` signs a release that took effect, or was signed under a past charter.
+    """Say whether `statement` signs a release that took effect.
 
     A steward's own signature need not stand in the log by itself, so this ends its sending.
     """
     if state.membership is None:
         return False
     body = peek(statement)[1]
-    if not isinstance(body, ReleaseProvenance):
-        return False
-    past = {one.previous for one in state.members.history.versions}
-    return body.model in state.releases or body.charter in past
+    return isinstance(body, ReleaseProvenance) and body.model in state.releases
 
 
 def _needed(state: Consortium) -> int:

@@ -6,10 +6,11 @@ not voted on cannot be listed, and a version that the newcomer's keys did not si
 
 Invariants (docs/spec/governance.md, section 8):
   * An amendment lists a new member only if its acceptance by exactly this version is ratified.
-  * What was accepted by another version than the one that took effect is void.
+  * What was accepted by another version than the one that took effect is void, and so is what was
+    approved under one that is over.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 import msgspec
@@ -18,9 +19,9 @@ from treaty.errors import PolicyError
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId
 from treaty.protocol.membership import Membership
-from treaty.protocol.proposal import Phase, Proposal
+from treaty.protocol.proposal import Choice, Phase, Proposal
 
-__all__ = ["ProposalRecord", "carried_out", "require_accepted"]
+__all__ = ["ProposalRecord", "carried_out", "require_accepted", "voided"]
 
 
 class ProposalRecord(msgspec.Struct, frozen=True):
@@ -35,6 +36,14 @@ class ProposalRecord(msgspec.Struct, frozen=True):
     def accepts(self) -> bool:
         """Say whether it is a ratified decision to accept a member."""
         return self._decides(Action.MEMBER_ACCEPT)
+
+    @property
+    def rotates(self) -> bool:
+        """Say whether it is a ratified call for a change of keys that has not taken effect.
+
+        The amendment needs more signatures than the call votes, so ballots go on.
+        """
+        return self._decides(Action.KEY_ROTATE) and not self.used
 
     @property
     def releases(self) -> bool:
@@ -65,9 +74,32 @@ def carried_out(records: Mapping[Digest, ProposalRecord]) -> Mapping[Digest, Pro
 
     Each was about the version after the one in force, of which there is one.
     """
+    return _used(records, lambda one: one.accepts)
+
+
+def voided(
+    records: Mapping[Digest, ProposalRecord], concerned: MemberId | None = None
+) -> Mapping[Digest, ProposalRecord]:
+    """Return `records` without what was approved, has not taken effect, and cannot any more.
+
+    Releases: all of them after an amendment, since signatures bind a charter; those that
+    `concerned` approved when it is suspended. Rotations of keys after either: each is about one
+    next version, which says who is suspended. They are asked anew.
+    """
+
+    def is_void(one: ProposalRecord) -> bool:
+        approved = concerned is None or one.proposal.ballots.get(concerned) is Choice.APPROVE
+        return one.rotates or (one.releases and approved)
+
+    return _used(records, is_void)
+
+
+def _used(
+    records: Mapping[Digest, ProposalRecord], chosen: Callable[[ProposalRecord], bool]
+) -> Mapping[Digest, ProposalRecord]:
     return MappingProxyType(
         {
-            number: msgspec.structs.replace(one, used=True) if one.accepts else one
+            number: msgspec.structs.replace(one, used=True) if chosen(one) else one
             for number, one in records.items()
         }
     )

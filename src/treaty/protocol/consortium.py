@@ -29,7 +29,7 @@ from treaty.errors import PolicyError, VerificationError
 from treaty.governance.charter import Charter
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
-from treaty.protocol.accession import ProposalRecord, carried_out, require_accepted
+from treaty.protocol.accession import ProposalRecord, carried_out, require_accepted, voided
 from treaty.protocol.ledger_trail import LedgerTrail
 from treaty.protocol.membership import Membership, open_charter
 from treaty.protocol.messages import (
@@ -53,9 +53,16 @@ from treaty.protocol.model_release import (
     require_releasable,
     require_withdrawable,
     settled_questions,
-    voided,
 )
-from treaty.protocol.proposal import BallotGiven, Choice, Phase, Proposal, VotingEnded
+from treaty.protocol.proposal import (
+    DOCUMENTED,
+    PROPOSABLE,
+    BallotGiven,
+    Choice,
+    Phase,
+    Proposal,
+    VotingEnded,
+)
 from treaty.protocol.secagg_messages import MaskedInput, Reveal
 from treaty.protocol.statements import (
     Body,
@@ -74,25 +81,6 @@ __all__ = ["DOCUMENTED", "PROPOSABLE", "Consortium", "ProposalRecord"]
 
 _IN_ROUND = (MaskedInput, Reveal)
 _CHARTERS = (CharterPublished, CharterGathered)
-
-PROPOSABLE = frozenset(
-    {
-        Action.CONTRACT_ADOPT,
-        Action.STUDY_APPROVE,
-        Action.STUDY_HALT,
-        Action.STUDY_RESUME,
-        Action.MEMBER_ACCEPT,
-        Action.MEMBER_SUSPEND,
-        Action.RELEASE_APPROVE,
-        Action.RELEASE_ROLLBACK,
-    }
-)
-"""Actions that are asked by proposal and ballots; the others carry their own signatures alone."""
-
-DOCUMENTED = frozenset(
-    {Action.CONTRACT_ADOPT.value, Action.STUDY_APPROVE.value, Action.MEMBER_ACCEPT.value}
-)
-"""Proposals whose subject is the digest of a document that every bundle holds."""
 
 _EPOCH = Timestamp(0)
 
@@ -318,7 +306,7 @@ class Consortium(msgspec.Struct, frozen=True):
         state = state._lapse(
             lambda one: one.proposal.ballots.get(MemberId(body.target)) is Choice.APPROVE
         )
-        state = replace(state, proposals=voided(state.proposals, [MemberId(body.target)]))
+        state = replace(state, proposals=voided(state.proposals, MemberId(body.target)))
         running = self.running
         if running is not None:
             # Prevents a suspended member's shares from being used: its epoch ends with it.

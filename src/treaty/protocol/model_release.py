@@ -14,7 +14,7 @@ Invariants (docs/spec/governance.md, section 9):
 Pure functions over the folded log.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
 import msgspec
@@ -37,7 +37,6 @@ __all__ = [
     "require_releasable",
     "require_withdrawable",
     "settled_questions",
-    "voided",
 ]
 
 Records = Mapping[Digest, ProposalRecord]
@@ -141,23 +140,6 @@ def lapsed(records: Records, study: Digest) -> Records:
             one.proposal.action == Action.RELEASE_ROLLBACK.value and one.proposal.subject == study
         ),
     )
-
-
-def voided(records: Records, concerned: Iterable[MemberId] | None = None) -> Records:
-    """Return `records` without releases that were approved and have not taken effect.
-
-    All of them after an amendment, since signatures bind a charter; those that one of `concerned`
-    approved after a suspension. They are asked anew.
-    """
-    gone = None if concerned is None else set(concerned)
-
-    def is_void(_: Digest, one: ProposalRecord) -> bool:
-        if one.proposal.action != Action.RELEASE_APPROVE.value:
-            return False
-        approved = {name for name, said in one.proposal.ballots.items() if said is Choice.APPROVE}
-        return one.proposal.phase is Phase.RATIFIED and (gone is None or bool(gone & approved))
-
-    return _changed(records, is_void)
 
 
 def _changed(records: Records, chosen: Callable[[Digest, ProposalRecord], bool]) -> Records:

@@ -19,10 +19,13 @@ from enum import Enum
 from types import MappingProxyType
 
 from treaty.errors import UsageError, VerificationError
+from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId
 from treaty.protocol.machine import Transitions, advance, expect
 
 __all__ = [
+    "DOCUMENTED",
+    "PROPOSABLE",
     "TRANSITIONS",
     "AnnounceDecision",
     "BallotGiven",
@@ -33,6 +36,32 @@ __all__ = [
     "ReportEquivocation",
     "VotingEnded",
 ]
+
+
+PROPOSABLE = frozenset(
+    {
+        Action.CONTRACT_ADOPT,
+        Action.STUDY_APPROVE,
+        Action.STUDY_HALT,
+        Action.STUDY_RESUME,
+        Action.MEMBER_ACCEPT,
+        Action.MEMBER_SUSPEND,
+        Action.KEY_ROTATE,
+        Action.RELEASE_APPROVE,
+        Action.RELEASE_ROLLBACK,
+    }
+)
+"""Actions that are asked by proposal and ballots; the others carry their own signatures alone."""
+
+DOCUMENTED = frozenset(
+    {
+        Action.CONTRACT_ADOPT.value,
+        Action.STUDY_APPROVE.value,
+        Action.MEMBER_ACCEPT.value,
+        Action.KEY_ROTATE.value,
+    }
+)
+"""Proposals whose subject is the digest of a document that every bundle holds."""
 
 
 class Phase(Enum):

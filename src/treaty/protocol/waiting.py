@@ -12,6 +12,7 @@ from treaty.governance.roles import Action
 from treaty.ids import MemberId
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.model_release import questions
+from treaty.protocol.proposal import Choice
 from treaty.protocol.proposal import Phase as ProposalPhase
 from treaty.protocol.secure_round import EpochPhase, EpochRecord, RoundPhase, RoundRecord
 from treaty.protocol.study import Phase, Study
@@ -64,6 +65,14 @@ def awaited(state: Consortium) -> Awaited | None:
         if record.accepts and not record.used:
             # Partial signatures are not logged: each officer's lies at the coordinator.
             return Awaited(f"signatures that let {record.target} join", hub)
+        if record.rotates:
+            # Whoever votes for it signs the amendment, which takes more than the call did.
+            given = [said is Choice.APPROVE for said in record.proposal.ballots.values()]
+            missing = sorted(record.proposal.electorate - set(record.proposal.ballots))
+            enough = sum(given) >= state.charter.decisions[Action.CHARTER_AMEND].threshold
+            if enough or missing:
+                whom = hub if enough else tuple(missing)
+                return Awaited("signatures of new keys", whom)
         if record.releases and not record.used:
             named = state.studies[record.proposal.subject].plan.study
             return Awaited(f"signatures that release the model of study {named}", hub)

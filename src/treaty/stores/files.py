@@ -24,6 +24,7 @@ from treaty.stores.kill_points import persist_point
 __all__ = [
     "PRIVATE_MODE",
     "check_private",
+    "erase_file",
     "fill_file",
     "make_directory",
     "os_errors",
@@ -219,6 +220,22 @@ def read_private_file(path: Path, limit: int = 1 << 20) -> bytes:
     if len(data) > limit:
         raise ResourceError(f"{path} is larger than expected: at most {limit} bytes")
     return data
+
+
+def erase_file(path: Path, *, label: str = "") -> None:
+    """Overwrite a private file with zeros, durably, and remove it.
+
+    What a file system keeps of it elsewhere, in a journal or a snapshot, is out of reach.
+    """
+    with persist_point(label), os_errors(path, "erase"):
+        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+        try:
+            write_all(handle, bytes(os.fstat(handle).st_size))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        path.unlink()
+        sync_directory(path.parent)
 
 
 def write_private_file(path: Path, data: bytes, *, label: str = "") -> None:

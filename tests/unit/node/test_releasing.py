@@ -190,8 +190,11 @@ def test_a_part_ends_with_its_charter(world: World) -> None:
     desk.send(approval(A))
     statement = part(world, approval(A))
     assert not is_settled(statement, world.state)
+    ballot = world.entries[-1]
+    assert not is_settled(ballot, world.state)
     amend(world, title="Second")
-    assert is_settled(statement, world.state)
+    # Neither can enter the log any more, so neither is sent for ever.
+    assert is_settled(statement, world.state) and is_settled(ballot, world.state)
     assert desk.ready() == []
     assert b'statements":{}' in (desk.store.get("releases") or b"")
     world.vote(ask(world), [A, B])
