@@ -17,7 +17,8 @@ SECOND = "second"
 """The directory of the other replica; the first one's is that of the rig's coordinator."""
 
 REPLICAS = (HUB, SECOND)
-LEASE_S = 2
+LEASE_S = 3
+"""Of a machine whose disk stalls a replica may lose its lease, rightly: not shorter than this."""
 
 
 @dataclass

@@ -4,7 +4,8 @@ Planted faults that these tests caught: the epoch not compared by a commit; comp
 lock; not compared for a blob; a lease taken while another holds it; an epoch that does not
 grow; a release that ends another's lease; a holder that goes on although its renewals fail; a
 writer without a lease let in beside replicas; a lease that is renewed for a process that stands
-still, one that is not although it gets on, a standstill measured from the lease's beginning.
+still, one that is not although it gets on, a standstill measured from the lease's beginning; a
+holder that ends, or acts, while its renewal is held up.
 """
 
 import threading
@@ -188,8 +189,38 @@ def test_a_holder_that_cannot_renew_stops_before_another_may_write(
         # The row is locked, so the renewals wait.
         store._link.claim(connection)
         until(lambda: _is_over(first))
-    with pytest.raises(ResourceError, match="not renewed in time"):
+        began = time.monotonic()
+        with pytest.raises(ResourceError, match="not renewed in time"):
+            first.require()
+        assert 0.5 < time.monotonic() - began < 3
+    store.close()
+
+
+def test_a_holder_whose_renewal_was_held_up_does_nothing_until_it_came_and_goes_on(
+    postgres: PostgresServer, database: str, lease: Callable[..., PostgresLease]
+) -> None:
+    """A disk that stalls for longer than the lease lasts is no reason to change places."""
+    first = lease("a", 1_000)
+    assert first.take()
+    store = PostgresStore(postgres.address(database), epoch=1)
+    returned: list[float] = []
+
+    def act() -> None:
         first.require()
+        returned.append(time.monotonic())
+
+    with store._link.transaction("held") as connection:
+        store._link.claim(connection)
+        until(lambda: not first._is_good())
+        actor = threading.Thread(target=act)
+        actor.start()
+        time.sleep(0.3)
+        assert not returned
+        freed = time.monotonic()
+    actor.join(10)
+    assert len(returned) == 1 and returned[0] >= freed
+    first.require()
+    assert first.state().holder == "a" and first.epoch == 1
     store.close()
 
 

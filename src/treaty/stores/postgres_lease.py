@@ -4,8 +4,9 @@ Guarantees (docs/spec/storage.md, section 7):
   * Whoever takes the lease gets a greater epoch than everybody before. Writes are refused from then
     on under every older one (`treaty.stores.postgres_link`), however late they come: the time a
     lease runs decides who may try, the epoch who may write.
-  * Expiry is judged on the database's clock alone. The holder besides stops by its own clock, which
-    goes on while the machine or the process sleeps, as soon as a renewal is overdue.
+  * Expiry is judged on the database's clock alone. The holder besides stands still by its own clock,
+    which goes on while the machine or the process sleeps, as soon as a renewal is overdue. It waits
+    for as long as a lease lasts to hear whether the lease is its own yet, and ends if it is not.
   * A replica that is started again in the directory of the holder takes its own lease back at once:
     the caller has made sure that the process before has ended.
   * A lease is not renewed for a process that has stood still for longer than it was allowed to
@@ -54,6 +55,7 @@ class PostgresLease:
         self._good_until = 0.0
         self._trouble = ""
         self._lost: ResourceError | None = None
+        self._news = threading.Condition()
         self._ended = threading.Event()
         self._keeper: threading.Thread | None = None
         self._progress: Callable[[], object] = lambda: None
@@ -107,11 +109,18 @@ class PostgresLease:
     def require(self) -> None:
         """Raise `ResourceError` "lease lost" unless this process may still act as the active one.
 
-        Asks nobody: it compares the last renewal with this machine's clock.
+        Asks nobody: it compares the last renewal with this machine's clock. Returns at once unless
+        that is overdue: then it waits for the next, which a database or a disk may have held up,
+        but not longer than the lease lasts.
         """
+        if self._epoch and self._lost is None and not self._is_good():
+            with self._news:
+                self._news.wait_for(
+                    lambda: self._lost is not None or self._is_good(), self._duration_ms / 1000
+                )
         if self._lost is not None:
             raise self._lost
-        if not self._epoch or _awake_s() >= self._good_until:
+        if not self._is_good():
             why = f" ({self._trouble})" if self._trouble else ""
             raise ResourceError(
                 f"lease lost: that of epoch {self._epoch} was not renewed in time{why}; this "
@@ -144,12 +153,17 @@ class PostgresLease:
             try:
                 self._renew()
             except ResourceError as error:
-                if self._lost is not None:
-                    return
                 self._trouble = str(error)
             else:
                 self._good_until = began + self._duration_ms / 1000
                 self._trouble = ""
+            with self._news:
+                self._news.notify_all()
+            if self._lost is not None:
+                return
+
+    def _is_good(self) -> bool:
+        return bool(self._epoch) and _awake_s() < self._good_until
 
     def _moves(self, now: float) -> bool:
         """Say whether this process has got on lately; if not, remember what to say of it."""
