@@ -82,11 +82,13 @@ class Child:
 
     process: subprocess.Popen[bytes]
     output: Path
+    since: int = 0
+    """Where its words begin: those of the party's earlier processes stand before them."""
 
     @property
     def said(self) -> str:
-        """Everything that it printed."""
-        return self.output.read_text(errors="replace")
+        """Everything that this process printed."""
+        return self.output.read_bytes()[self.since :].decode(errors="replace")
 
     def end(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
         """Signal it, wait for its end, and return its exit code."""
@@ -195,6 +197,7 @@ class Rig:
         where = [word for place in places for word in ("--dir", str(self.place(place)))]
         kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
         with output.open("ab") as file:
+            since = file.tell()
             process = subprocess.Popen(
                 [sys.executable, "-m", self.program, *words, *where],
                 stdin=subprocess.DEVNULL,
@@ -207,7 +210,7 @@ class Rig:
                     **variables,
                 },
             )
-        self.children[name] = Child(process, output)
+        self.children[name] = Child(process, output, since)
         return self.children[name]
 
     @classmethod
@@ -325,7 +328,8 @@ class Rig:
             journal = self.place(name) / "journal.jsonl"
             notes = journal.read_text().splitlines()[-6:] if journal.exists() else []
             code = child.process.poll()
-            lines += [f"--- {name} (exit {code})", *child.said.splitlines()[-12:], *notes]
+            last = child.output.read_text(errors="replace").splitlines()[-12:]
+            lines += [f"--- {name} (exit {code})", *last, *notes]
         return "\n".join(lines)
 
     def founded(self) -> bool:
