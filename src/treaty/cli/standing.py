@@ -273,12 +273,14 @@ def status_of(directory: Path, member: str | None) -> Status:
 
 
 def proposals_of(directory: Path, member: str | None) -> list[ProposalStatus]:
-    """Return the proposals in the order of the log."""
+    """Return the proposals in the order of the log; `UsageError` where it is empty."""
     standing = (
         _own(directory, member)
         if is_party(directory)
         else StoredConsortium(directory).standing(_party(member))
     )
+    if standing.state.membership is None:
+        raise UsageError("the log is empty: the consortium is not founded yet")
     return [
         ProposalStatus(
             number,

@@ -281,6 +281,10 @@ def test_a_status_of_one_member_is_that_of_its_own_log(
         ["founded, and the log is empty: its first entry is the charter"],
     )
     assert "behind: west (0)" in treaty("study", "status", "--dir", place).out
+    # It cannot say that nothing was put to the vote.
+    unknown = treaty("proposal", "list", "--dir", place, "--member", "west")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "the log is empty: the consortium is not founded yet" in unknown.err
 
 
 def test_a_finished_consortium_waits_for_nobody(
