@@ -40,8 +40,8 @@ demo-network: $(READY)  ## the same as processes over a NATS server, beside the 
 	@$(BIN)/python -m tools.demo_network
 	@$(BIN)/python -m tools.demo_network --private
 
-test: $(READY)  ## all tests but the slow ones and the campaigns
-	@$(BIN)/python -m pytest --no-header -m "not slow"
+test: $(READY)  ## all tests but the slow ones and the campaigns, on two processors
+	@$(BIN)/python -m pytest --no-header -m "not slow" --numprocesses 2
 
 check: $(READY)  ## lint, format, types and import contracts
 	@status=0; \

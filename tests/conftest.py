@@ -24,6 +24,15 @@ CAMPAIGN = os.environ.get("TREATY_CAMPAIGN", "")
 REQUIRED = frozenset(filter(None, os.environ.get("TREATY_REQUIRE", "").split(",")))
 SHARE_OF_ONE_CAMPAIGN_S = 7 * 60
 
+SERIAL = (
+    "tests/adversarial/test_sandbox.py",
+    "tests/adversarial/test_transport.py",
+    "tests/contract/",
+    "tests/crash/",
+    "tests/e2e/",
+)
+"""Whose tests start servers or processes and wait for them: not to be slowed by their like."""
+
 settings.register_profile(
     "ci",
     derandomize=True,
@@ -77,6 +86,23 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leave the campaigns alone unless they are asked for."""
     inside = collection_path.name == "campaign" and collection_path.parent.name == "tests"
     return True if inside and not CAMPAIGN else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Say what may run beside what, where several processes share the tests."""
+    from xdist.scheduler.loadscope import (  # type: ignore[import-untyped]  # the plugin has no types
+        LoadScopeScheduling,
+    )
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # likewise
+        """A module stays together; those that wait for processes follow one another in one."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return "processes" if module.startswith(SERIAL) else module
+
+    return Scheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
