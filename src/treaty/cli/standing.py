@@ -287,7 +287,7 @@ def proposals_of(directory: Path, member: str | None) -> list[ProposalStatus]:
             record,
             _about(record, standing.documents, standing.state.studies),
             _changes(record, standing),
-            0 if standing.state.membership is None else _amends_with(standing.state),
+            _amends_with(standing.state),
         )
         for number, record in standing.state.proposals.items()
     ]

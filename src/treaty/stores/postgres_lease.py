@@ -4,9 +4,10 @@ Guarantees (docs/spec/storage.md, section 7):
   * Whoever takes the lease gets a greater epoch than everybody before. Writes are refused from then
     on under every older one (`treaty.stores.postgres_link`), however late they come: the time a
     lease runs decides who may try, the epoch who may write.
-  * Expiry is judged on the database's clock alone. The holder besides stands still by its own clock,
-    which goes on while the machine or the process sleeps, as soon as a renewal is overdue. It waits
-    for as long as a lease lasts to hear whether the lease is its own yet, and ends if it is not.
+  * Expiry is judged on the database's clock alone. The holder besides stands still by its own
+    clock, which goes on while the machine or the process sleeps, as soon as a renewal is overdue.
+    It waits for as long as a lease lasts to hear whether the lease is its own yet, and ends if it
+    is not.
   * A replica that is started again in the directory of the holder takes its own lease back at once:
     the caller has made sure that the process before has ended.
   * A lease is not renewed for a process that has stood still for longer than it was allowed to
