@@ -29,6 +29,7 @@ from treaty.deployment.rotating import (
     pending_roles,
     prepare,
     replace_lost,
+    settle,
     transport_keys,
 )
 from treaty.errors import PolicyError, UsageError, VerificationError
@@ -158,6 +159,9 @@ def test_a_change_over_that_is_cut_off_anywhere_ends_as_one_that_is_not(
             assert keys_of(place)[role] == new[role] or waits == new[role]
         for _ in range(2):
             install(place, ME, charter)
+            # Until it has connected with the new key a refusal is waited for.
+            assert is_pending(place)
+        settle(place)
         assert keys_of(place) == new and waiting_of(place) == {}
         assert not is_pending(place)
         left = [path for path in place.rglob("*") if path.is_file()]
@@ -196,6 +200,7 @@ def test_only_what_the_charter_in_force_lists_is_installed(site: Path) -> None:
         suspended=NOBODY,
     )
     assert install(site, ME, half) == ("runner",)
+    settle(site)
     assert pending_roles(site) == ("witness",) and is_pending(site)
     # The other one goes on after the version that is in force now, by another request.
     later = CharterHistory((history.current, half))
@@ -207,8 +212,10 @@ def test_only_what_the_charter_in_force_lists_is_installed(site: Path) -> None:
     assert following.members[ME].keys == listed
     with pytest.raises(UsageError, match="is in force: start the site"):
         prepare(site, ME, ["witness"], CharterHistory((history.current, half, following)), None)
-    assert install(site, ME, following) == ("witness",) and not is_pending(site)
+    assert install(site, ME, following) == ("witness",) and is_pending(site)
     assert install(site, ME, following) == ()
+    settle(site)
+    assert not is_pending(site)
 
 
 def test_a_site_whose_key_is_gone_starts_with_the_new_one(site: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ Processes on loopback, of which some are killed, with keys that are lost.
 
 Planted and caught: a site that does not install what the log lists; one that does not try the key
 that waits when it is cut off; a server that lets the old key in; the amendment while a study runs;
-what cannot enter the log any more sent for ever.
+what cannot enter the log any more sent for ever; a site that ends when its new key is refused a
+moment too early.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import pytest
 
 from tests.small_federation import SITES, contract
 from treaty.crypto.keys import SigningKey
+from treaty.deployment.rotating import settle
 from treaty.errors import PolicyError
 from treaty.ids import Digest, MemberId
 from treaty.models.specification import LogisticRegression
@@ -28,6 +30,7 @@ from treaty.wiring import load_key
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
 from tests.network_rig import HUB, Rig, asked, assert_one_history, treaty
+from treaty.deployment.agent import SiteProcess
 from treaty.engines.jetstream import JetStreamEngine, NatsParty
 from treaty.engines.nats_link import Link, LinkSettings
 from treaty.engines.subjects import Subjects
@@ -103,10 +106,37 @@ def connects(rig: Rig, name: str, key: SigningKey) -> bool:
     return True
 
 
+def journal(rig: Rig, name: str) -> list[str]:
+    return (rig.place(name) / "journal.jsonl").read_text().splitlines()
+
+
 def study(rig: Rig, name: str) -> Digest:
     plan = rig.plan(contract(), MODEL, study=name)
     plan = msgspec.structs.replace(plan, charter=rig.state(HUB).members.directory.charter)
     return Digest(rig.decide(plan, contract()))
+
+
+def test_what_is_not_to_be_had_is_said_and_makes_no_key(rig: Rig) -> None:
+    """A coordinator's keys, a key that a site has not, somebody else's file, another role."""
+    hub, site = rig.place(HUB), rig.place(LEAD)
+    said = treaty("key", "rotate", "runner", "--dir", hub, code=2)
+    assert "the keys of a coordinator are not exchanged by this command" in said
+    assert "'log'" in treaty("key", "rotate", "log", "--dir", site, code=2)
+    wrong = site / "keys" / "runner.key"
+    assert "expected approval" in treaty(
+        *("key", "rotate", "witness", "--dir", site, "--key", wrong), code=2
+    )
+    said = treaty("key", "accept", site / "anchor.txt", "--dir", site, code=3)
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert not (site / "rotation").exists() and not list((site / "outbox").glob("*.json"))
+    # What is to be done is asked of the party whose directory it is.
+    assert treaty("next", "--role", "coordinator", "--dir", hub) == "nothing to do\n"
+    assert treaty("next", "--role", "steward", "--dir", site) == "nothing to do\n"
+    assert "export a bundle" in treaty("next", "--role", "auditor", "--dir", site)
+    for words in (("member", "--dir", hub), ("coordinator", "--dir", site)):
+        assert "has nothing to do there" in treaty("next", "--role", *words, code=2)
+    said = treaty("next", "--role", "member", "--dir", site, "--member", LEAD, code=2)
+    assert "leave --member out" in said
 
 
 def test_all_keys_of_a_member_are_exchanged_while_a_study_runs(rig: Rig) -> None:
@@ -150,10 +180,11 @@ def test_all_keys_of_a_member_are_exchanged_while_a_study_runs(rig: Rig) -> None
 
 
 def test_processes_that_die_between_signatures_and_keys_lose_neither(rig: Rig) -> None:
+    """The server closes a site's connection before it has read why, and it dies half way."""
     old, before = held(rig, FOURTH), rig.state(HUB).charter.version
     assert rig.children[HUB].end() == 0
     hub = rig.start(HUB, TREATY_KILL_AT="amendment-signature:2:before")
-    made = asked("key", "rotate", "witness", "runner", "--dir", rig.place(FOURTH))
+    made = asked("key", "rotate", "transport", "runner", "--dir", rig.place(FOURTH))
     number = Digest(str(made["proposal"]))
     rig.until(lambda: hub.process.poll() == -signal.SIGKILL, "it lives on")
     assert rig.children[FOURTH].end() == 0
@@ -161,15 +192,25 @@ def test_processes_that_die_between_signatures_and_keys_lose_neither(rig: Rig) -
     site = rig.start(FOURTH, TREATY_KILL_AT="key-installed:1:after")
     for name in (LEAD, OTHER):
         rig.until(lambda name=name: number in rig.state(name).proposals, "no proposal")  # type: ignore[misc]  # bound now
+    rig.until(
+        lambda: FOURTH in rig.state(HUB).proposals[number].proposal.ballots, "its ballot is lost"
+    )
+    site.process.send_signal(signal.SIGSTOP)
+    noted = len(journal(rig, HUB))
+    for name in (LEAD, OTHER):
         treaty("proposal", "vote", number, "approve", "--dir", rig.place(name))
     rig.until(lambda: rig.state(HUB).charter.version == before + 1, "not in force")
+    rig.until(lambda: any("may connect" in line for line in journal(rig, HUB)[noted:]), "not told")
+    site.process.send_signal(signal.SIGCONT)
     rig.until(lambda: site.process.poll() == -signal.SIGKILL, "it lives on")
+    # Of its two new keys one is in its place: it connects with the other.
+    assert load_key(rig.place(FOURTH), "transport").public == old["transport"].public
     rig.start(FOURTH)
     rig.until(lambda: "has changed over" in rig.children[FOURTH].said, "it does not change over")
     new = held(rig, FOURTH)
     assert {role: (key.public.hex,) for role, key in new.items()} == listed(rig, FOURTH)
     same = {role for role in ROLES if new[role].public == old[role].public}
-    assert same == {"approval", "transport"}
+    assert same == {"approval", "witness"}
     rig.until(lambda: not list((rig.place(FOURTH) / "outbox").glob("*.json")), "it is sent on")
     rig.export(rig.root / "second")
     page = rig.root / "report.html"
@@ -207,3 +248,38 @@ def test_a_member_that_has_lost_its_keys_is_helped_by_another(rig: Rig) -> None:
     assert not connects(rig, THIRD, old)
     said = treaty("key", "accept", request, "--dir", rig.place(LEAD), code=4)
     assert "rotate anew" in said
+
+
+def test_a_site_that_changes_over_before_the_server_waits_for_it(rig: Rig) -> None:
+    """The server is told a moment after the log: till then the new key is refused."""
+    tries: list[str] = []
+
+    class Late(JetStreamEngine):
+        """An end that the server refuses at first."""
+
+        def __init__(self, party: NatsParty, _: object) -> None:
+            self._key = party.key.public.hex
+
+        def connect(self, timeout_s: float) -> None:
+            """Refuse the first attempt."""
+            tries.append(self._key)
+            if len(tries) % 2:
+                raise PolicyError("not yet", code="key-refused")
+
+        def close(self) -> None:
+            """There is nothing to end."""
+
+    said: list[str] = []
+    site = SiteProcess(rig.place(LEAD), rig.anchor, said.append, engine=Late)
+    with pytest.raises(PolicyError, match="not yet"):
+        site._admitted(lambda: False)
+    tries.clear()
+    place = rig.place(LEAD) / "rotation"
+    place.mkdir()
+    (place / "request.json").write_bytes(b"{}")
+    assert site._admitted(lambda: False) is not None
+    assert len(tries) == 2 and said == [
+        f"{LEAD} waits until the members have agreed to its new keys"
+    ]
+    settle(rig.place(LEAD))
+    assert not (place / "request.json").exists()

@@ -35,6 +35,7 @@ from treaty.deployment.rotating import (
     is_pending,
     pending_roles,
     replace_lost,
+    settle,
     transport_keys,
 )
 from treaty.engines.jetstream import JetStreamEngine, NatsParty
@@ -196,6 +197,7 @@ class SiteProcess:
             keys = _KeyWatch(directory, self._name, engine)
             if self._changes_over(keys, node):
                 return True
+            settle(directory)
             if not node.size and self._invite.founding is None:
                 self._sign(engine, charter)
             self._say(f"{self._name} serves {charter.consortium}, anchor {anchor}")

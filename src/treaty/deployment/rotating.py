@@ -44,6 +44,7 @@ __all__ = [
     "pending_roles",
     "prepare",
     "replace_lost",
+    "settle",
     "transport_keys",
 ]
 
@@ -212,11 +213,18 @@ def install(directory: Path, name: str, charter: Charter) -> tuple[str, ...]:
         _copy(directory, role)
         erase_file(waiting, label="key-erased")
         done.append(role)
-    # Also where nothing waited: cut off here, the request would outlive its keys.
-    if not pending_roles(directory):
-        with os_errors(directory / _PLACE, "erase"):
-            (directory / _PLACE / _REQUEST).unlink(missing_ok=True)
     return tuple(done)
+
+
+def settle(directory: Path) -> None:
+    """Take the exchange for finished, for a site that has connected: no key waits any more.
+
+    Until then a refused key is waited for: the server is told a moment after the log.
+    """
+    request = directory / _PLACE / _REQUEST
+    if request.exists() and not pending_roles(directory):
+        with os_errors(request, "erase"):
+            request.unlink()
 
 
 def _copy(directory: Path, role: str) -> None:
