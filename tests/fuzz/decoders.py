@@ -44,12 +44,16 @@ from treaty.crypto.key_agreement import (
 )
 from treaty.crypto.keys import PublicKey
 from treaty.crypto.shamir import MODULUS, decode_element, encode_element
+from treaty.deployment.rotating import Rotation, open_rotation
 from treaty.engines.chunks import decode_header, header_of
 from treaty.errors import FormatError, PeerError, PolicyError
+from treaty.governance.amendment import CharterHistory
 from treaty.governance.charter import charter_bytes, charter_digest, parse_charter
+from treaty.governance.rotation import rotated
 from treaty.ids import MemberId
 from treaty.protocol import messages, secagg_messages, statements
 from treaty.protocol.frames import Feed, Post, decode_feed, decode_post, encode_frame
+from treaty.protocol.membership import charter_statement
 from treaty.protocol.secagg_audit import ChunkList, FraudProof
 from treaty.protocol.secagg_dealing import complaint_holds, open_column, open_wrap
 from treaty.protocol.secagg_keys import EpochSeed
@@ -491,6 +495,29 @@ def _bundle_target() -> Target:
 
 
 @cache
+def _request_targets() -> tuple[Target, ...]:
+    """What a member's officer is handed: a request to exchange another member's keys."""
+    history = CharterHistory((small_charter(),))
+    name = MemberId(next(iter(history.current.members)))
+    new = key("a new runner key")
+    keys = msgspec.structs.replace(history.current.members[name].keys, runner=(new.public.hex,))
+    charter = rotated(history.current, name, keys, suspended=frozenset())
+    statement = statements.seal_statement(charter_statement(charter), new)
+    request = canonical.encode(
+        Rotation(member=name, charter=charter, statement=envelope.encode_base64(statement))
+    )
+    return (
+        Target(
+            "key-rotation",
+            lambda data: open_rotation(data, history)[0],
+            (request,),
+            (PeerError, PolicyError),
+            trees=(msgspec.json.decode(request),),
+            wrap=lambda tree, _: _canonical(tree),
+        ),
+    )
+
+
 def targets() -> tuple[Target, ...]:
     """Return every decoder of bytes that come from another party."""
     return (
@@ -499,6 +526,7 @@ def targets() -> tuple[Target, ...]:
         *_document_targets(),
         *_log_targets(),
         *_bulk_targets(),
+        *_request_targets(),
         _bundle_target(),
     )
 

@@ -393,11 +393,12 @@ class Proposed:
 def propose_study(directory: Path, plan: Path, contract: Path, key: Path | None) -> Proposed:
     """Bind the plan to the charter, the contract and the code of this installation; propose it."""
     state = party_standing(directory).state
+    own_desk = Desk(directory, state, key)
     agreed = read_contract(contract)
     asked = read_plan(plan, agreed, state.charter)
     if asked.code == "0" * 64:
         asked = msgspec.structs.replace(asked, code=wiring.code_digest())
-    proposal, needs = Desk(directory, state, key).propose_study(asked, agreed)
+    proposal, needs = own_desk.propose_study(asked, agreed)
     return Proposed(asked.study, plan_digest(asked), proposal, needs)
 
 
