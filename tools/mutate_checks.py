@@ -14,6 +14,7 @@ its reason.
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import shutil
@@ -37,20 +38,25 @@ __all__ = [
     "campaign",
     "mutants",
     "noticed_by",
+    "path_of",
     "report",
     "sample",
+    "tests_of",
     "today",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = Path("src/treaty/protocol")
+PACKAGES = Path("src/treaty")
 STORED = ROOT / "tests" / "campaign" / "results" / "check_mutations.json"
 
 MODULES = (
+    "accession",
     "consortium",
     "differencing",
     "gate",
     "ledger_trail",
+    "membership",
+    "model_release",
     "proposal",
     "releases",
     "secagg_audit",
@@ -60,14 +66,26 @@ MODULES = (
     "secagg_epoch",
     "secagg_expected",
     "secagg_graph",
+    "secagg_keys",
     "secagg_member",
     "secagg_opening",
     "secagg_pairs",
     "secagg_roster",
     "secure_round",
+    "study",
     "study_checks",
     "surplus",
+    "governance/accession",
+    "governance/amendment",
+    "governance/quorum",
+    "tlog/checkpoint",
+    "tlog/merkle",
+    "tlog/notes",
+    "tlog/policy",
+    "tlog/proof",
+    "tlog/witness",
 )
+"""Modules of `treaty.protocol`, and of other packages with the package's name before them."""
 
 TESTS = (
     "tests/adversarial/test_secagg_moves.py",
@@ -85,25 +103,48 @@ TESTS = (
     "tests/unit/protocol/test_consortium.py",
     "tests/unit/protocol/test_ledger_trail.py",
     "tests/unit/protocol/test_membership.py",
+    "tests/unit/protocol/test_model_release.py",
+    "tests/unit/protocol/test_gathered_charters.py",
+    "tests/unit/protocol/test_accession.py",
+    "tests/unit/protocol/test_secagg_keys.py",
     "tests/unit/protocol/test_gate.py",
     "tests/stateful/test_proposal.py",
     "tests/adversarial/test_fresh_releases.py",
     "tests/adversarial/test_hostile_releases.py",
     "tests/adversarial/test_private_studies.py",
     "tests/adversarial/test_forged_logs.py",
+    "tests/adversarial/test_sketched_rounds.py",
 )
-"""In the order in which they are asked; the first failure ends a run."""
+"""What is asked about the protocol, in this order; the first failure ends a run."""
+
+TESTS_OF: dict[str, tuple[str, ...]] = {
+    "governance": (
+        "tests/unit/governance",
+        "tests/property/test_governance_laws.py",
+        "tests/unit/protocol/test_accession.py",
+        "tests/unit/protocol/test_membership.py",
+    ),
+    "tlog": ("tests/unit/tlog", "tests/property/test_log_laws.py"),
+}
+"""What is asked about the modules of other packages."""
 
 FIRST: dict[str, tuple[str, ...]] = {
+    "accession": ("tests/unit/protocol/test_accession.py",),
     "consortium": ("tests/unit/protocol/test_consortium.py", "tests/unit/protocol/test_study.py"),
     "gate": ("tests/unit/protocol/test_gate.py",),
     "ledger_trail": ("tests/unit/protocol/test_ledger_trail.py",),
+    "membership": (
+        "tests/unit/protocol/test_membership.py",
+        "tests/unit/protocol/test_gathered_charters.py",
+    ),
+    "model_release": ("tests/unit/protocol/test_model_release.py",),
     "proposal": ("tests/stateful/test_proposal.py",),
     "releases": (
         "tests/adversarial/test_hostile_releases.py",
         "tests/adversarial/test_fresh_releases.py",
         "tests/adversarial/test_private_studies.py",
     ),
+    "study": ("tests/unit/protocol/test_study.py", "tests/unit/protocol/test_secagg_audit.py"),
     "study_checks": ("tests/unit/protocol/test_study.py",),
 }
 """By module, what is asked before all others where no test is known to notice."""
@@ -129,6 +170,18 @@ REDUNDANT: dict[str, str] = {
         "the coordinator logs keys of its own epoch alone, and `check_roster` refuses a roster "
         "that differs from its entries, with the same code; it stands so that neither depends on "
         "the other"
+    ),
+    "study._on_audited[not-a-member]": (
+        "members alone may say it, the group of a running study is that of all members who are not "
+        "suspended, and no charter changes meanwhile; it stands so that an audit rests on neither"
+    ),
+    "study._on_epoch[out-of-order]#1": (
+        "an epoch is not closed while a round is open, and what ends an epoch otherwise, a "
+        "suspension or a halt, cuts the round off with it; it stands so that neither is relied on"
+    ),
+    "study._on_round[out-of-order]#2": (
+        "`use_slot` refuses a round before the dealing is sealed, and the graph comes with the "
+        "seal; the check tells the types so"
     ),
     "secagg_member._on_survivors[UsageError]": (
         "a round has a lock from its input on, and the table admits survivors only after it; the "
@@ -186,8 +239,19 @@ def sample(found: Iterable[Mutant], count: int, seed: int) -> tuple[Mutant, ...]
     return tuple(Random(seed).sample(list(found), count))
 
 
+def path_of(module: str) -> Path:
+    """Return where the source of one of `MODULES` lies, from the root of the repository."""
+    return PACKAGES / (f"{module}.py" if "/" in module else f"protocol/{module}.py")
+
+
+def tests_of(module: str) -> tuple[str, ...]:
+    """Return what is asked about a module, in this order."""
+    package, _, inner = module.partition("/")
+    return TESTS_OF[package] if inner else TESTS
+
+
 def _of_module(root: Path, module: str) -> Iterator[Mutant]:
-    source = (root / PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    source = (root / path_of(module)).read_text(encoding="utf-8")
     lines = [0]
     for line in source.splitlines(keepends=True):
         lines.append(lines[-1] + len(line))
@@ -256,8 +320,8 @@ class Workshop:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def verify(self) -> None:
-        """Raise `RuntimeError` unless the copy is what its tests import, and they pass."""
+    def verify(self, modules: Iterable[str] = MODULES) -> None:
+        """Raise `RuntimeError` unless the copy is what the tests of `modules` import, and pass."""
         shown = subprocess.run(
             [sys.executable, "-c", "import treaty; print(treaty.__file__)"],
             cwd=self._place,
@@ -268,7 +332,7 @@ class Workshop:
         )
         if not Path(shown.stdout.strip()).is_relative_to(self._place.resolve()):
             raise RuntimeError(f"the copy is not imported, but {shown.stdout.strip()}")
-        failed, by = self._ask()
+        failed, by = self._ask(tuple(dict.fromkeys(t for m in modules for t in tests_of(m))))
         if failed:
             raise RuntimeError(f"the tests fail without a mutant: {by}")
 
@@ -278,7 +342,7 @@ class Workshop:
         `first` is the test that noticed it before, by default `FIRST`: it is asked alone, and all
         others only where it does not fail.
         """
-        path = self._place / PACKAGE / f"{mutant.module}.py"
+        path = self._place / path_of(mutant.module)
         source = path.read_text(encoding="utf-8")
         path.write_text(
             source[: mutant.start] + mutant.instead + source[mutant.end :], encoding="utf-8"
@@ -288,13 +352,13 @@ class Workshop:
             likely = (first,) if first else FIRST.get(mutant.module, ())
             killed, by = self._ask(likely) if likely else (False, "")
             if not killed:
-                killed, by = self._ask()
+                killed, by = self._ask(tests_of(mutant.module))
         finally:
             path.write_text(source, encoding="utf-8")
         seconds = round(time.monotonic() - begun, 1)
         return Outcome(mutant.name, mutant.condition, killed, by, seconds)
 
-    def _ask(self, tests: tuple[str, ...] = TESTS) -> tuple[bool, str]:
+    def _ask(self, tests: tuple[str, ...]) -> tuple[bool, str]:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no"]
         command += ["-p", "no:cacheprovider", "-p", "no:randomly", *tests]
         try:
@@ -309,7 +373,7 @@ class Workshop:
             )
         except subprocess.TimeoutExpired:
             return True, "timeout"
-        if done.returncode in (4, 5) and tests is not TESTS:
+        if done.returncode in (4, 5) and len(tests) == 1:
             # The test that noticed it before is gone, or has another name.
             return False, ""
         if done.returncode not in (0, 1):
@@ -329,10 +393,10 @@ def campaign(
 
     `before` names the tests that noticed the mutants in an earlier campaign (`noticed_by`).
     """
-    outcomes = []
+    chosen, outcomes = tuple(chosen), []
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         workshop = Workshop(Path(directory), root)
-        workshop.verify()
+        workshop.verify({one.module for one in chosen})
         for one in chosen:
             outcomes.append(workshop.judge(one, (before or {}).get(one.name, "")))
             tell(outcomes[-1])
@@ -352,15 +416,29 @@ def noticed_by(stored: Path) -> dict[str, str]:
     return {row["mutant"]: row["by"] for row in rows if row["by"] and "::" in row["by"]}
 
 
-def report(outcomes: Iterable[Outcome], made: str) -> str:
-    """Return the outcomes as JSON, with the day they were `made` and no other times."""
-    rows = []
-    for outcome in sorted(outcomes, key=lambda one: one.mutant):
+def report(
+    outcomes: Iterable[Outcome], made: str, root: Path = ROOT, merged: Path | None = None
+) -> str:
+    """Return the outcomes as JSON, with the day they were `made` and no other times.
+
+    `of` is the beginning of the SHA-256 of the module that was judged. Rows of an earlier report
+    `merged` stand in for mutants that still exist and were not judged now; one without `of` was
+    made when reports did not say it.
+    """
+    found: dict[str, dict[str, object]] = {}
+    if merged is not None and merged.exists():
+        earlier = json.loads(merged.read_text(encoding="utf-8"))["outcomes"]
+        names = {one.name for one in mutants(root)}
+        found = {row["mutant"]: row for row in earlier if row["mutant"] in names}
+    for outcome in outcomes:
         row = asdict(outcome)
         del row["seconds"]
+        module = outcome.mutant.partition(".")[0]
+        row["of"] = hashlib.sha256((root / path_of(module)).read_bytes()).hexdigest()[:12]
         if outcome.mutant in REDUNDANT:
             row["redundant"] = REDUNDANT[outcome.mutant]
-        rows.append(row)
+        found[outcome.mutant] = row
+    rows = [found[name] for name in sorted(found)]
     killed = sum(1 for row in rows if row["killed"])
     summary = {"made": made, "mutants": len(rows), "killed": killed, "survived": len(rows) - killed}
     return json.dumps({**summary, "outcomes": rows}, indent=1, ensure_ascii=False) + "\n"
@@ -375,6 +453,9 @@ def main() -> int:
     parser.add_argument("--module", action="append", choices=MODULES)
     parser.add_argument("--only", action="append", help="a mutant by name")
     parser.add_argument("--out", type=Path, help="write the outcomes here")
+    parser.add_argument(
+        "--merge", action="store_true", help="write them into the stored outcomes of all"
+    )
     options = parser.parse_args()
     chosen = mutants(modules=options.module or MODULES)
     if options.only:
@@ -391,6 +472,8 @@ def main() -> int:
         print(f"{word} {outcome.mutant} {outcome.by}", flush=True)
 
     outcomes = campaign(chosen, tell=tell, before=noticed_by(STORED))
+    if options.merge:
+        STORED.write_text(report(outcomes, today(), merged=STORED), encoding="utf-8")
     if options.out is not None:
         options.out.parent.mkdir(exist_ok=True)
         options.out.write_text(report(outcomes, today()), encoding="utf-8")

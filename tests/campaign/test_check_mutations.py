@@ -1,8 +1,10 @@
-"""Mutation campaign: disable the checks of secure aggregation in turn; a test must notice each.
+"""Mutation campaign: disable the checks of what peers send in turn; a test must notice each.
 
 `tools/mutate_checks.py` says what a mutant is and which mutants are redundant, and why.
 `TREATY_CAMPAIGN=ci` judges twelve, chosen by a seed; ``full`` judges all and writes the outcome to
-`tests/campaign/results/check_mutations.json`, which a quick test compares with the sources.
+`tests/campaign/results/check_mutations.json`, which a quick test compares with the sources. A row
+says of which source it is (`of`); rows without that are older, and their checks have not changed
+their names since.
 """
 
 import json

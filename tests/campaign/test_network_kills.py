@@ -166,21 +166,26 @@ def deck_of(name: str, trace: Iterable[str]) -> list[Point]:
 
 
 def orders_of(
-    clean: Clean, number: int, kills: Iterable[str] | None = None
+    clean: Clean,
+    number: int,
+    kills: Iterable[str] | None = None,
+    *,
+    barred: Callable[[str, Point], bool] = lambda name, point: False,
 ) -> tuple[dict[str, list[str]], list[int]]:
     """Return where each party is killed in run `number`, in order, and at which sizes the server.
 
     Runs take a party's points in turn, so that all are met equally often, rare ones too; each at
     one of the places of its name in the clean run. How many writes lie between two places is how
     many the party does, after its start, until it dies again. With `kills`, those that were done,
-    a run takes points that none of them met, as far as there are any.
+    a run takes points that none of them met, as far as there are any. What is `barred` for a
+    party, by its name and the point, is left out of this run.
     """
     points, servers = (FULL_POINTS, FULL_SERVER) if FULL else (CI_POINTS, CI_SERVER)
     draw = random.Random(f"{SEED}/{number}")
     missed = None if kills is None else set(points_not_met(clean, kills))
     orders: dict[str, list[str]] = {}
     for name, trace in sorted(clean.points.items()):
-        deck = deck_of(name, trace)
+        deck = [point for point in deck_of(name, trace) if not barred(name, point)]
         if missed is not None:
             deck.sort(key=lambda point: f"{name} {point[0]} {point[1]}" not in missed)
         first = 0 if missed is not None else number * points

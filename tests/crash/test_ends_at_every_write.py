@@ -6,9 +6,29 @@ of one write alone would lead nowhere: a secret whose record was not stored is e
 
 Whoever ends so often may be late for a round; what it may not do stands in `check`.
 
-Planted: a slot's secret erased before the answer, the confirmation or the input is stored.
+Planted, each two neighbouring steps exchanged or one transaction in two, and caught here or, where
+named, by another test: a slot's secret erased before the answer or the input is stored; an epoch's
+before the epoch is ready; secrets of slots, or cut keys of noise, stored after the record that
+needs them; a post sent before the mirror is written; duties before the feed is taken; feeds sent
+before the commit; the checkpoint or the documents of a mirror in a commit of their own, or its
+entries after what rests on them; an input's vector before masking, its masked blob, the ledger's
+head or the epoch's number in a commit of their own; frames acknowledged before they are handled; a
+charge that waits for the next entry; a report stored before the ledger records it
+(`test_cut_off_parties.py`); what a disk did not take reported as stored
+(`test_keys_of_noise.py`); entries taken for stored although the commit failed
+(`tests/unit/node/test_mirror.py`); frames acknowledged before the flush
+(`tests/unit/node/test_gathering.py`).
+
+Harmless, for the reason given: masking before the charge, or sending noted before sending (nothing
+leaves before the turn's post, and a refusal ends the turn); the answer, the ready statement, the
+dispute or a report's mark put after or before what stands beside it (the record is stored before
+both, and what it says is sent again from it); an epoch closed before its secrets are erased (its
+record says so, and they are erased at the start); the ledger followed after the duties (every life
+follows it once before the first feed); the performer before the auditor (a member answers one more
+round that it had sent its input for).
 """
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -30,9 +50,14 @@ from tests.restartable_federation import (
     write_federation,
 )
 from tests.small_federation import SITES, contract, small_plan
+from treaty.crypto.canonical import decode, sha256
 from treaty.engines.embedded import Passage
 from treaty.ids import MemberId
+from treaty.node.performing import LAST_EPOCH_KEY, PREMASK_KEY
+from treaty.node.spending import LEDGER_KEY
+from treaty.ports import EventStore
 from treaty.protocol.frames import decode_feed, decode_post
+from treaty.protocol.secagg_lifecycle import EPOCH_KEY, SLOT_KEY, SlotState
 from treaty.protocol.study import Phase, Study
 from treaty.provenance.verify import verify_bundle
 from treaty.simulation.federation import COORDINATOR
@@ -99,7 +124,26 @@ class Watched(RestartableFederation):
                 self.claimed[sender] = max(size, self.claimed.get(sender, 0))
         stored = self.kept[name].store.version("log")
         assert self.claimed.get(name, 0) <= stored, f"{name} said more than it had stored"
+        if name != COORDINATOR:
+            assert_record_whole(self.kept[name].store)
         super().reopen(name)
+
+
+def assert_record_whole(store: EventStore) -> None:
+    """With a stored input stand its vector, the ledger's head that it shows, its epoch's number."""
+    epoch, slot = store.get(EPOCH_KEY), store.get(SLOT_KEY)
+    if epoch is None:
+        return
+    number, phase = (json.loads(epoch)[field] for field in ("epoch", "phase"))
+    assert int(store.get(LAST_EPOCH_KEY) or b"0") >= number
+    if slot is None or phase == "closed":
+        return
+    state = decode(slot, SlotState, limit=1 << 24)
+    if state.input is None or state.lock is None or state.opened.epoch_hash not in str(epoch):
+        return
+    assert sha256(store.get(PREMASK_KEY) or b"") == state.lock.vector
+    if state.input.ledger is not None:
+        assert state.input.ledger.head in str(store.get(LEDGER_KEY))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,13 @@ from tests.unit.governance.consortia import (
     with_member,
 )
 from treaty.errors import PolicyError, VerificationError
-from treaty.governance.amendment import CharterHistory, authorise, found, new_keys
+from treaty.governance.amendment import (
+    CharterHistory,
+    authorise,
+    found,
+    new_keys,
+    signing_members,
+)
 from treaty.governance.charter import Charter, charter_digest
 from treaty.governance.exposure import Artefact, ExposureRule, Form
 from treaty.governance.roles import Action, KeyKind, Role, signing_key_kind
@@ -268,8 +274,11 @@ def test_what_the_charter_does_not_list_is_refused() -> None:
     charter = founding()
     rules = {a: r for a, r in charter.decisions.items() if a is not Action.STUDY_HALT}
     silent = msgspec.structs.replace(charter, decisions=rules)
-    with pytest.raises(PolicyError) as refusal:
+    with pytest.raises(PolicyError, match="amend the charter") as refusal:
         authorise(silent, Action.STUDY_HALT, approvals(silent), at=NOW)
+    assert refusal.value.code == "not-listed"
+    with pytest.raises(PolicyError) as refusal:
+        signing_members(silent, Action.STUDY_HALT, approvals(silent))
     assert refusal.value.code == "not-listed"
 
 

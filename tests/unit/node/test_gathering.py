@@ -1,12 +1,16 @@
-"""How long a coordinator waits for answers that belong together.
+"""How long a coordinator waits for answers that belong together, and when it acknowledges them.
 
 Planted and caught: a wait that ends a moment after the first answer, one that a member who sends
-without an end prolongs, one for answers that nobody owes.
+without an end prolongs, one for answers that nobody owes; frames acknowledged before what they
+brought is flushed, before they are handled, or although the flush failed.
 """
 
 from itertools import pairwise
 
+import pytest
+
 from treaty.crypto.canonical import sha256
+from treaty.errors import ResourceError
 from treaty.ids import MemberId
 from treaty.node.serving import Pace, serve
 from treaty.ports import Delivery
@@ -29,6 +33,7 @@ class Hub:
         self.journal = MemoryJournal()
         self.taken = 0
         self.flushed: list[tuple[int, int]] = []
+        self.happened: list[str] = []
 
     @property
     def engine(self) -> "Hub":
@@ -38,9 +43,10 @@ class Hub:
         if not self.arrivals or self.arrivals[0] > self.now:
             return None
         del self.arrivals[0]
-        return Delivery(A, b"", lambda: None)
+        return Delivery(A, b"", lambda: self.happened.append("acknowledged"))
 
     def handle(self, sender: MemberId, frame: bytes) -> None:
+        self.happened.append("handled")
         self.taken += 1
         self.now += 1
 
@@ -49,6 +55,7 @@ class Hub:
 
     def flush(self) -> bool:
         if self.taken:
+            self.happened.append("flushed")
             self.flushed.append((self.now, self.taken))
             self.expected -= self.taken
             self.taken = 0
@@ -99,3 +106,21 @@ def test_who_sends_without_an_end_does_not_keep_the_others_waiting() -> None:
     assert len(found) >= 3
     gaps = [after[0] - before[0] for before, after in pairwise(found)]
     assert max(gaps) <= PACE.gathered_ms + PACE.gather_ms + 10
+
+
+def test_frames_are_acknowledged_when_what_they_brought_is_durable() -> None:
+    """docs/spec/storage.md, 6.1: what was not acknowledged comes again after a restart."""
+    hub = Hub([0, 5, 10], expected=3)
+    hub.live(1000)
+    assert hub.happened == [*["handled"] * 3, "flushed", *["acknowledged"] * 3]
+
+
+def test_what_could_not_be_stored_is_not_acknowledged() -> None:
+    class Full(Hub):
+        def flush(self) -> bool:
+            raise ResourceError("the disk is full")
+
+    hub = Full([0, 5], expected=2)
+    with pytest.raises(ResourceError, match="the disk is full"):
+        hub.live(1000)
+    assert hub.happened == ["handled"] * 2

@@ -1,16 +1,18 @@
 """A member's mirror believes what leads from its own tree to a signed checkpoint, and no more.
 
 Planted and caught: the log's clock not compared with the member's, a feed adopted by `check`, a
-cosignature before the entries are stored, entries that differ from the stored ones passed over,
-the checkpoint not compared with the tree, documents of a feed not kept.
+cosignature before the entries are stored, or after they could not be, other entries than the stored
+ones passed over, the checkpoint not compared with the tree, documents of a feed not kept.
 """
+
+import pytest
 
 from tests.worlds import LOG_KEY, NOW, World, refused, witness
 from treaty.errors import ResourceError
 from treaty.ids import Digest, MemberId, Timestamp
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.mirror import CLOCK_TOLERANCE_MS, Mirror
-from treaty.ports import Delivery
+from treaty.ports import Batch, Delivery
 from treaty.protocol.frames import Feed
 from treaty.protocol.messages import TimeStated
 from treaty.stores.memory import MemoryStore
@@ -83,6 +85,34 @@ def test_a_feed_is_checked_adopted_and_stored() -> None:
     assert (again.size, again.state.at) == (mirror.size, NOW)
     assert again.cosignature(witness(name), name) == mirror.cosignature(witness(name), name)
     assert again.check(_feed(world)) is None
+
+
+class _Full(MemoryStore):
+    """A store whose disk is full, once."""
+
+    is_full = True
+
+    def commit(self, batch: Batch) -> None:
+        """Refuse, or store."""
+        if self.is_full:
+            self.is_full = False
+            raise ResourceError("the disk is full")
+        super().commit(batch)
+
+
+def test_what_could_not_be_stored_is_not_cosigned_and_is_stored_later() -> None:
+    world, store = World(), _Full()
+    mirror = _mirror(world, store)
+    accepted = mirror.check(_feed(world))
+    assert accepted is not None
+    mirror.take(accepted)
+    name = world.names[0]
+    with pytest.raises(ResourceError, match="the disk is full"):
+        mirror.write((), (), "participant-mirror")
+    assert mirror.cosignature(witness(name), name) == ""
+    mirror.write((), (), "participant-mirror")
+    assert mirror.cosignature(witness(name), name) != ""
+    assert _mirror(world, store).size == mirror.size
 
 
 def test_a_clock_that_is_far_ahead_of_the_members_own_is_refused() -> None:

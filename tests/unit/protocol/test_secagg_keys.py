@@ -25,6 +25,7 @@ from tests.unit.protocol.secagg_rig import (
 )
 from treaty.crypto import shamir
 from treaty.crypto.prg import Keystream
+from treaty.errors import UsageError
 from treaty.governance.quorum import DerivedParameters
 from treaty.ids import Digest
 from treaty.protocol.secagg_keys import EpochSeed, SlotSecrets, context_of, survivors_digest
@@ -222,3 +223,10 @@ def test_a_polynomial_of_many_coefficients_comes_from_one_stream() -> None:
         wanted = shamir.deal(seed.self_seed(5), threshold, points, Keystream(key).take)
         assert seed.deal(5, threshold, points)[1] == wanted
         assert seed.own_shares(5, threshold)[1] == wanted[1]
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_seed_of_another_length_is_no_seed(length: int) -> None:
+    """Shorter entropy, or what is longer than anyone meant, never becomes an epoch's secrets."""
+    with pytest.raises(UsageError, match=f"32 bytes, got {length}"):
+        EpochSeed(bytes(length), tag("a"), 1, 1)

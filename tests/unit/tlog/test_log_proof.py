@@ -23,7 +23,7 @@ from treaty.tlog.checkpoint import (
 from treaty.tlog.merkle import CompactRange, MerkleTree, leaf_hash
 from treaty.tlog.notes import Cosigner, Signer
 from treaty.tlog.policy import Policy, parse_policy
-from treaty.tlog.proof import LogProof, parse_proof, verify_proof
+from treaty.tlog.proof import MAX_PROOF_BYTES, LogProof, parse_proof, verify_proof
 
 VECTORS: dict[str, Any] = json.loads(
     (PROJECT_ROOT / "tests" / "vectors" / "v1" / "tlog.json").read_text(encoding="utf-8")
@@ -152,6 +152,16 @@ def test_proofs_of_another_form_are_refused(data: bytes) -> None:
     """A proof has one form."""
     with pytest.raises(FormatError):
         verify_proof(data, ENTRIES[4], POLICY, strict=False)
+
+
+def test_a_proof_has_an_index_line_and_an_end() -> None:
+    head, _, note = PROOF.partition(b"\n\n")
+    header = head.split(b"\n")[0]
+    for without in (header, header + b"\n4", header + b"\nIndex 4"):
+        with pytest.raises(FormatError, match="expected the index line"):
+            parse_proof(without + b"\n\n" + note)
+    with pytest.raises(FormatError, match=f"at most {MAX_PROOF_BYTES} bytes"):
+        parse_proof(PROOF + bytes(MAX_PROOF_BYTES))
 
 
 def test_proofs_that_cannot_be_are_not_constructed() -> None:
