@@ -304,3 +304,49 @@ def test_keys_that_wait_already_are_in_the_next_request_too(site: Path) -> None:
     both = prepare(site, ME, ["witness"], history, None)
     assert [role for role, _ in both.public] == ["runner", "witness"]
     assert first.public[0] in both.public
+
+
+def test_a_key_that_stays_in_force_is_not_erased_for_another_one(
+    site: Path, tmp_path: Path
+) -> None:
+    """Two approval keys: the one that lies elsewhere is exchanged, the other is in the site."""
+    charter = founding(site)
+    member = charter.members[ME]
+    away = key("kept offline")
+    keys = msgspec.structs.replace(member.keys, approval=(*member.keys.approval, away.public.hex))
+    members = {**charter.members, ME: msgspec.structs.replace(member, keys=keys)}
+    history = CharterHistory((msgspec.structs.replace(charter, members=members),))
+    before = keys_of(site)
+    with pytest.raises(UsageError, match="holds another approval key that stays in force"):
+        prepare(site, ME, ["approval"], history, away)
+    assert not (site / "rotation").exists()
+    file = site / "keys" / "approval.key"
+    file.rename(tmp_path / "approval.key")
+    made = prepare(site, ME, ["approval"], history, away)
+    following = open_rotation(made.data, history)[0].charter
+    assert following.members[ME].keys.approval == (member.keys.approval[0], made.public[0][1])
+    # Brought back meanwhile: it counts as before, so the new one goes on waiting.
+    (tmp_path / "approval.key").rename(file)
+    assert install(site, ME, following) == () and keys_of(site) == before
+    assert pending_roles(site) == ("approval",)
+    file.rename(tmp_path / "approval.key")
+    assert install(site, ME, following) == ("approval",)
+    assert load_key(site, "approval").public.hex == made.public[0][1]
+
+
+def test_a_waiting_key_of_a_backup_that_was_given_up_since_is_not_proposed_again(
+    site: Path,
+) -> None:
+    first = CharterHistory((founding(site),))
+    backup = copy(site, "backup")
+    made = prepare(backup, ME, ["runner"], first, None)
+    second = open_rotation(made.data, first)[0].charter
+    other = key("later runner").public.hex
+    listed = msgspec.structs.replace(second.members[ME].keys, runner=(other,))
+    third = rotated(second, ME, listed, suspended=NOBODY)
+    history = CharterHistory((first.current, second, third))
+    with pytest.raises(UsageError, match=r"was given up: remove .*rotation/keys/runner\.key"):
+        prepare(backup, ME, ["runner"], history, None)
+    (backup / "rotation" / "keys" / "runner.key").unlink()
+    again = prepare(backup, ME, ["runner"], history, None)
+    assert again.public[0][1] not in (other, made.public[0][1])

@@ -192,16 +192,21 @@ class Desk:
         if one.final_model in self._state.releases:
             raise UsageError(f"the model of study {one.plan.study} is released already")
         asked = questions(self._state.proposals, one.identity)
+        ratified = {number: held for number, held in asked if held.collects}
         live = {number: held for number, held in asked if not held.proposal.settled}
-        if any(held.proposal.phase is Phase.RATIFIED and not held.used for _, held in asked):
-            raise UsageError(
-                "enough stewards have approved: the release takes effect when their sites have "
-                "sent what they signed"
-            )
-        due = [n for n, held in live.items() if self._party.name not in held.proposal.ballots]
+        due = [
+            number
+            for number, held in (*ratified.items(), *live.items())
+            if self._party.name in held.proposal.electorate - set(held.proposal.ballots)
+        ]
         if due:
             self.vote(due[0], "approve")
             return due[0]
+        if ratified:
+            raise UsageError(
+                "enough stewards have approved: the release takes effect when their sites have "
+                "sent what they signed, or other stewards approve too"
+            )
         if live:
             missing = sorted(_missing(next(iter(live.values()))))
             raise UsageError(f"{self._party.name} has answered: waits for {', '.join(missing)}")
@@ -249,7 +254,7 @@ class Desk:
         cast = record.proposal.ballots.get(name)
         if cast is not None:
             raise UsageError(f"{name} has voted: {cast.value}; a ballot is final")
-        if record.proposal.settled and not record.rotates:
+        if record.proposal.settled and not record.collects:
             raise UsageError(f"the proposal is {record.proposal.phase.value}: no vote counts now")
         if record.proposal.action in _CHARTERS and choice == "approve":
             self._sign_charter(record)
@@ -344,6 +349,7 @@ class Desk:
                     code="wrong-charter",
                 )
         check(charter)
+        history.require_unretired(charter)
         self._approve_charter(charter, document)
 
     def _approve_charter(self, charter: Charter, document: bytes) -> None:

@@ -99,8 +99,15 @@ def prepare(
     place = directory / _PLACE
     wanted = [role for role in SITE_KEYS if role in {*roles, *pending_roles(directory)}]
     for role in pending_roles(directory):
-        if load_key(place, role).public.hex in _listed(history.current, name, role):
+        waiting = load_key(place, role).public.hex
+        if waiting in _listed(history.current, name, role):
             raise UsageError(f"the new {role} key is in force: start the site, which changes over")
+        if waiting in history.retired_keys():
+            # Of a backup: whoever had cause to give it up may not be the only one who holds it.
+            raise UsageError(
+                f"the {role} key that waits was in force once and was given up: remove "
+                f"{_key_file(place, role)}, so that another is made"
+            )
     listed = history.current.members[name].keys
     exchanged = {role: _place_of(directory, role, getattr(listed, role), held) for role in wanted}
     make_directory(place)
@@ -131,7 +138,8 @@ def open_rotation(data: bytes, history: CharterHistory) -> tuple[Rotation, bytes
     """Return the request in `data` and its statement, signed by every key that it lists anew.
 
     Raises `FormatError`, `VerificationError`, or `PolicyError` (``stale-rotation``,
-    ``not-a-rotation``, ``suspended``) when it is none that follows the version in force.
+    ``not-a-rotation``, ``suspended``, ``retired-key``) when it is none that follows the version in
+    force.
     """
     request = canonical.decode(data.removesuffix(b"\n"), Rotation, limit=_LIMIT)
     charter = request.charter
@@ -143,8 +151,7 @@ def open_rotation(data: bytes, history: CharterHistory) -> tuple[Rotation, bytes
             f"the request is of {request.member} and exchanges the keys of {found}",
             code="wrong-charter",
         )
-    if found in history.excluded():
-        raise PolicyError(f"{found} is suspended: its keys stay as they are", code="suspended")
+    history.require_unretired(charter)
     statement = envelope.decode_base64(request.statement)
     parsed = envelope.parse(statement)
     if parsed.payload != statement_payload(charter_statement(charter)):
@@ -204,8 +211,9 @@ def install(directory: Path, name: str, charter: Charter) -> tuple[str, ...]:
     """
     done: list[str] = []
     for role in pending_roles(directory):
-        waiting = _key_file(directory / _PLACE, role)
-        if load_key(directory / _PLACE, role).public.hex not in _listed(charter, name, role):
+        waiting, listed = _key_file(directory / _PLACE, role), _listed(charter, name, role)
+        new = load_key(directory / _PLACE, role).public.hex
+        if new not in listed or _holds_another(directory, role, new, listed):
             continue
         if not done:
             # A data set that is registered from now on names the version that lists these keys.
@@ -260,14 +268,29 @@ def _place_of(directory: Path, role: str, listed: tuple[str, ...], held: Signing
     if len(listed) == 1:
         return 0
     mine = held if role == "approval" else None
-    if mine is None and _key_file(directory, role).is_file():
-        mine = load_key(directory, role)
+    if _key_file(directory, role).is_file():
+        here = load_key(directory, role)
+        if mine is not None and here.public.hex in set(listed) - {mine.public.hex}:
+            # Prevents it from being erased for a key that takes its place.
+            raise UsageError(
+                f"{_key_file(directory, role)} holds another {role} key that stays in force: move "
+                "it elsewhere first, so that the new one has its place"
+            )
+        mine = mine or here
     if mine is None or mine.public.hex not in listed:
         raise UsageError(
             f"the charter lists {len(listed)} {role} keys of this member and the one to be "
             "exchanged is not here: write the version as a file (treaty charter amend)"
         )
     return listed.index(mine.public.hex)
+
+
+def _holds_another(directory: Path, role: str, new: str, listed: tuple[str, ...]) -> bool:
+    """Say whether a key of the site that stays in force lies where the `new` one would."""
+    if not _key_file(directory, role).exists():
+        return False
+    present = load_key(directory, role).public.hex
+    return present != new and present in listed
 
 
 def _listed(charter: Charter, name: str, role: str) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ the order of the log. Whoever holds the log recomputes it. Guarantees
   * The founding version is signed by every key that it lists; its digest is the one anchor.
   * Version N + 1 follows version N and no other, names its digest, keeps consortium, log origin and
     the simulation flag, and is signed by the threshold of distinct members under
-    both versions. Every key that it lists anew, or moves to another party or purpose, signs it too.
+    both versions. Every key that it lists anew, or moves to another party or purpose, signs it too;
+    none of them was given up by an earlier version.
   * Suspension is a quick decision; only an amendment takes it back.
   * An expired charter allows nothing but its own amendment.
   * Members are counted, never keys; suspended members neither count nor act.
@@ -198,7 +199,8 @@ class CharterHistory:
 
         1 the next version and no other; 2 it names the digest of this one; 3 what may never change
         has not; 4 it makes sense and has not expired; 5 no strange signature; 6 the threshold of
-        distinct members under this version; 7 and under the new one; 8 every new key signed.
+        distinct members under this version; 7 and under the new one; 8 every new key signed; 9 and
+        none of them was given up before.
         A suspension is taken back only by name, in `readmits`: an amendment drafted before a
         suspension cannot undo it by accident.
         """
@@ -235,7 +237,33 @@ class CharterHistory:
         self._threshold(old, signed, self.excluded(), "in force")  # 6
         self._threshold(charter, signed, charter.suspended_members(), "proposed")  # 7
         _possession(proofs, signed)  # 8
+        self.require_unretired(charter)  # 9
         return CharterHistory((*self.versions, charter))
+
+    def retired_keys(self) -> Mapping[str, int]:
+        """Return the keys that are listed no longer, and by which version last."""
+        present = {key.public.hex for key in self.current.listed_keys()}
+        return {
+            key.public.hex: version.version
+            for version in self.versions[:-1]
+            for key in version.listed_keys()
+            if key.public.hex not in present
+        }
+
+    def require_unretired(self, charter: Charter) -> None:
+        """Raise `PolicyError` (``retired-key``) if `charter` lists a key that was given up before.
+
+        Who had cause to give it up may not be the only one who holds it.
+        """
+        retired = self.retired_keys()
+        for key in charter.listed_keys():
+            if key.public.hex in retired:
+                raise PolicyError(
+                    f"the {key.kind.value} key {key.public.hex[:16]} of {key.owner} was given up "
+                    f"after charter version {retired[key.public.hex]}: expected a key that was "
+                    "never listed, make a new one",
+                    code="retired-key",
+                )
 
     def suspend(
         self, member: MemberId, keyids: Iterable[Digest], *, at: Timestamp

@@ -44,8 +44,9 @@ def rotated_member(
 ) -> MemberId:
     """Return the one member whose keys `following` exchanges, and nothing else.
 
-    Raises `PolicyError`: ``stale-rotation`` for a version that does not follow `current`, and
-    ``not-a-rotation`` for one that changes more, or nothing.
+    Raises `PolicyError`: ``stale-rotation`` for a version that does not follow `current`,
+    ``not-a-rotation`` for one that changes more, or nothing, and ``suspended`` for one about a
+    member that is suspended.
     """
     if following.version != current.version + 1 or following.previous != charter_digest(current):
         raise PolicyError(
@@ -67,5 +68,10 @@ def rotated_member(
             f"version {following.version} changes more than the keys of one member: expected a "
             "rotation of keys; another amendment is signed as files (treaty charter sign)",
             code="not-a-rotation",
+        )
+    if following.members[changed[0]].suspended:
+        raise PolicyError(
+            f"{changed[0]} is suspended: its keys are exchanged by the amendment that readmits it",
+            code="suspended",
         )
     return MemberId(changed[0])

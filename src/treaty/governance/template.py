@@ -88,9 +88,13 @@ class CharterOptions:
     )
 
 
-def default_decisions(members: int) -> Mapping[Action, DecisionRule]:
-    """Return who decides what among `members` members, all of them stewards."""
+def default_decisions(members: int, max_colluders: int = 1) -> Mapping[Action, DecisionRule]:
+    """Return who decides what among `members` members, all of them stewards.
+
+    What changes the charter takes more members than may collude.
+    """
     majority = members // 2 + 1
+    amending = max(majority, max_colluders + 1)
     pair = min(2, members)
 
     def by_members(threshold: int) -> DecisionRule:
@@ -101,8 +105,8 @@ def default_decisions(members: int) -> Mapping[Action, DecisionRule]:
 
     coordinator = DecisionRule(role=Role.COORDINATOR, threshold=1)
     return {
-        Action.CHARTER_AMEND: by_members(majority),
-        Action.MEMBER_ACCEPT: by_members(majority),
+        Action.CHARTER_AMEND: by_members(amending),
+        Action.MEMBER_ACCEPT: by_members(amending),
         Action.MEMBER_SUSPEND: by_members(pair),
         Action.KEY_ROTATE: by_members(1),
         Action.CONTRACT_ADOPT: by_members(majority),
@@ -120,7 +124,7 @@ def default_decisions(members: int) -> Mapping[Action, DecisionRule]:
         Action.SITE_WITHDRAW: by_members(1),
         Action.INCIDENT_OPEN: by_members(1),
         Action.INCIDENT_CLOSE: by_stewards(pair),
-        Action.EXPOSURE_GRANT: by_members(majority),
+        Action.EXPOSURE_GRANT: by_members(amending),
     }
 
 
@@ -298,7 +302,7 @@ def _assemble(
             )
             for name, keys in sorted(members.items())
         },
-        decisions=default_decisions(len(members)),
+        decisions=default_decisions(len(members), options.max_colluders),
         exposure=default_exposure(
             parameters.min_survivors, differential=differential, simulation=options.simulation
         ),

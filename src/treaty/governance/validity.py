@@ -198,6 +198,14 @@ def _decisions(charter: Charter) -> Iterator[Problem]:
             f"charter.amend needs {amend.threshold} of {members} members: "
             f"expected more than half, at least {members // 2 + 1}, raise it",
         )
+    elif amend.threshold <= charter.secure_aggregation.max_colluders:
+        # Prevents those who may collude from listing keys of their own for everybody else.
+        least = charter.secure_aggregation.max_colluders + 1
+        yield Problem(
+            "threshold",
+            f"charter.amend needs {amend.threshold} members and max_colluders is {least - 1}: "
+            f"expected more than may collude, at least {least}, raise it",
+        )
     grant = charter.decisions.get(Action.EXPOSURE_GRANT)
     # Prevents a few members from widening the matrix without the majority that wrote it.
     if grant is not None and amend is not None and grant.threshold < amend.threshold:

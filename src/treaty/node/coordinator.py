@@ -103,14 +103,12 @@ class Coordinator:
         self._driver = RoundDriver(self._blobs, journal, slots_per_epoch, spread)
         self._spool = Spool(self._blobs)
         self._joint = JointStatements(store, journal, name, keys.runner)
-        self._note = ""
+        self._note = self._held_back = ""
         self._asked = self._asked_sizes = self._confirmed = False
         # Engines forget keys in time; a new life of this process must not repeat old ones.
         self._sent = int(clock.now()) * 1000
-        self._recovered_size = 0
-        self._held_back = ""
+        self._recovered_size = self._ask_again_at = 0
         self._reminders = Reminders()
-        self._ask_again_at = 0
         self._phase_clock = PhaseClock(store.get(SINCE_KEY))
         self._outdated = False
         self._recover()
@@ -273,12 +271,14 @@ class Coordinator:
 
     def _sequence(self) -> bool:
         """Append what waits, then what the driver asks for, until nothing follows; one commit."""
-        waiting, self._pending = [*self._pending, *self._joint.ready(self._state)], []
+        turns, self._pending = [self._pending, *filter(None, [self._joint.ready(self._state)])], []
         stored = self._spool.release()
         batch = Tray(self._state)
-        for item in waiting:
-            self._admit(batch, item)
-        self._follow(batch)
+        # Another charter comes last: it voids what was decided and is not carried out.
+        for turn in turns:
+            for item in turn:
+                self._admit(batch, item)
+            self._follow(batch)
         moved = self._commit(batch, "coordinator-append")
         self._spool.settle(stored, batch.bodies)
         return moved

@@ -6,8 +6,8 @@ not voted on cannot be listed, and a version that the newcomer's keys did not si
 
 Invariants (docs/spec/governance.md, section 8):
   * An amendment lists a new member only if its acceptance by exactly this version is ratified.
-  * What was accepted by another version than the one that took effect is void, and so is what was
-    approved under one that is over.
+  * What was accepted by another version than the one that took effect is void, and so are the
+    releases, suspensions and rotations that were approved under one that is over.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -50,6 +50,19 @@ class ProposalRecord(msgspec.Struct, frozen=True):
         """Say whether it is a ratified decision to release a model."""
         return self._decides(Action.RELEASE_APPROVE)
 
+    @property
+    def suspends(self) -> bool:
+        """Say whether it is a ratified decision to suspend a member."""
+        return self._decides(Action.MEMBER_SUSPEND)
+
+    @property
+    def collects(self) -> bool:
+        """Say whether it is ratified and waits for signatures, so that approvals still count.
+
+        Otherwise one voter who approves and withholds its signature would stop it for all.
+        """
+        return self.rotates or (self.releases and not self.used)
+
     def _decides(self, action: Action) -> bool:
         return self.proposal.phase is Phase.RATIFIED and self.proposal.action == action.value
 
@@ -82,14 +95,14 @@ def voided(
 ) -> Mapping[Digest, ProposalRecord]:
     """Return `records` without what was approved, has not taken effect, and cannot any more.
 
-    Releases: all of them after an amendment, since signatures bind a charter; those that
-    `concerned` approved when it is suspended. Rotations of keys after either: each is about one
-    next version, which says who is suspended. They are asked anew.
+    Releases and suspensions: all of them after an amendment, since signatures bind a charter and
+    keys may be others; those that `concerned` approved when it is suspended. Rotations of keys
+    after either: each is about one next version, which says who is suspended. They are asked anew.
     """
 
     def is_void(one: ProposalRecord) -> bool:
         approved = concerned is None or one.proposal.ballots.get(concerned) is Choice.APPROVE
-        return one.rotates or (one.releases and approved)
+        return one.rotates or ((one.releases or one.suspends) and approved)
 
     return _used(records, is_void)
 

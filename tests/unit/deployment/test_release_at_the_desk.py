@@ -298,3 +298,26 @@ def test_a_process_that_does_not_run_is_said(place: Path, world: World) -> None:
     lead.log.is_running = False
     with pytest.raises(ResourceError, match="does not run"):
         lead.release()
+
+
+def test_a_steward_that_approves_and_withholds_its_signature_stops_nobody(
+    place: Path, world: World
+) -> None:
+    """The others approve too, although the question is ratified, and sign without it."""
+    number = world.propose(Action.RELEASE_APPROVE, world.study.identity)
+    world.vote(number, [B, C])
+    assert desk(place, world).approve_release("small") == number
+    assert kinds(signed(place)) == ["ReleaseProvenance", "BallotCast"]
+    desk(place, world).vote(number, "approve")
+    part, ballot = signed(place)
+    world.offer(ballot)
+    with pytest.raises(UsageError, match="or other stewards approve too"):
+        desk(place, world).approve_release("small")
+    body = release_body(world.under, HUB, world.study)
+    assert part == seal_statement(body, approval(ME))
+    with world.refuses("not-approved"):
+        world.offer(seal_statement(body, approval(ME), approval(D)))
+    world.offer(seal_statement(body, approval(ME), approval(C)))
+    assert world.study.final_model in world.state.releases
+    with pytest.raises(UsageError, match="a ballot is final"):
+        desk(place, world).vote(number, "approve")

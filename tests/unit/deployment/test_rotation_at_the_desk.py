@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.governance.test_rotation import NOBODY, fresh
 from tests.unit.protocol.test_consortium import amend
-from tests.worlds import HUB, NAMES, World, approval, key
+from tests.worlds import HUB, NAMES, World, approval, key, member_keys, runner
 from treaty.crypto.canonical import sha256
 from treaty.crypto.envelope import decode_base64, encode_base64
 from treaty.crypto.keys import encode_key_file
@@ -174,3 +174,32 @@ def test_an_expired_charter_or_one_without_the_action_takes_no_call(
     with pytest.raises(PolicyError) as caught:
         desk(place, world).propose_rotation(request(version(world)))
     assert caught.value.code == "not-listed" and signed(place) == []
+
+
+def test_keys_of_a_suspended_member_are_not_voted_in_either(place: Path, world: World) -> None:
+    """Whoever proposes them, and with whatever software."""
+    world.propose_and_suspend(D)
+    out = world.state.members.history.suspended
+    charter = rotated(world.state.charter, D, fresh(D, "runner"), suspended=out)
+    number = call(world, charter)
+    with pytest.raises(PolicyError) as caught:
+        desk(place, world).vote(number, "approve")
+    assert caught.value.code == "suspended" and signed(place) == []
+
+
+def test_a_key_that_was_given_up_is_neither_voted_in_nor_accepted(
+    place: Path, world: World
+) -> None:
+    """Its thief asks for it, with a proof that it has it."""
+    signers = [*(approval(name) for name in (B, C, D)), key(f"{B} new runner")]
+    world.publish(version(world), signers)
+    charter = rotated(world.state.charter, B, member_keys(B), suspended=NOBODY)
+    statement = seal_statement(charter_statement(charter), runner(B))
+    made = Rotation(member=B, charter=charter, statement=encode_base64(statement))
+    with pytest.raises(PolicyError) as caught:
+        desk(place, world).propose_rotation(desks.canonical.encode(made))
+    assert caught.value.code == "retired-key" and signed(place) == []
+    number = call(world, charter)
+    with pytest.raises(PolicyError) as caught:
+        desk(place, world).vote(number, "approve")
+    assert caught.value.code == "retired-key" and signed(place) == []

@@ -6,11 +6,14 @@ processes that keep it.
 Planted and caught: the quorum taken from the parameters of a secure sum, which do not exist then.
 """
 
+import dataclasses
+
+import msgspec
 import pytest
 
 from tests.worlds import NAMES, NOW, World
 from treaty.deployment.vitals import read_standing
-from treaty.errors import PolicyError
+from treaty.errors import PolicyError, VerificationError
 from treaty.governance.template import CharterOptions
 from treaty.protocol.messages import TimeStated
 from treaty.provenance.bundle import policy_of
@@ -43,3 +46,18 @@ def test_a_log_of_two_members_is_told_like_any_other() -> None:
     world.say(TimeStated, at=NOW)
     standing = read_standing(world.state, world.state.size)
     assert (standing.members, standing.quorum) == (2, 2)
+
+
+def test_where_all_who_are_left_may_collude_there_is_no_quorum() -> None:
+    """No charter lets it come to that (governance, 2.5 and 3.5); the check does not rest on it."""
+    world = World(5, CharterOptions(max_colluders=3, post_quantum=False))
+    members = world.state.members
+    left = dict(list(members.witnesses.items())[:3])
+    assert dataclasses.replace(members, witnesses=left).witness_quorum == 4
+    parties = {
+        name: msgspec.structs.replace(member, suspended=name not in left)
+        for name, member in members.effective.members.items()
+    }
+    with pytest.raises(VerificationError) as caught:
+        policy_of(msgspec.structs.replace(members.effective, members=parties))
+    assert caught.value.code == "no-quorum"
