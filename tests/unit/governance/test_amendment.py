@@ -3,7 +3,8 @@
 Thresholds are enumerated over every set of signers. Planted faults seen to fail: threshold
 of the new version alone; of the old alone; counting keys; N + 2 accepted; previous digest not
 compared; proof of possession for approval keys only; expiry not looked at; suspended members
-counted; readmission by an amendment that does not say so.
+counted; readmission by an amendment that does not say so; a key that was given up listed again,
+and one that only moves refused as if it had been given up.
 """
 
 import itertools
@@ -391,3 +392,21 @@ def test_a_history_is_made_by_its_events_alone() -> None:
         )
 
     assert run() == run()
+
+
+def test_a_key_that_was_given_up_is_listed_no_more() -> None:
+    """The version in force does not list it, an earlier one did; proof of possession or not."""
+    first = founding()
+    old, new = first.members[A].keys, key("new runner").public.hex
+    changed = with_member(first, A, keys=msgspec.structs.replace(old, runner=(new,)))
+    second = follow(first, changed)
+    chain = CharterHistory((first, second))
+    assert chain.retired_keys() == {old.runner[0]: 1} and history().retired_keys() == {}
+    chain.require_unretired(second)
+    moved = msgspec.structs.replace(old, runner=(old.witness[0],), witness=(new,))
+    chain.require_unretired(with_member(second, A, keys=moved))
+    other = msgspec.structs.replace(second.members[B].keys, witness=(old.runner[0],))
+    for back in (with_member(second, A, keys=old), with_member(second, B, keys=other)):
+        with pytest.raises(PolicyError, match="after charter version 1") as refusal:
+            chain.require_unretired(back)
+        assert refusal.value.code == "retired-key"
