@@ -114,7 +114,7 @@ class Killer:
             if code == ResourceError.exit_code:
                 # It was started while the server was down, or the server did not come up in time,
                 # and said so: whoever supervises it starts it again, as the units in deploy/ do.
-                error = child.said.rpartition("error: ")[2]
+                error = last_error(child.said)
                 assert any(word in error for word in WITHOUT_SERVER), error
                 self.restarts += 1
                 self.start(name)
@@ -124,6 +124,11 @@ class Killer:
             self.start(name)
         if self.server_at and self.rig.size(HUB) >= self.server_at[0] and self.rig.kill_server():
             self.done.append(f"server at {self.server_at.pop(0)}")
+
+
+def last_error(said: str) -> str:
+    """Return the last line by which a process said why it ended."""
+    return [line for line in said.splitlines() if line.startswith("error: ")][-1]
 
 
 def run_study(rig: Rig, bundle: Path) -> str:

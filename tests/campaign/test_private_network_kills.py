@@ -17,12 +17,12 @@ on, stays away until sums were published, and takes part from the next epoch on.
 a scenario are over, further ones take the points that no kill met.
 
 Not reached: a confirmation of survivors (`participant-slot-confirm-persisting`), which four sites
-never need; a question that is asked anew with fresh noise, which takes two sites lost between an
-answer and its sum; a lost ledger's re-base, which takes an officer. In one process the first is
-run with ends between its writes (`tests/crash/test_ends_at_every_write.py`), the second through
-nodes (`tests/adversarial/test_fresh_releases.py`), the third on files
-(`tests/campaign/test_ledger_crash.py`). Reports of a site's own figures are never sent in a private
-study, so `participant-report` is met by `test_network_kills` alone.
+never need; a lost ledger's re-base, which takes an officer. In one process the first is run with
+ends between its writes (`tests/crash/test_ends_at_every_write.py`), the second on files
+(`tests/campaign/test_ledger_crash.py`). A question that is asked anew with fresh noise, which takes
+two sites lost between an answer and its sum, comes by chance alone; through nodes it is
+`tests/adversarial/test_fresh_releases.py`. Reports of a site's own figures are never sent in a
+private study, so `participant-report` is met by `test_network_kills` alone.
 
 LIMIT: a site that is killed between its charge and the transaction that keeps the vector has paid
 for a vector that is lost. Its reservation has no spare, so it sits out one question of that kind.

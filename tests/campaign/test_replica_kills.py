@@ -40,6 +40,7 @@ from treaty.stores.kill_points import KILL_VARIABLE
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 pytest.importorskip("psycopg", reason="postgres: psycopg is not installed")
 
+from tests.campaign.test_network_kills import last_error
 from tests.network_rig import HUB, assert_nothing_lost, assert_one_history, embedded_model
 from tests.postgres_server import PostgresServer
 from tests.replica_rig import LEASE_S, REPLICAS, SECOND, ReplicaRig
@@ -109,7 +110,7 @@ class Story:
                 continue
             self.ends[code] += 1
             if code == ResourceError.exit_code:
-                error = child.said.rpartition("error: ")[2]
+                error = last_error(child.said)
                 assert "lease" in error, error
             else:
                 assert code == -signal.SIGKILL, f"{name} ended with {code}\n{self.rig.words()}"
