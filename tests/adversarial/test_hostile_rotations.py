@@ -10,11 +10,13 @@ of keys makes void although it was decided first, or that its approvers' old key
 cosignature of an old key that counts, alone or beside the new one.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.forgery import released_history
 from tests.small_federation import SITES, found
 from tests.unit.governance.test_rotation import fresh
 from tests.worlds import (
@@ -46,6 +48,8 @@ from treaty.protocol.membership import charter_statement
 from treaty.protocol.messages import BallotCast, MemberSuspended, ProposalOpened
 from treaty.protocol.proposal import Phase
 from treaty.protocol.statements import seal_statement
+from treaty.provenance.bundle import Edition
+from treaty.provenance.verify import verify_bundle
 
 A, B, C, D = NAMES[:4]
 
@@ -226,3 +230,31 @@ def test_what_the_old_keys_sign_from_the_exchange_on_is_refused() -> None:
     with world.refuses("unknown-key"):
         world.offer(seal_statement(body, approval(A), key(f"{A} new approval")))
     world.offer(seal_statement(body, key(f"{A} new approval")))
+
+
+@pytest.mark.parametrize("edition", ["full", "attested"])
+def test_a_bundle_holds_after_an_exchange_and_not_with_a_line_of_the_old_key(
+    edition: Edition, tmp_path: Path
+) -> None:
+    """The release before it was signed by keys that are listed no longer, and stays proved."""
+    forge = released_history(tmp_path).forge
+    charter, members = forge.state().charter, dict(forge.keys.members)
+    name = min(members)
+    new = {purpose: key(f"{name} new {purpose}") for purpose in ("approval", "runner", "witness")}
+    listed = {purpose: (one.public.hex,) for purpose, one in new.items()}
+    keys = msgspec.structs.replace(charter.members[name].keys, **listed)
+    following = rotated(charter, name, keys, suspended=frozenset())
+    statement = seal_statement(
+        charter_statement(following), *(one["approval"] for one in members.values()), *new.values()
+    )
+    document = charter_bytes(following)
+    old = replace(
+        forge,
+        entries=(*forge.entries, statement),
+        blobs={**forge.blobs, sha256(document): document},
+    )
+    held = replace(old, keys=replace(forge.keys, members={**members, name: new}))
+    record = verify_bundle(held.exported(edition), forge.anchor).record
+    assert record.released and record.charter_version == 2
+    with refused("unknown-key"):
+        verify_bundle(held.exported(edition, old.note()), forge.anchor)

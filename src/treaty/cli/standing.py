@@ -406,9 +406,13 @@ def _about(
         return "new keys of a member"
     if proposal.action in _ABOUT_RELEASES and proposal.subject in studies:
         return f"the model of study {studies[proposal.subject].plan.study}"
-    if data is not None and proposal.action == Action.CONTRACT_ADOPT.value:
-        contract = contract_from_bytes(data)
-        return f"contract {contract.name} {contract.version}"
-    if data is not None and proposal.action == Action.STUDY_APPROVE.value:
-        return f"study {parse_plan(data).study}"
+    try:
+        if data is not None and proposal.action == Action.CONTRACT_ADOPT.value:
+            contract = contract_from_bytes(data)
+            return f"contract {contract.name} {contract.version}"
+        if data is not None and proposal.action == Action.STUDY_APPROVE.value:
+            return f"study {parse_plan(data).study}"
+    except PeerError:
+        # Whoever may propose can propose anything; nobody else's list ends with it.
+        return f"{proposal.subject[:16]}, which cannot be read: vote against it"
     return f"{proposal.subject[:16]}"

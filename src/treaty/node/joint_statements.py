@@ -32,8 +32,11 @@ class JointStatements:
         return amends or self._releases.takes(item, body, state)
 
     def ready(self, state: Consortium) -> list[Pending]:
-        """Return what is whole and could take effect now, as the log's next entries."""
-        return [*self._amendments.ready(state), *self._releases.ready(state)]
+        """Return what is whole and could take effect now, as the log's next entries.
+
+        Releases first: an amendment would void them.
+        """
+        return [*self._releases.ready(state), *self._amendments.ready(state)]
 
 
 def is_settled(statement: bytes, state: Consortium) -> bool:

@@ -4,7 +4,7 @@ Planted and caught: a signature by somebody who may not release, kept; one over 
 over another study's model, or over a past charter, kept; what was collected lost by a restart; an
 entry without the stewards' ballots, or with the signature of one who said no or is suspended since;
 one steward's two keys counted twice; a site that sends for ever; a whole statement that is kept
-back; the same refusal noted at every turn.
+back; the same refusal noted at every turn; an amendment that comes first and voids a whole release.
 """
 
 from collections.abc import Iterator
@@ -14,14 +14,16 @@ import pytest
 
 from tests.unit.protocol.test_consortium import amend
 from tests.unit.protocol.test_model_release import A, B, C, D, ask
-from tests.worlds import COORDINATOR, HUB, World, approval, key, runner
+from tests.worlds import COORDINATOR, HUB, World, approval, key, member_keys, runner
 from treaty.crypto.keys import SigningKey
-from treaty.governance.charter import Charter
+from treaty.governance.charter import Charter, charter_bytes
 from treaty.governance.roles import Action, Role
+from treaty.governance.rotation import rotated
 from treaty.governance.terms import DecisionRule
 from treaty.ids import MemberId
 from treaty.node.intake import Pending
 from treaty.node.joint_statements import JointStatements, is_settled
+from treaty.protocol.membership import charter_statement
 from treaty.protocol.messages import ReleaseProvenance, release_provenance
 from treaty.protocol.model_release import release_body
 from treaty.protocol.statements import peek, seal_statement
@@ -236,3 +238,24 @@ def test_where_one_steward_is_enough_the_ballot_is_waited_for(world: World) -> N
     world.vote(number, [A])
     [entry] = desk.ready()
     world.offer(entry.statement)
+
+
+def test_a_whole_release_enters_before_an_amendment_that_is_ready_too(world: World) -> None:
+    """The other way round the charter would change under it, and the stewards be asked anew."""
+    desk = Desk(world)
+    world.vote(ask(world), [B, C])
+    desk.send(approval(B), approval(C))
+    desk.send(approval(B))
+    desk.send(approval(C))
+    new = key("new runner of birs")
+    keys = msgspec.structs.replace(member_keys(B), runner=(new.public.hex,))
+    charter = rotated(world.state.charter, B, keys, suspended=frozenset())
+    document = charter_bytes(charter)
+    statement = seal_statement(charter_statement(charter), *map(approval, (A, B, C)), new)
+    item = Pending(statement, {world.keep(document): document}, MemberId(B))
+    assert desk.joint.takes(item, peek(statement)[1], world.state)
+    first, second = desk.ready()
+    for entry in (first, second):
+        world.offer(entry.statement)
+    assert set(world.state.releases) == {world.study.final_model}
+    assert world.state.charter.version == 2
