@@ -239,7 +239,7 @@ def test_a_member_that_has_lost_its_keys_is_helped_by_another(rig: Rig) -> None:
     accepted = asked("key", "accept", request, "--dir", rig.place(LEAD))
     number = Digest(str(accepted["proposal"]))
     assert accepted["keys"] == made["keys"]
-    for name in (OTHER, FOURTH):
+    for name in (LEAD, OTHER, FOURTH):
         rig.until(lambda name=name: number in rig.state(name).proposals, "no proposal")  # type: ignore[misc]  # bound now
         treaty("proposal", "vote", number, "approve", "--dir", rig.place(name))
     rig.until(lambda: rig.state(HUB).charter.version == before + 1, "not in force")

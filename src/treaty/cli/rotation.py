@@ -58,7 +58,7 @@ def key_accept(
     key: KeyOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """Propose and approve the new keys of a member that cannot propose them itself."""
+    """Propose the new keys of a member that cannot propose them itself; approve them by a vote."""
     from treaty.cli.rotation_files import accept_keys
 
     proposed = accept_keys(directory, request, key)

@@ -96,12 +96,12 @@ class Accepted:
         rows += [(f"new {role} key", public) for role, public in self.keys]
         return [
             *aligned([*rows, ("proposal", self.proposal)]),
-            f"compare the keys with {self.member} by voice; {_AFTER}",
+            f"compare the keys with {self.member} by voice before anybody approves; {_AFTER}",
         ]
 
 
 def accept_keys(directory: Path, request: Path, key: Path | None) -> Accepted:
-    """Propose and approve at the member in `directory` what `request` asks for."""
+    """Propose at the member in `directory` what `request` asks for."""
     data = wiring.read_file(request, _FILE_LIMIT)
     own_desk, history = desk(directory, key), party_standing(directory).state.members.history
     found, _ = open_rotation(data, history)

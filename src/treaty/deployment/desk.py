@@ -117,9 +117,10 @@ class Desk:
         )
 
     def propose_rotation(self, data: bytes) -> Digest:
-        """Propose that the keys in the request `data` take the place of a member's, and approve it.
+        """Propose that the keys in the request `data` take the place of a member's.
 
-        What the new keys signed is left to be sent too. Raises as `open_rotation`.
+        What the new keys signed is left to be sent too. This member's own are approved at once,
+        another's by a vote, once they have been compared. Raises as `open_rotation`.
         """
         history = self._state.members.history
         _require_may(self._state, Action.KEY_ROTATE, MemberId(self._party.name))
@@ -128,7 +129,9 @@ class Desk:
         self._outbox.put(statement, (document,))
         number = self._propose(Action.KEY_ROTATE, sha256(document), document)
         known = self._state.proposals.get(number)
-        if known is None or self._party.name not in known.proposal.ballots:
+        cast = known is not None and self._party.name in known.proposal.ballots
+        # Prevents the keys of a forged request from being signed before anybody has seen them.
+        if request.member == self._party.name and not cast:
             self._approve_charter(request.charter, document)
             self._ballot(number, "approve")
         return number

@@ -2,7 +2,8 @@
 
 Planted and caught: the amendment not signed with the vote, or signed with a rejecting one; a
 version that changes more than keys signed unseen; a second call for the same keys; a vote that is
-refused because the call is ratified; a vote on what is over.
+refused because the call is ratified; a vote on what is over; another member's keys approved by who
+only proposes them.
 """
 
 import os
@@ -100,10 +101,10 @@ def call(world: World, charter: Charter, by: str = B) -> Digest:
     return number
 
 
-def test_who_proposes_signs_everything_that_it_can(place: Path, world: World) -> None:
-    charter = version(world)
-    number = desk(place, world).propose_rotation(request(charter))
-    assert desk(place, world).propose_rotation(request(charter)) == number
+def test_who_proposes_its_own_keys_signs_everything_that_it_can(place: Path, world: World) -> None:
+    charter = version(world, ME)
+    number = desk(place, world).propose_rotation(request(charter, ME))
+    assert desk(place, world).propose_rotation(request(charter, ME)) == number
     proof, question, own, ballot = signed(place)
     assert kinds([proof, question, own, ballot]) == [
         *("CharterPublished", "ProposalOpened", "CharterPublished", "BallotCast")
@@ -113,8 +114,23 @@ def test_who_proposes_signs_everything_that_it_can(place: Path, world: World) ->
     world.offer(question)
     world.offer(ballot)
     # Once more: the call stands, and is answered.
+    assert desk(place, world).propose_rotation(request(charter, ME)) == number
+    assert kinds(signed(place)) == ["CharterPublished"]
+
+
+def test_who_proposes_the_keys_of_another_has_approved_nothing(place: Path, world: World) -> None:
+    """A request in the name of a member is anybody's to write: its keys are compared first."""
+    charter = version(world)
+    number = desk(place, world).propose_rotation(request(charter))
+    proof, question = signed(place)
+    assert kinds([proof, question]) == ["CharterPublished", "ProposalOpened"]
+    assert proof == seal_statement(charter_statement(charter), key(f"{B} new runner"))
+    world.keep(charter_bytes(charter))
+    world.offer(question)
     assert desk(place, world).propose_rotation(request(charter)) == number
     assert kinds(signed(place)) == ["CharterPublished"]
+    desk(place, world).vote(number, "approve")
+    assert kinds(signed(place)) == ["CharterPublished", "BallotCast"]
 
 
 def test_an_approving_vote_signs_the_version_although_the_call_is_ratified(
