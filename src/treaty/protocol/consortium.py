@@ -8,7 +8,8 @@ Invariants (docs/spec/protocol.md, section 1):
   * The first entry is the founding charter with the anchor's digest.
   * The log's clock never goes back.
   * A proposal's electorate is fixed when it opens; what it decides takes effect once. It lapses
-    when the charter is amended, or when a member that approved it is suspended.
+    when the charter is amended, or a member that approved it is suspended; about new keys, when
+    anybody is.
   * A study begins only with a ratified plan without findings, and runs alone.
   * A member's privacy ledger only grows, and is exchanged only under its officer's signature.
   * A release is signed by as many approvers as the charter asks, about the model of a completed
@@ -302,9 +303,13 @@ class Consortium(msgspec.Struct, frozen=True):
             raise PolicyError(f"no ratified decision suspends {body.target}", code="sub-quorum")
         membership = self.members.suspend(MemberId(body.target), record.approving, at=self.at)
         state = self._with_proposal(record.proposal.identity, replace(record, used=True))
-        # Its approval no longer counts, so what it helped to decide is asked anew.
+        # Its approval no longer counts, so what it helped to decide is asked anew; and a version
+        # that exchanges keys says who is suspended.
         state = state._lapse(
-            lambda one: one.proposal.ballots.get(MemberId(body.target)) is Choice.APPROVE
+            lambda one: (
+                one.proposal.ballots.get(MemberId(body.target)) is Choice.APPROVE
+                or one.proposal.action == Action.KEY_ROTATE.value
+            )
         )
         state = replace(state, proposals=voided(state.proposals, MemberId(body.target)))
         running = self.running

@@ -8,11 +8,12 @@ import pytest
 
 from tests.unit.governance.test_rotation import fresh
 from tests.unit.protocol.test_consortium import amend
-from tests.worlds import HUB, NAMES, World, approval, key, runner
+from tests.worlds import HUB, NAMES, World, approval, digest, key, runner
 from treaty.governance.charter import charter_bytes
 from treaty.governance.roles import Action
 from treaty.governance.rotation import rotated
 from treaty.ids import Digest
+from treaty.protocol.proposal import Phase
 from treaty.protocol.waiting import awaited
 
 A, B, C, D = NAMES[:4]
@@ -66,9 +67,10 @@ def test_nobody_is_waited_for_when_all_have_answered_and_too_few_agree(world: Wo
 
 
 def test_another_version_or_a_suspension_ends_the_call(world: World) -> None:
-    number = call(world)
+    number, unanswered = call(world), world.propose(Action.KEY_ROTATE, digest("of another"))
     world.propose_and_suspend(D)
     assert world.state.proposals[number].used and awaited(world.state) is None
+    assert world.state.proposals[unanswered].proposal.phase is Phase.LAPSED
     again = call(world)
     amend(world, title="Second", members=world.state.members.effective.members)
     assert world.state.proposals[again].used and awaited(world.state) is None
