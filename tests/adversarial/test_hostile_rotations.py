@@ -31,6 +31,7 @@ from tests.worlds import (
     refused,
     runner,
     small_charter,
+    small_plan,
     witness,
 )
 from treaty.crypto.canonical import sha256
@@ -45,11 +46,13 @@ from treaty.ids import MemberId
 from treaty.node.cosignatures import open_cosigned
 from treaty.node.log_keeper import LogKeeper
 from treaty.protocol.membership import charter_statement
-from treaty.protocol.messages import BallotCast, MemberSuspended, ProposalOpened
+from treaty.protocol.messages import BallotCast, MemberSuspended, ProposalOpened, StudyOpened
 from treaty.protocol.proposal import Phase
 from treaty.protocol.statements import seal_statement
+from treaty.protocol.waiting import awaited
 from treaty.provenance.bundle import Edition
 from treaty.provenance.verify import verify_bundle
+from treaty.studies.plan import plan_bytes
 
 A, B, C, D = NAMES[:4]
 
@@ -258,3 +261,16 @@ def test_a_bundle_holds_after_an_exchange_and_not_with_a_line_of_the_old_key(
     assert record.released and record.charter_version == 2
     with refused("unknown-key"):
         verify_bundle(held.exported(edition, old.note()), forge.anchor)
+
+
+def test_a_study_that_was_not_opened_before_the_exchange_is_waited_for_no_more() -> None:
+    """Its plan binds the charter before: the coordinator can never open it."""
+    world = World()
+    plan = world.keep(plan_bytes(small_plan(world.state.charter, world.contract)))
+    number = world.decide(Action.STUDY_APPROVE, plan)
+    assert awaited(world.state) is not None
+    exchange(world, A, fresh(A, "runner"), key(f"{A} new runner"))
+    assert awaited(world.state) is None
+    with world.refuses("replayed"):
+        world.say(StudyOpened, plan=plan, proposal=number)
+    assert world.replayed() == world.state

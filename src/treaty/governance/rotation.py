@@ -4,7 +4,7 @@ It differs from the version in force in the keys of one member and in nothing el
 who approve it decide on these keys alone.
 
 Guarantee (docs/spec/governance.md, section 10): `rotated_member` accepts exactly the versions that
-`rotated` makes.
+`rotated` makes for members in good standing.
 """
 
 import msgspec

@@ -7,7 +7,7 @@ not voted on cannot be listed, and a version that the newcomer's keys did not si
 Invariants (docs/spec/governance.md, section 8):
   * An amendment lists a new member only if its acceptance by exactly this version is ratified.
   * What was accepted by another version than the one that took effect is void, and so are the
-    releases, suspensions and rotations that were approved under one that is over.
+    releases, suspensions, rotations and plans that were approved under one that is over.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -56,6 +56,11 @@ class ProposalRecord(msgspec.Struct, frozen=True):
         return self._decides(Action.MEMBER_SUSPEND)
 
     @property
+    def opens(self) -> bool:
+        """Say whether it is a ratified decision to open a study."""
+        return self._decides(Action.STUDY_APPROVE)
+
+    @property
     def collects(self) -> bool:
         """Say whether it is ratified and waits for signatures, so that approvals still count.
 
@@ -97,12 +102,14 @@ def voided(
 
     Releases and suspensions: all of them after an amendment, since signatures bind a charter and
     keys may be others; those that `concerned` approved when it is suspended. Rotations of keys
-    after either: each is about one next version, which says who is suspended. They are asked anew.
+    after either: each is about one next version, which says who is suspended. Studies after an
+    amendment: their plans bind the charter before. They are asked anew.
     """
 
     def is_void(one: ProposalRecord) -> bool:
         approved = concerned is None or one.proposal.ballots.get(concerned) is Choice.APPROVE
-        return one.rotates or ((one.releases or one.suspends) and approved)
+        outlived = one.opens and concerned is None
+        return one.rotates or outlived or ((one.releases or one.suspends) and approved)
 
     return _used(records, is_void)
 
