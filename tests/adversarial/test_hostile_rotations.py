@@ -7,7 +7,8 @@ what it should sign.
 Planted and caught: a key that was given up listed again, for its member, for another, for another
 purpose; fewer members than may collude who exchange everybody's keys; a suspension that an exchange
 of keys makes void although it was decided first, or that its approvers' old keys stop for ever; a
-cosignature of an old key that counts, alone or beside the new one.
+cosignature of an old key that counts, alone or beside the new one; a plan waited for that can never
+be opened; a report that takes a release for approved by who holds one of its keys later.
 """
 
 from dataclasses import replace
@@ -36,7 +37,7 @@ from tests.worlds import (
 )
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
-from treaty.governance.charter import charter_bytes
+from treaty.governance.charter import charter_bytes, charter_digest
 from treaty.governance.roles import Action
 from treaty.governance.rotation import rotated
 from treaty.governance.template import CharterOptions
@@ -52,6 +53,7 @@ from treaty.protocol.statements import seal_statement
 from treaty.protocol.waiting import awaited
 from treaty.provenance.bundle import Edition
 from treaty.provenance.verify import verify_bundle
+from treaty.reports.summary import report_data
 from treaty.studies.plan import plan_bytes
 
 A, B, C, D = NAMES[:4]
@@ -274,3 +276,34 @@ def test_a_study_that_was_not_opened_before_the_exchange_is_waited_for_no_more()
     with world.refuses("replayed"):
         world.say(StudyOpened, plan=plan, proposal=number)
     assert world.replayed() == world.state
+
+
+def test_the_report_names_who_released_by_the_charter_of_the_release(tmp_path: Path) -> None:
+    """A key in force may move to another party later; what it approved before is not theirs."""
+    forge = released_history(tmp_path).forge
+    charter, members = forge.state().charter, forge.keys.members
+    first, *_, last = sorted(members)
+    old, new = members[first]["approval"], key("new approval")
+    changed = dict(charter.members)
+    for name, listed in ((first, (new,)), (last, (old, members[last]["approval"]))):
+        keys = msgspec.structs.replace(
+            changed[name].keys, approval=tuple(one.public.hex for one in listed)
+        )
+        changed[name] = msgspec.structs.replace(changed[name], keys=keys)
+    following = msgspec.structs.replace(
+        charter, version=2, previous=charter_digest(charter), members=changed
+    )
+    signers = [*(one["approval"] for one in members.values()), new]
+    statement = seal_statement(charter_statement(following), *signers)
+    document = charter_bytes(following)
+    moved = replace(
+        forge,
+        entries=(*forge.entries, statement),
+        blobs={**forge.blobs, sha256(document): document},
+    )
+    said = []
+    for one in (forge, moved):
+        files = one.exported()
+        data = report_data(verify_bundle(files, one.anchor), files)
+        said.append({term.label: term.value for term in data.terms}["Release"])
+    assert said[0] == said[1] and first in said[0]

@@ -23,7 +23,7 @@ from treaty.aggregation.quantization import ring_vector
 from treaty.contracts.design import design_columns
 from treaty.errors import PolicyError
 from treaty.governance.amendment import CharterHistory
-from treaty.governance.charter import time_to_text
+from treaty.governance.charter import charter_digest, time_to_text
 from treaty.governance.quorum import DerivedParameters
 from treaty.governance.terms import PrivacyMode
 from treaty.ids import MemberId, Timestamp
@@ -415,12 +415,15 @@ class _Terms:
         if entry is None:
             yield Term(label="Release", value="not released in this log")
             return
+        release = self.log[entry]
+        # A key may be another party's by now: whose it was says the charter that was in force.
         owners = {
             key.public.keyid: key.owner
             for version in state.members.history.versions
+            if charter_digest(version) == release.body.charter
             for key in version.listed_keys()
         }
-        names = sorted({owners[keyid] for keyid in self.log[entry].keyids if keyid in owners})
+        names = sorted({owners[keyid] for keyid in release.keyids})
         yield Term(label="Release", value=f"entry {entry}, approved by {listed(names)}")
         back = None if model is None else state.withdrawn.get(model)
         if back is not None:
