@@ -71,8 +71,14 @@ class Outbox:
                 self._damaged.add(path)
                 node.journal.note("outbox-damaged", f"{error}; sign again and remove {path}")
                 continue
-            if node.holds(statement):
-                # It was logged before this process came to remove it.
+            held = node.holds(statement)
+            if held or node.is_over(statement):
+                # It was logged before this process came to remove it, or signed too late.
+                if not held:
+                    said = "in effect, or made under a charter that is over: not sent"
+                    node.journal.note(
+                        "officer-settled", f"statement {sha256(statement)[:16]} is {said}"
+                    )
                 remove_file(path, label=DONE)
                 continue
             self._submitted[path] = sha256(statement)

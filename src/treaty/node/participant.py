@@ -253,8 +253,12 @@ class Participant:
         return frozenset(self._submitted)
 
     def holds(self, statement: bytes) -> bool:
-        """Say whether `statement` stands in the log that this member holds, or is past it."""
-        return is_settled(statement, self.state) or statement in self._store.read(LOG_STREAM)
+        """Say whether `statement` stands in the log that this member holds."""
+        return statement in self._store.read(LOG_STREAM)
+
+    def is_over(self, statement: bytes) -> bool:
+        """Say whether what `statement` signs took effect or never can; then it is not sent."""
+        return is_settled(statement, self.state)
 
     def start(self) -> None:
         """Say where this member's log ends, and do again what may have been lost."""

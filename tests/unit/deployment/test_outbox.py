@@ -1,7 +1,8 @@
 """The outbox: what is whole is sent once, what is half written or damaged stops nobody.
 
 Planted and caught: a file that is being written is read; a damaged file ends the process; a
-statement that stands in the log is sent again; a file that was logged is kept.
+statement that stands in the log is sent again; a file that was logged is kept; one that came
+too late dropped without a word.
 """
 
 from pathlib import Path
@@ -20,9 +21,13 @@ class Site:
         self.journal = MemoryJournal()
         self.logged: list[bytes] = []
         self.sent: list[bytes] = []
+        self.over: set[bytes] = set()
 
     def holds(self, statement: bytes) -> bool:
         return statement in self.logged
+
+    def is_over(self, statement: bytes) -> bool:
+        return statement in self.over
 
     def unlogged(self) -> frozenset[Digest]:
         return frozenset(sha256(one) for one in self.sent if one not in self.logged)
@@ -66,3 +71,16 @@ def test_half_written_and_damaged_files_stop_nobody(tmp_path: Path) -> None:
     assert site.sent == [b"good"]
     assert [event for event, _ in site.journal.lines] == ["outbox-damaged"] * 2
     assert "half" not in " ".join(outbox.waiting())
+
+
+def test_what_was_signed_too_late_is_dropped_and_said(tmp_path: Path) -> None:
+    """A vote that an officer gave while another version of the charter took effect."""
+    site, outbox = Site(), Outbox(tmp_path)
+    for statement in (b"late", b"logged"):
+        outbox.put(statement)
+    site.over.update({b"late", b"logged"})
+    site.logged.append(b"logged")
+    look(outbox, site)
+    assert outbox.waiting() == () and site.sent == []
+    [(event, said)] = site.journal.lines
+    assert event == "officer-settled" and sha256(b"late")[:16] in said
