@@ -21,7 +21,7 @@ from treaty.governance.roles import Action, Role
 from treaty.governance.terms import DecisionRule, Member, MemberKeys
 from treaty.ids import MemberId
 
-__all__ = ["accession_terms", "newcomer_of", "with_keys", "without_keys"]
+__all__ = ["accession_terms", "newcomer_of", "next_version", "with_keys", "without_keys"]
 
 
 def accession_terms(
@@ -44,18 +44,27 @@ def accession_terms(
         roles=(Role.MEMBER, Role.WITNESS, Role.STEWARD),
         keys=MemberKeys(),
     )
+    following = next_version(current, suspended=suspended)
+    members = dict(sorted({**following.members, name: newcomer}.items()))
+    return _raised(msgspec.structs.replace(following, members=members))
+
+
+def next_version(current: Charter, *, suspended: frozenset[MemberId]) -> Charter:
+    """Return the version after `current` that changes nothing else.
+
+    Members `suspended` by decision stay so: an amendment that does not say so would readmit them.
+    """
     members = {
         one: msgspec.structs.replace(member, suspended=member.suspended or one in suspended)
         for one, member in current.members.items()
     }
-    following = msgspec.structs.replace(
+    return msgspec.structs.replace(
         current,
         version=current.version + 1,
         previous=charter_digest(current),
         readmits=(),
-        members=dict(sorted({**members, name: newcomer}.items())),
+        members=members,
     )
-    return _raised(following)
 
 
 def newcomer_of(current: Charter, following: Charter) -> MemberId:

@@ -7,10 +7,8 @@ Guarantee (docs/spec/governance.md, section 10): `rotated_member` accepts exactl
 `rotated` makes for members in good standing.
 """
 
-import msgspec
-
 from treaty.errors import PolicyError
-from treaty.governance.accession import with_keys
+from treaty.governance.accession import next_version, with_keys
 from treaty.governance.charter import Charter, charter_digest
 from treaty.governance.terms import MemberKeys
 from treaty.ids import MemberId
@@ -23,20 +21,9 @@ def rotated(
 ) -> Charter:
     """Return the version after `current` that lists `keys` for `name`.
 
-    Members `suspended` by decision stay so: an amendment that does not say so would readmit them.
+    Members `suspended` by decision stay so.
     """
-    members = {
-        one: msgspec.structs.replace(member, suspended=member.suspended or one in suspended)
-        for one, member in current.members.items()
-    }
-    following = msgspec.structs.replace(
-        current,
-        version=current.version + 1,
-        previous=charter_digest(current),
-        readmits=(),
-        members=members,
-    )
-    return with_keys(following, name, keys)
+    return with_keys(next_version(current, suspended=suspended), name, keys)
 
 
 def rotated_member(
