@@ -7,7 +7,6 @@ a rejection that is waited out; the wait without an end; a study taken for finis
 figures are still due; a line for every member that answers; a process that does not run unsaid.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,14 +14,11 @@ import msgspec
 import pytest
 
 from tests.unit.protocol.test_study import report, showing
-from tests.worlds import HUB, NAMES, World, approval, small_plan
+from tests.worlds import NAMES, World, small_plan
 from treaty.crypto.envelope import decode_base64
-from treaty.crypto.keys import encode_key_file
-from treaty.deployment import desk as desks
 from treaty.deployment.desk import Desk
 from treaty.deployment.lead import QUIET_S, StudyLead, Waiting
 from treaty.deployment.outbox import Outgoing
-from treaty.deployment.places import Party
 from treaty.errors import PolicyError, ResourceError
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
@@ -106,17 +102,6 @@ class Lead:
 
     def _sleep(self, seconds: float) -> None:
         self.at += seconds
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A member's directory, as far as the desk looks into it."""
-    party = Party(name=ME, coordinator=HUB, anchor=Digest("0" * 64), is_hub=False)
-    monkeypatch.setattr(desks, "load_party", lambda _: party)
-    (tmp_path / "key.json").write_bytes(encode_key_file("approval", approval(ME)))
-    os.chmod(tmp_path / "key.json", 0o600)
-    os.chmod(tmp_path, 0o700)
-    return tmp_path
 
 
 @pytest.fixture

@@ -6,23 +6,18 @@ the charter does not name a steward; a halted, running or unknown study; a wait 
 refusal that is waited out.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.desk_rig import kinds, signed
 from tests.unit.deployment.test_lead import Log
 from tests.unit.protocol.test_consortium import amend
 from tests.worlds import HUB, NAMES, World, approval
-from treaty.crypto.envelope import decode_base64
-from treaty.crypto.keys import encode_key_file
-from treaty.deployment import desk as desks
 from treaty.deployment.desk import Desk
 from treaty.deployment.lead import StudyLead, Waiting
-from treaty.deployment.outbox import Outbox, Outgoing
-from treaty.deployment.places import Party
 from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.governance.roles import Action, Role
 from treaty.governance.terms import DecisionRule
@@ -32,17 +27,6 @@ from treaty.protocol.model_release import release_body
 from treaty.protocol.statements import peek, seal_statement
 
 ME, B, C, D = NAMES[:4]
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A member's directory, as far as the desk looks into it."""
-    party = Party(name=ME, coordinator=HUB, anchor=Digest("0" * 64), is_hub=False)
-    monkeypatch.setattr(desks, "load_party", lambda _: party)
-    (tmp_path / "key.json").write_bytes(encode_key_file("approval", approval(ME)))
-    os.chmod(tmp_path / "key.json", 0o600)
-    os.chmod(tmp_path, 0o700)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +48,6 @@ def world(completed: World) -> Iterator[World]:
 
 def desk(place: Path, world: World) -> Desk:
     return Desk(place, world.state, place / "key.json")
-
-
-def signed(place: Path) -> list[bytes]:
-    """Return and remove what waits to be sent, in the order in which the site sends it."""
-    found = []
-    for path in Outbox(place)._files():
-        record = msgspec.json.decode(path.read_bytes(), type=Outgoing)
-        found.append(decode_base64(record.statement))
-        path.unlink()
-    return found
-
-
-def kinds(statements: Sequence[bytes]) -> list[str]:
-    return [type(peek(one)[1]).__name__ for one in statements]
 
 
 def send(place: Path, world: World, *others: str) -> None:

@@ -6,23 +6,19 @@ refused because the call is ratified; a vote on what is over; another member's k
 only proposes them.
 """
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.desk_rig import kinds, signed
 from tests.unit.governance.test_rotation import NOBODY, fresh
 from tests.unit.protocol.test_consortium import amend
-from tests.worlds import HUB, NAMES, World, approval, key, member_keys, runner
+from tests.worlds import NAMES, World, approval, key, member_keys, runner
 from treaty.crypto.canonical import sha256
-from treaty.crypto.envelope import decode_base64, encode_base64
-from treaty.crypto.keys import encode_key_file
+from treaty.crypto.envelope import encode_base64
 from treaty.deployment import desk as desks
 from treaty.deployment.desk import Desk
-from treaty.deployment.outbox import Outbox, Outgoing
-from treaty.deployment.places import Party
 from treaty.deployment.rotating import Rotation
 from treaty.errors import PolicyError, UsageError
 from treaty.governance.charter import Charter, charter_bytes
@@ -43,15 +39,10 @@ def world() -> World:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Path:
-    """A member's directory, as far as the desk looks into it."""
-    party = Party(name=ME, coordinator=HUB, anchor=Digest("0" * 64), is_hub=False)
-    monkeypatch.setattr(desks, "load_party", lambda _: party)
+def place(place: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Path:
+    """A member's directory, with the world as its store."""
     monkeypatch.setattr(desks, "stored_log", lambda _: _Log(world))
-    (tmp_path / "key.json").write_bytes(encode_key_file("approval", approval(ME)))
-    os.chmod(tmp_path / "key.json", 0o600)
-    os.chmod(tmp_path, 0o700)
-    return tmp_path
+    return place
 
 
 class _Log:
@@ -69,20 +60,6 @@ class _Log:
 
 def desk(place: Path, world: World) -> Desk:
     return Desk(place, world.state, place / "key.json")
-
-
-def signed(place: Path) -> list[bytes]:
-    """Return and remove what waits to be sent, in the order in which the site sends it."""
-    found = []
-    for path in Outbox(place)._files():
-        record = msgspec.json.decode(path.read_bytes(), type=Outgoing)
-        found.append(decode_base64(record.statement))
-        path.unlink()
-    return found
-
-
-def kinds(statements: Sequence[bytes]) -> list[str]:
-    return [type(peek(one)[1]).__name__ for one in statements]
 
 
 def version(world: World, name: str = B) -> Charter:
