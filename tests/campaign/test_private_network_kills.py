@@ -28,8 +28,9 @@ LIMIT: a site that is killed between its charge and the transaction that keeps t
 for a vector that is lost. Its reservation has no spare, so it sits out one question of that kind.
 Were two of four to sit out one question, the study would halt: only one site a run dies there.
 
-``ci`` takes a seeded slice of at least 10 kills, ``full`` at least `FULL_KILLS`; it is cut off and
-taken up as the other campaign is, with ``TREATY_CAMPAIGN_STATE`` naming another directory.
+``ci`` takes a seeded slice of at least 10 kills (runs are added until there are as many), ``full``
+at least `FULL_KILLS`; it is cut off and taken up as the other campaign is, with
+``TREATY_CAMPAIGN_STATE`` naming another directory.
 """
 
 import json
@@ -66,6 +67,7 @@ from tests.campaign.test_network_kills import (
     kills_of,
     orders_of,
     points_not_met,
+    rows_until,
 )
 from tests.network_rig import HUB, Rig, assert_nothing_lost, assert_one_history
 
@@ -73,7 +75,7 @@ FULL = os.environ.get("TREATY_CAMPAIGN") == "full"
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(7200 if FULL else 400)]
 RESULTS = Path(__file__).parent / "results"
 SCENARIOS = ("exact evaluation", "noised evaluation, a site away")
-CI_RUNS, FULL_RUNS, FULL_KILLS = 1, 4, 150
+CI_RUNS, CI_KILLS, FULL_RUNS, FULL_KILLS = 1, 10, 4, 150
 MOP_UPS = 4
 """Runs of each scenario beyond `FULL_RUNS`, for points that no kill has met."""
 
@@ -246,8 +248,8 @@ def one_run(
 @pytest.mark.skipif(FULL, reason="the slice; the full form takes its place")
 def test_every_run_of_the_slice_charges_each_release_once(tmp_path: Path) -> None:
     clean = undisturbed(tmp_path, SCENARIOS[0])
-    rows = [one_run(clean, number, tmp_path) for number in range(CI_RUNS)]
-    assert kills_of(rows) >= 10, [row["kills"] for row in rows]
+    rows = rows_until(CI_KILLS, CI_RUNS, partial(one_run, clean, place=tmp_path))
+    assert kills_of(rows) >= CI_KILLS, [row["kills"] for row in rows]
 
 
 @pytest.mark.skipif(not FULL, reason="long: TREATY_CAMPAIGN=full")
