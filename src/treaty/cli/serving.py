@@ -131,6 +131,11 @@ def main(words: list[str]) -> int:
     found = json.loads(words[0])
     order = Order(**{**found, "directories": tuple(found["directories"])})
     try:
+        # This process does nothing else, so nobody misses what is not loaded.
+        from treaty.deployment.loading import let_go, load
+
+        load(("treaty.deployment.hub" if order.is_hub else "treaty.deployment.agent",))
+        let_go()
         return serve(order)
     except BaseException as error:  # noqa: BLE001 - the outermost loop: one line for whatever it is
         return told(error, order.as_json)

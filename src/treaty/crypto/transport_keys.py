@@ -18,7 +18,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from treaty.crypto.keys import PublicKey, SigningKey
 from treaty.errors import FormatError, VerificationError
@@ -138,6 +137,7 @@ def self_signed_pem(key: SigningKey, name: str, now: Timestamp) -> bytes:
     """
     # 2 MB that only a coordinator needs, once.
     from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.x509.oid import NameOID
 
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
@@ -159,6 +159,9 @@ def self_signed_pem(key: SigningKey, name: str, now: Timestamp) -> bytes:
 
 def private_key_pem(key: SigningKey) -> bytes:
     """Return `key` as PKCS #8 in PEM, for a TLS server. The bytes are secret."""
+    # Formats of keys, half a megabyte: as above.
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
     return _private(key).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
