@@ -12,13 +12,13 @@ fixed by the label; `enc` does not write them.
 """
 
 import functools
-import hashlib
-import hmac
+from collections.abc import Callable
+from hashlib import sha256
 from typing import Final
 
 from treaty.errors import UsageError
 
-__all__ = ["DOMAIN", "Field", "enc", "extract", "kdf", "labelled_hash"]
+__all__ = ["DOMAIN", "Field", "enc", "extract", "kdf", "kdf_series", "labelled_hash"]
 
 DOMAIN: Final = b"cesa/1"
 """First field of every hash and key: the domain of the secure-aggregation suite CESA1."""
@@ -30,6 +30,12 @@ _EIGHT_BYTES: Final = 8 << 64
 """The length of an integer, above its value: both are written at once."""
 
 _LENGTHS: Final = tuple(length.to_bytes(4, "big") for length in range(65))
+_NUMBERS: Final = tuple((_EIGHT_BYTES | number).to_bytes(12, "big") for number in range(1024))
+"""How the numbers of members and slots are written."""
+
+_HMAC_BLOCK_BYTES: Final = 64
+_INNER_PAD: Final = int.from_bytes(b"\x36" * _HMAC_BLOCK_BYTES, "big")
+_OUTER_PAD: Final = int.from_bytes(b"\x5c" * _HMAC_BLOCK_BYTES, "big")
 
 
 def enc(*fields: Field) -> bytes:
@@ -42,7 +48,11 @@ def enc(*fields: Field) -> bytes:
         # The common cases first: every mask key of every round passes here.
         kind = type(field)
         if kind is int and 0 <= field <= _MAX_INT:  # type: ignore[operator]  # just seen
-            parts.append((_EIGHT_BYTES | field).to_bytes(12, "big"))  # type: ignore[operator]
+            parts.append(
+                _NUMBERS[field]  # type: ignore[index]
+                if field < 1024  # type: ignore[operator]
+                else (_EIGHT_BYTES | field).to_bytes(12, "big")  # type: ignore[operator]
+            )
             continue
         if kind is bytes:
             data: bytes = field  # type: ignore[assignment]  # just seen
@@ -56,7 +66,7 @@ def enc(*fields: Field) -> bytes:
 
 def labelled_hash(label: str, *fields: Field) -> bytes:
     """Return ``SHA-256(enc(DOMAIN, label, fields...))``, 32 bytes."""
-    return hashlib.sha256(_head(label) + enc(*fields)).digest()
+    return sha256(_head(label) + enc(*fields)).digest()
 
 
 def kdf(key: bytes, label: str, *fields: Field) -> bytes:
@@ -64,12 +74,49 @@ def kdf(key: bytes, label: str, *fields: Field) -> bytes:
 
     `key` is uniformly random: 32 bytes of a generator, or the result of `extract` or `kdf`.
     """
-    return hmac.digest(key, b"%b%b\x01" % (_head(label), enc(*fields)), "sha256")
+    return _hmac(key, b"%b%b\x01" % (_head(label), enc(*fields)))
+
+
+def kdf_series(key: bytes, label: str, *fields: Field) -> Callable[[int], bytes]:
+    """Return what gives ``kdf(key, label, *fields, number)`` for a number.
+
+    For the many keys of an epoch that differ in their slot alone: what they share is written once.
+    The function holds `key`, and lives no longer than it may.
+    """
+    inner, outer = _padded(key)
+    common = inner + _head(label) + enc(*fields)
+
+    def derive(number: int) -> bytes:
+        return sha256(outer + sha256(b"%b%b\x01" % (common, enc(number))).digest()).digest()
+
+    return derive
 
 
 def extract(salt: bytes, ikm: bytes) -> bytes:
     """Return ``HMAC-SHA256(salt, ikm)``: a uniform key from a key agreement's output."""
-    return hmac.digest(salt, ikm, "sha256")
+    return _hmac(salt, ikm)
+
+
+def _hmac(key: bytes, message: bytes) -> bytes:
+    """Return HMAC-SHA256 as RFC 2104 writes it.
+
+    The library's own call takes nearly twice as long as the two hashes, and a member derives some
+    thousand keys an epoch.
+    """
+    inner, outer = _padded(key)
+    return sha256(outer + sha256(inner + message).digest()).digest()
+
+
+def _padded(key: bytes) -> tuple[bytes, bytes]:
+    """Return what the inner and the outer hash begin with."""
+    if len(key) > _HMAC_BLOCK_BYTES:
+        key = sha256(key).digest()
+    # By arithmetic: a table would be read at places that the key names.
+    block = int.from_bytes(key, "big") << 8 * (_HMAC_BLOCK_BYTES - len(key))
+    return (
+        (block ^ _INNER_PAD).to_bytes(_HMAC_BLOCK_BYTES, "big"),
+        (block ^ _OUTER_PAD).to_bytes(_HMAC_BLOCK_BYTES, "big"),
+    )
 
 
 @functools.lru_cache(maxsize=256)

@@ -21,6 +21,8 @@ BLOCK_BYTES: Final = 16
 
 _STEP: Final = 1 << 18
 _ZEROS: Final = memoryview(bytes(_STEP))
+_FROM_ZERO: Final = modes.CTR(bytes(BLOCK_BYTES))
+"""Where nearly every stream begins. A mode holds its counter block and no state."""
 
 
 class Keystream:
@@ -40,7 +42,7 @@ class Keystream:
         """Continue at the 16-byte block number `block` (0 .. 2^64 - 1) of the stream."""
         if not 0 <= block < 1 << 64:
             raise UsageError("a block number must be between 0 and 2^64 - 1")
-        counter = modes.CTR(block.to_bytes(BLOCK_BYTES, "big"))
+        counter = modes.CTR(block.to_bytes(BLOCK_BYTES, "big")) if block else _FROM_ZERO
         self._context = Cipher(self._algorithm, counter).encryptor()
 
     def fill(self, buffer: bytearray | memoryview) -> None:
@@ -77,6 +79,8 @@ class Keystream:
 
     def take(self, size_bytes: int) -> bytes:
         """Return the next `size_bytes` bytes of the stream."""
+        if 0 <= size_bytes <= _STEP:
+            return self._context.update(_ZEROS[:size_bytes])
         buffer = bytearray(size_bytes)
         self.fill(buffer)
         return bytes(buffer)

@@ -112,8 +112,9 @@ def _coefficients(secret: int, threshold: int, randomness: Callable[[int], bytes
 def _value_at(point: int, highest_first: Sequence[int]) -> int:
     value = 0
     for coefficient in highest_first:
-        value = (value * point + coefficient) % MODULUS
-    return value
+        value = value * point + coefficient
+    # Once is enough: points are numbers of members, so the value grows by a few bits a step.
+    return value % MODULUS
 
 
 @functools.lru_cache(maxsize=256)

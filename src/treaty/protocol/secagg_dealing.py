@@ -27,9 +27,10 @@ from treaty.protocol.secagg_keys import (
     SlotSecrets,
     key_commitment,
     pair_commitment,
-    pair_seed,
+    pair_seeds,
     share_context,
-    share_key,
+    share_contexts,
+    share_keys,
     wrap_context,
     wrap_key,
 )
@@ -110,11 +111,13 @@ def deal(
             )
         secret = extract(bytes.fromhex(epoch_hash), shared)
         parts = [ciphertext]
+        key_of = share_keys(secret, index, other)
+        context_of = share_contexts(epoch_hash, index, other)
         for slot, (round_shares, self_shares) in enumerate(dealt):
-            key = share_key(secret, index, other, slot)
+            key = key_of(slot)
             plain = encode_element(round_shares[other]) + encode_element(self_shares[other])
             parts.append(key_commitment(key))
-            parts.append(seal(key, plain, share_context(epoch_hash, index, other, slot)))
+            parts.append(seal(key, plain, context_of(slot)))
         columns[name] = b"".join(parts)
         outgoing[name] = secret
     return Dealt(columns, outgoing)
@@ -152,10 +155,12 @@ def open_column(
             )
     secret = extract(bytes.fromhex(epoch_hash), shared)
     shares: list[tuple[str, str]] = []
+    key_of = share_keys(secret, index, other)
+    context_of = share_contexts(epoch_hash, index, other)
     for slot in range(slots):
-        key = share_key(secret, index, other, slot)
+        key = key_of(slot)
         part = rest[slot * SHARE_BYTES : (slot + 1) * SHARE_BYTES]
-        pair = _opened_share(key, part, share_context(epoch_hash, index, other, slot))
+        pair = _opened_share(key, part, context_of(slot))
         if pair is None or len(rest) != slots * SHARE_BYTES:
             return BadShare(slot, key)
         shares.append(pair)
@@ -210,19 +215,19 @@ def slot_secrets(
     the transport secret for each holder. Raises `UsageError` when one of those is missing.
     """
     index = group.index(me)
+    pairs: dict[str, tuple[bytes, ...]] = {}
+    for name in partners if group.hybrid else ():
+        if name in holders and name not in outgoing:
+            raise UsageError(f"the transport secret for {name} was not kept")
+        sent = outgoing.get(name, b"")
+        got = opened[name].transport if name in opened else b""
+        lower = index < group.index(name)
+        pairs[name] = pair_seeds(*((sent, got) if lower else (got, sent)), range(slots))
     kept: list[SlotSecrets] = []
     for slot in range(slots):
         round_own, self_own = secrets.own_shares(slot, threshold)
         round_shares = {name: one.shares[slot][0] for name, one in opened.items()}
         self_shares = {name: one.shares[slot][1] for name, one in opened.items()}
-        pairs: dict[str, str] = {}
-        for name in partners if group.hybrid else ():
-            if name in holders and name not in outgoing:
-                raise UsageError(f"the transport secret for {name} was not kept")
-            sent = outgoing.get(name, b"")
-            got = opened[name].transport if name in opened else b""
-            lower = index < group.index(name)
-            pairs[name] = pair_seed(*((sent, got) if lower else (got, sent)), slot).hex()
         kept.append(
             SlotSecrets(
                 slot=slot,
@@ -231,7 +236,7 @@ def slot_secrets(
                 self_shares={**self_shares, me: encode_element(self_own).hex()},
                 round_shares={**round_shares, me: encode_element(round_own).hex()},
                 peers={name: keys.round_keys[slot] for name, keys in partners.items()},
-                pair_seeds=pairs,
+                pair_seeds={name: seeds[slot].hex() for name, seeds in pairs.items()},
             )
         )
     return tuple(kept)

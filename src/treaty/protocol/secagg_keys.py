@@ -14,14 +14,13 @@ member's shares are evaluated. Seeds are elements of the field of `treaty.crypto
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from itertools import pairwise
 from typing import Final
 
 from treaty.aggregation.masking import MaskPlan
 from treaty.crypto import shamir
 from treaty.crypto.canonical import Count, MemberName, Record
-from treaty.crypto.derivation import enc, extract, kdf, labelled_hash
+from treaty.crypto.derivation import enc, extract, kdf, kdf_series, labelled_hash
 from treaty.crypto.key_agreement import AgreementKey, EncapsulationKey
 from treaty.crypto.prg import Keystream
 from treaty.errors import UsageError, VerificationError
@@ -50,16 +49,16 @@ __all__ = [
     "pair_commitment",
     "pair_key",
     "pair_seed",
+    "pair_seeds",
     "self_commitment",
     "share_context",
+    "share_contexts",
     "share_key",
+    "share_keys",
     "survivors_digest",
     "wrap_context",
     "wrap_key",
 ]
-
-_AHEAD_BYTES: Final = 256
-"""Made of a stream at once: a seed, or the coefficients of one polynomial in a small group."""
 
 NO_RESULT: Final = Digest("0" * 64)
 """`previous` of a study's first round."""
@@ -205,7 +204,16 @@ class EpochSeed:
     what was derived once is kept as long as this object, a step of the epoch.
     """
 
-    __slots__ = ("_charter", "_elements", "_epoch", "_index", "_kem", "_seed", "_transport")
+    __slots__ = (
+        "_charter",
+        "_elements",
+        "_epoch",
+        "_index",
+        "_kem",
+        "_seed",
+        "_series",
+        "_transport",
+    )
 
     def __init__(self, seed: bytes, charter: Digest, epoch: int, index: int) -> None:
         if len(seed) != 32:
@@ -217,6 +225,7 @@ class EpochSeed:
         self._transport: AgreementKey | None = None
         self._kem: EncapsulationKey | None = None
         self._elements: dict[tuple[str, int], int] = {}
+        self._series: dict[str, Callable[[int], bytes]] = {}
 
     def transport_key(self) -> AgreementKey:
         """Return the X25519 key under which shares travel."""
@@ -273,19 +282,17 @@ class EpochSeed:
             self._elements[label, slot] = known
         return known
 
-    def _derive(self, label: str, *fields: int) -> bytes:
-        return kdf(self._seed, "epoch-" + label, self._charter, self._epoch, self._index, *fields)
+    def _derive(self, label: str) -> bytes:
+        return kdf(self._seed, "epoch-" + label, self._charter, self._epoch, self._index)
 
     def _stream(self, label: str, slot: int) -> Callable[[int], bytes]:
-        """Return what gives the next bytes of a stream: elements are many and small."""
-        stream = Keystream(self._derive(label, slot))
-        ahead = BytesIO(stream.take(_AHEAD_BYTES))
-
-        def take(size_bytes: int) -> bytes:
-            data = ahead.read(size_bytes)
-            return data if len(data) == size_bytes else data + stream.take(size_bytes - len(data))
-
-        return take
+        """Return what gives the next bytes of a stream of `slot`."""
+        series = self._series.get(label)
+        if series is None:
+            series = self._series[label] = kdf_series(
+                self._seed, "epoch-" + label, self._charter, self._epoch, self._index
+            )
+        return Keystream(series(slot)).take
 
     def __repr__(self) -> str:
         return "EpochSeed"
@@ -345,12 +352,23 @@ def survivors_digest(context: str, survivors: Iterable[Survivor], group: Group) 
 
 def share_key(transport: bytes, dealer: int, recipient: int, slot: int) -> bytes:
     """Return the key that seals one share; it seals nothing else."""
-    return kdf(transport, "share", dealer, recipient, slot)
+    return share_keys(transport, dealer, recipient)(slot)
+
+
+def share_keys(transport: bytes, dealer: int, recipient: int) -> Callable[[int], bytes]:
+    """Return what gives the `share_key` of a slot."""
+    return kdf_series(transport, "share", dealer, recipient)
 
 
 def share_context(epoch_hash: str, dealer: int, recipient: int, slot: int) -> bytes:
     """Return what is authenticated with one sealed share."""
-    return enc(bytes.fromhex(epoch_hash), dealer, recipient, slot)
+    return share_contexts(epoch_hash, dealer, recipient)(slot)
+
+
+def share_contexts(epoch_hash: str, dealer: int, recipient: int) -> Callable[[int], bytes]:
+    """Return what gives the `share_context` of a slot."""
+    common = enc(bytes.fromhex(epoch_hash), dealer, recipient)
+    return lambda slot: common + enc(slot)
 
 
 def key_commitment(key: bytes) -> bytes:
@@ -374,7 +392,12 @@ def pair_seed(first: bytes, second: bytes, slot: int) -> bytes:
     `first` is the transport secret that the lower member encapsulated, `second` the higher's. In a
     large group one of them may have dealt nothing to the other: its secret is empty.
     """
-    return kdf(extract(first, second), "pq", slot)
+    return pair_seeds(first, second, (slot,))[0]
+
+
+def pair_seeds(first: bytes, second: bytes, slots: Iterable[int]) -> tuple[bytes, ...]:
+    """Return the `pair_seed` of each of `slots`."""
+    return tuple(map(kdf_series(extract(first, second), "pq"), slots))
 
 
 def pair_commitment(epoch_hash: str, index: int, slot: int, seeds: Iterable[str]) -> Digest:
