@@ -13,8 +13,9 @@ Leaves to others: what the payload says, and who may say it.
 
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from treaty.crypto import canonical
 from treaty.crypto.canonical import DigestField, Record
@@ -60,8 +61,7 @@ class _Frame(Record, frozen=True):
     signatures: tuple[_Signature, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """A parsed envelope. Nothing about it is verified yet."""
 
     payload: bytes

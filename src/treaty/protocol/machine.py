@@ -13,7 +13,17 @@ from typing import TypeVar
 
 from treaty.errors import UsageError, VerificationError
 
-__all__ = ["Transitions", "advance", "expect"]
+__all__ = ["Phases", "Transitions", "advance", "expect"]
+
+
+class Phases(Enum):
+    """Base of the phases of a lifecycle.
+
+    Every member is there once, so it hashes as an object does, at once; an `Enum` hashes its name.
+    """
+
+    __hash__ = object.__hash__
+
 
 PhaseT = TypeVar("PhaseT", bound=Enum)
 Transitions = Mapping[tuple[PhaseT, type], frozenset[PhaseT]]

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from treaty.errors import UsageError, VerificationError
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId
-from treaty.protocol.machine import Transitions, advance, expect
+from treaty.protocol.machine import Phases, Transitions, advance, expect
 
 __all__ = [
     "DOCUMENTED",
@@ -64,7 +64,7 @@ DOCUMENTED = frozenset(
 """Proposals whose subject is the digest of a document that every bundle holds."""
 
 
-class Phase(Enum):
+class Phase(Phases):
     """Where a proposal stands."""
 
     OPEN = "open"

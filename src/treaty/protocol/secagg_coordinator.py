@@ -15,14 +15,13 @@ opens a round again uses a new slot.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from types import MappingProxyType
 from typing import TypeAlias
 
 from treaty.crypto.canonical import sha256
 from treaty.errors import UsageError, VerificationError
 from treaty.ids import Digest
-from treaty.protocol.machine import Transitions, advance, expect
+from treaty.protocol.machine import Phases, Transitions, advance, expect
 from treaty.protocol.secagg_enrolment import (
     ComplaintLogged,
     CoordinatorEpoch,
@@ -96,7 +95,7 @@ __all__ = [
 ]
 
 
-class RoundPhase(Enum):
+class RoundPhase(Phases):
     """Where the coordinator's round stands."""
 
     COLLECTING = "collecting"

@@ -10,7 +10,6 @@ Nothing is trusted here: every member checks the same things again.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -18,7 +17,7 @@ from treaty.crypto import canonical
 from treaty.crypto.sealing import TAG_BYTES
 from treaty.errors import PolicyError, VerificationError
 from treaty.ids import Digest, MemberId
-from treaty.protocol.machine import Transitions, advance, expect
+from treaty.protocol.machine import Phases, Transitions, advance, expect
 from treaty.protocol.secagg_dealing import complaint_holds
 from treaty.protocol.secagg_graph import Graph, check_choice
 from treaty.protocol.secagg_keys import Group, epoch_hash_of
@@ -55,7 +54,7 @@ __all__ = [
 ]
 
 
-class EnrolmentPhase(Enum):
+class EnrolmentPhase(Phases):
     """Where the coordinator's epoch stands."""
 
     OPENING = "opening"

@@ -10,7 +10,6 @@ them because the answer must be sent again, byte for byte, after a crash.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from types import MappingProxyType
 from typing import Literal
 
@@ -20,7 +19,7 @@ from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, MemberName, Record
 from treaty.ids import Digest
 from treaty.privacy.ledger_entries import LedgerHead
-from treaty.protocol.machine import Transitions
+from treaty.protocol.machine import Phases, Transitions
 from treaty.protocol.secagg_effects import Persisted
 from treaty.protocol.secagg_messages import (
     DeclineCode,
@@ -66,7 +65,7 @@ __all__ = [
 EPOCH_KEY = "secagg/epoch"
 
 
-class EpochPhase(Enum):
+class EpochPhase(Phases):
     """Where a member's epoch stands."""
 
     INIT = "init"
@@ -120,7 +119,7 @@ EPOCH_TRANSITIONS: Transitions[EpochPhase] = MappingProxyType(
 SLOT_KEY = "secagg/slot"
 
 
-class SlotPhase(Enum):
+class SlotPhase(Phases):
     """Where a member's round stands."""
 
     AWAITING_INPUT = "awaiting-input"

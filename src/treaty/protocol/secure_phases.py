@@ -3,10 +3,9 @@
 The tables of `secure_round.EpochRecord` and `RoundRecord`; the rules beside them stand there.
 """
 
-from enum import Enum
 from types import MappingProxyType
 
-from treaty.protocol.machine import Transitions
+from treaty.protocol.machine import Phases, Transitions
 from treaty.protocol.secagg_messages import (
     EpochClosed,
     EpochKeys,
@@ -28,7 +27,7 @@ from treaty.protocol.secagg_messages import (
 __all__ = ["EPOCH_TRANSITIONS", "ROUND_TRANSITIONS", "EpochPhase", "RoundPhase"]
 
 
-class EpochPhase(Enum):
+class EpochPhase(Phases):
     """Where the set-up of keys and shares stands."""
 
     KEYS = "keys"
@@ -37,7 +36,7 @@ class EpochPhase(Enum):
     CLOSED = "closed"
 
 
-class RoundPhase(Enum):
+class RoundPhase(Phases):
     """Where one secure sum stands."""
 
     COLLECTING = "collecting"

@@ -325,6 +325,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
                     )
                 check_committed(body, self.tiers)
                 return replace(self, inputs=_once(self.inputs, of_kind(verified, MaskedInput)))
+            case Reveal():
+                return self._on_reveal(body, of_kind(verified, Reveal))
             case InputDeclined():
                 self._move(body, RoundPhase.COLLECTING)
                 declined = _once(self.declined, of_kind(verified, InputDeclined))
@@ -337,8 +339,6 @@ class RoundRecord(msgspec.Struct, frozen=True):
                 self._survivor(body.author)
                 confirmed = _once(self.confirmed, of_kind(verified, SurvivorsConfirmed))
                 return replace(self, confirmed=confirmed)
-            case Reveal():
-                return self._on_reveal(body, of_kind(verified, Reveal))
             case RoundResult():
                 return self._on_result(body, of_kind(verified, RoundResult), documents)
             case RoundAbandoned():

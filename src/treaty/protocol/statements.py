@@ -11,6 +11,7 @@ here, sealed in a DSSE envelope. Guarantees (docs/spec/statements.md):
 Whether the author may say this now is the business of the folds (`consortium`).
 """
 
+import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -182,8 +183,7 @@ class Directory:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Verified(Generic[P]):
+class Verified(msgspec.Struct, Generic[P], frozen=True):
     """A statement whose signatures hold. `open_statement` makes one, and `open_charter`.
 
     `digest` is the SHA-256 of the envelope bytes: the statement's identity in the log.
@@ -251,7 +251,9 @@ def statement(
 
 
 def _framed(kind: type[Body]) -> type[_Frame[Body]]:
-    return cast("type[_Frame[Body]]", _Frame[kind])  # type: ignore[valid-type]  # made at import
+    # A class of its own, named as what it holds: the key of its decoder is found at once.
+    framed = _Frame[kind]  # type: ignore[valid-type]  # made at import
+    return cast("type[_Frame[Body]]", types.new_class(kind.__name__, (framed,)))
 
 
 def _with_form(value: FieldClass) -> tuple[Artefact, Form]:

@@ -14,8 +14,6 @@ This module does no input or output and reads no clock; opened sums come by dige
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from types import MappingProxyType
 
 import msgspec
@@ -27,7 +25,7 @@ from treaty.governance.amendment import CharterHistory
 from treaty.ids import Digest, MemberId, Timestamp
 from treaty.protocol.closed_round import ClosedRound, close
 from treaty.protocol.differencing import Exposure, bound_set, exposure_of, freed_members
-from treaty.protocol.machine import Transitions, advance
+from treaty.protocol.machine import Phases, Transitions, advance
 from treaty.protocol.messages import HaltCode, SiteReported, StudyCompleted, StudyHalted
 from treaty.protocol.releases import MAX_FRESH, Shown, asked_as, last_shown, with_noise_shown
 from treaty.protocol.secagg_audit import (
@@ -44,6 +42,7 @@ from treaty.protocol.secagg_messages import (
     EpochClosed,
     EpochOpened,
     MaskedInput,
+    Reveal,
     RoundOpened,
     RoundResult,
     SumDisputed,
@@ -63,7 +62,7 @@ from treaty.studies.surplus import opening_numbers
 __all__ = ["Phase", "Study", "StudyEvent", "group_of", "open_study"]
 
 
-class Phase(Enum):
+class Phase(Phases):
     """Where a study stands."""
 
     RUNNING = "running"
@@ -86,8 +85,7 @@ TRANSITIONS: Transitions[Phase] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StudyEvent:
+class StudyEvent(msgspec.Struct, frozen=True):
     """A verified statement about the study, and the log's time."""
 
     statement: Verified[Body]
@@ -263,6 +261,9 @@ class Study(msgspec.Struct, frozen=True):
         verified = event.statement
         body = verified.predicate
         match body:
+            case MaskedInput() | Reveal():
+                # Most statements by far.
+                return self._in_round(verified, documents)
             case EpochOpened():
                 return self._on_epoch(body, of_kind(verified, EpochOpened), event.at)
             case RoundOpened():
@@ -341,14 +342,15 @@ class Study(msgspec.Struct, frozen=True):
 
     def _in_round(self, verified: Verified[Body], documents: Documents) -> "Study":
         record = self._open_round().step(verified, documents)
-        if isinstance(verified.predicate, SurvivorsSealed):
+        body = verified.predicate
+        if isinstance(body, SurvivorsSealed):
             exposed = exposure_of(self.answered.get(record.question, ()), self._resumable, record)
             check_audited_set(self.unaudited, record.members_in)
             return replace(self, round=record, exposures=(*self.exposures, *exposed))
         shown = self.noise_shown
-        if isinstance(verified.predicate, MaskedInput):
+        if isinstance(body, MaskedInput):
             noised = self.progress.expected_query().kind in NOISED
-            shown = with_noise_shown(shown, verified.predicate, record.question, noised=noised)
+            shown = with_noise_shown(shown, body, record.question, noised=noised)
         if record.is_over:
             return self._with_closed(close(record))
         return replace(self, round=record, noise_shown=shown)

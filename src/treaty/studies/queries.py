@@ -83,6 +83,9 @@ class QueryKind(Enum):
     SUFFICIENT = "noised-sufficient-statistics"
     SCORES = "noised-evaluation-histogram"
 
+    # Every kind is there once: it hashes as an object does, at once, and not by its name.
+    __hash__ = object.__hash__
+
     @property
     def artefact(self) -> Artefact:
         """Return the artefact class of the opened sum."""
