@@ -60,6 +60,8 @@ _NUMPY: Mapping[str, np.dtype[np.number]] = {
     "I64": np.dtype("<i8"),
 }
 _NAMES: Mapping[str, ElementType] = {"float64": "F64", "float32": "F32", "int64": "I64"}
+_SCALARS: Mapping[type, ElementType] = {np.float64: "F64", np.float32: "F32", np.int64: "I64"}
+"""The same by the type of an element: an array's name for it is written anew each time."""
 
 Dimension = Annotated[int, msgspec.Meta(ge=0, le=MAX_ELEMENTS)]
 
@@ -148,7 +150,7 @@ class NamedTensors:
         manifest: list[TensorSpec] = []
         for name in sorted(arrays):
             array = arrays[name]
-            element = _NAMES.get(array.dtype.name)
+            element = _SCALARS.get(array.dtype.type) or _NAMES.get(array.dtype.name)
             if element is None:
                 raise UsageError(f"expected float64, float32 or int64 in {name}, got {array.dtype}")
             manifest.append(TensorSpec(name=name, shape=tuple(array.shape), dtype=element))
@@ -291,7 +293,7 @@ class NamedTensors:
         entries: dict[str, _Entry] = {}
         start = 0
         for spec, array in zip(self._manifest, self._arrays, strict=True):
-            if not np.all(np.isfinite(array)):
+            if not np.isfinite(array).all():
                 raise UsageError(f"expected finite elements in {spec.name}")
             end = start + array.nbytes
             entries[spec.name] = _Entry(

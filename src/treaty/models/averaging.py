@@ -34,7 +34,7 @@ def next_tensors(model: NamedTensors, sums: DecodedSums, scale_bits: int) -> Nam
         mean = np.divide(change, weight).reshape(spec.shape)
         with np.errstate(over="ignore"):
             following = np.add(array.astype(np.float64), mean).astype(array.dtype)
-        if not np.all(np.isfinite(following)):
+        if not np.isfinite(following).all():
             raise VerificationError(f"{spec.name} is not finite", code="not-finite")
         arrays.append(following)
     return NamedTensors(model.manifest, arrays)

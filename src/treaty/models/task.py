@@ -126,11 +126,11 @@ def check_contribution(
             raise PolicyError(
                 f"expected shape {expected.shape} of {expected.name}", code="contribution-shape"
             )
-        if not np.all(np.isfinite(array)):
+        if not np.isfinite(array).all():
             raise PolicyError(
                 f"expected finite elements in {expected.name}", code="contribution-not-finite"
             )
-        if bounds is not None and np.any(np.abs(array) > bounds[expected.name]):
+        if bounds is not None and (np.abs(array) > bounds[expected.name]).any():
             raise PolicyError(
                 f"expected elements of {expected.name} within {bounds[expected.name]}",
                 code="contribution-over-bound",

@@ -55,7 +55,7 @@ class NumpyTrainer:
                 with np.errstate(all="ignore"):
                     result = derivatives(spec, task.model, task.features, task.label)
             case MultilayerPerceptron():
-                if not np.all((task.label == 0.0) | (task.label == 1.0)):
+                if not ((task.label == 0.0) | (task.label == 1.0)).all():
                     raise TrainerFailure(FailureCode.LABEL_OUT_OF_RANGE)
                 with np.errstate(all="ignore"):
                     trained = _descend(spec, task)
@@ -64,7 +64,7 @@ class NumpyTrainer:
                 raise TrainerFailure(FailureCode.UNSUPPORTED_MODEL)
             case _:
                 assert_never(spec)
-        if not all(np.all(np.isfinite(array)) for array in result.arrays):
+        if not all(np.isfinite(array).all() for array in result.arrays):
             raise TrainerFailure(FailureCode.RESULT_NOT_FINITE)
         return result
 
@@ -139,7 +139,7 @@ class NumpyTrainer:
         spec = task.specification
         with np.errstate(all="ignore"):
             if isinstance(spec, MultilayerPerceptron):
-                if not np.all((task.label == 0.0) | (task.label == 1.0)):
+                if not ((task.label == 0.0) | (task.label == 1.0)).all():
                     raise TrainerFailure(FailureCode.LABEL_OUT_OF_RANGE)
                 return _row_layers(task)
             if isinstance(spec, TorchModule) or spec.site_intercepts:

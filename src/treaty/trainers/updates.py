@@ -34,9 +34,9 @@ def check_task(task: TrainingTask) -> None:
         raise TrainerFailure(FailureCode.NO_ROWS)
     if not task.model.conforms_to(model_manifest(task.specification, task.features.shape[1])):
         raise TrainerFailure(FailureCode.MODEL_MISMATCH)
-    if not np.all(np.isfinite(task.features)):
+    if not np.isfinite(task.features).all():
         raise TrainerFailure(FailureCode.FEATURES_NOT_FINITE)
-    if not np.all(np.isfinite(task.label)):
+    if not np.isfinite(task.label).all():
         raise TrainerFailure(FailureCode.LABEL_OUT_OF_RANGE)
 
 

@@ -1,7 +1,8 @@
 """Named tensors and their file.
 
 Planted faults that these tests caught: header not sorted; padding not checked; payload length not
-checked; offsets not checked; NaN accepted; names outside the alphabet accepted.
+checked; offsets not checked; NaN accepted; names outside the alphabet accepted; one element type
+taken for another by its C type, and another byte order refused.
 """
 
 import json
@@ -170,3 +171,15 @@ def test_conformance_looks_at_name_shape_and_type() -> None:
 
 def test_the_representation_shows_no_elements() -> None:
     assert repr(NamedTensors.from_arrays({"a": np.array([1234.5])})) == "NamedTensors(a[1])"
+
+
+@pytest.mark.parametrize("letter", [*"?bhilqBHILQefdgFDGSUO", ">f8", ">f4", ">i8", "<M8[s]"])
+def test_an_array_of_any_element_type_is_read_by_its_name(letter: str) -> None:
+    """Three names are tensors, in either byte order and by whatever type of C; others are not."""
+    array = np.zeros(2, np.dtype(letter))
+    kept = {"float64": "F64", "float32": "F32", "int64": "I64"}.get(array.dtype.name)
+    if kept is None:
+        with pytest.raises(UsageError):
+            NamedTensors.from_arrays({"a": array})
+    else:
+        assert NamedTensors.from_arrays({"a": array}).manifest[0].dtype == kept
