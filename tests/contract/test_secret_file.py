@@ -2,7 +2,9 @@
 
 Planted faults that these tests caught: erase without overwriting; overwrite of a
 value that leaves the old bytes; a half erased file read as a key of zeros; a
-leftover hard link wiped together with the living value; names with a path.
+leftover hard link wiped together with the living value; names with a path, given one by one, in
+a row or by a pack; a pack whose regions do not fill it; a secret too large to be read again; a
+region of a pack read by others.
 """
 
 import os
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from treaty.crypto import canonical
 from treaty.errors import ResourceError, UsageError
 from treaty.ports import SecretFile
 from treaty.stores.memory import MemorySecrets
@@ -43,6 +46,7 @@ def test_a_secret_comes_back_until_it_is_erased(secrets: SecretFile) -> None:
 def test_a_name_cannot_leave_the_directory(secrets: SecretFile, name: str) -> None:
     calls: list[Callable[[], object]] = [
         lambda: secrets.write(name, SECRET),
+        lambda: secrets.write_all({"slot": SECRET, name: SECRET}),
         lambda: secrets.read(name),
         lambda: secrets.erase(name),
     ]
@@ -138,3 +142,58 @@ def test_a_pack_leaves_nothing_of_an_erased_secret_and_survives_a_restart(tmp_pa
     assert b"secret-a" not in kept
     again.erase("b")
     assert list((tmp_path / "s").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../other", "..", "", ".pack-000009", "a/b"])
+def test_a_pack_cannot_name_what_lies_outside_its_directory(tmp_path: Path, name: str) -> None:
+    """Names in a pack lead to files that are overwritten: nothing is touched before they hold."""
+    other = tmp_path / "other"
+    other.write_bytes(b"a key of somebody else")
+    pack(tmp_path / "s", [(name, 40)], b"x" * 40)
+    with pytest.raises(ResourceError, match="damaged: remove it"):
+        SecretDirectory(tmp_path / "s")
+    assert other.read_bytes() == b"a key of somebody else"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "size"),
+    [((-40,), 40), ((80, -40), 40), ((31,), 31), ((40,), 39), ((40,), 41), ((40, 40), 40), ((), 0)],
+)
+def test_a_pack_is_filled_by_its_secrets(
+    tmp_path: Path, lengths: tuple[int, ...], size: int
+) -> None:
+    header = [(f"slot-{at}", length) for at, length in enumerate(lengths)]
+    pack(tmp_path / "s", header, b"x" * size)
+    with pytest.raises(ResourceError, match="damaged: remove it"):
+        SecretDirectory(tmp_path / "s")
+
+
+def pack(directory: Path, header: list[tuple[str, int]], records: bytes) -> None:
+    """Write a pack that the store itself would not have written."""
+    SecretDirectory(directory)
+    data = canonical.encode(header)
+    path = directory / ".pack-000001"
+    path.write_bytes(len(data).to_bytes(4, "big") + data + records)
+    path.chmod(0o600)
+
+
+def test_a_secret_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    """64 MiB alone or together, and no more; what stood before stands."""
+    secrets = SecretDirectory(tmp_path / "s")
+    secrets.write("slot", SECRET)
+    half = bytes(32 << 20)
+    with pytest.raises(UsageError, match="expected at most"):
+        secrets.write("slot", half + half + b"x")
+    with pytest.raises(UsageError, match="expected at most"):
+        secrets.write_all({"slot": half, "other": half + b"x"})
+    assert secrets.names() == ("slot",)
+    assert secrets.read("slot") == SECRET
+
+
+def test_a_pack_open_to_others_is_not_read(tmp_path: Path) -> None:
+    secrets = SecretDirectory(tmp_path / "s")
+    secrets.write_all({"slot": SECRET})
+    (path,) = (tmp_path / "s").iterdir()
+    path.chmod(0o644)
+    with pytest.raises(ResourceError, match=r"mode 0644, expected 0600.*chmod 600"):
+        secrets.read("slot")

@@ -198,10 +198,21 @@ class SecretDirectory:
         body = whole[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + size]
         try:
             header = canonical.decode(body, list[tuple[str, int]])
-        except FormatError as error:
+            # Prevents a pack that was written by something else from having files of another
+            # directory wiped: each name that it holds is looked for beside it, and overwritten.
+            for name, _ in header:
+                check_secret_name(name)
+        except (FormatError, UsageError) as error:
             raise ResourceError(
                 f"{path} is damaged: remove it and let its epoch end ({error})"
             ) from error
+        lengths = [length for _, length in header]
+        ends = _HEADER_LENGTH_BYTES + size + sum(lengths)
+        if min(lengths, default=0) < _DIGEST_BYTES or ends != len(whole):
+            raise ResourceError(
+                f"{path} is damaged: remove it and let its epoch end "
+                f"(expected {ends} bytes, got {len(whole)})"
+            )
         found = _regions(path, dict(header), _HEADER_LENGTH_BYTES + size)
         for name, region in found.items():
             _, start, length = region
