@@ -4,7 +4,7 @@ Planted faults that these tests, or the campaign, caught, each a check taken out
 checkpoint named by the manifest, its size, tiles, names of blobs, root, quorum (with that of the
 age), quorum one lower, strict reading of the note, lost inputs, strange blobs, derived files,
 strange files, least size, greatest age, age by the newest cosignature, exposure of sums,
-documents of proposals, simulation.
+documents of proposals, simulation, bounds of the claimed size, the kind of a refusal.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,8 +33,15 @@ from treaty.provenance.bundle import BLOBS, CHECKPOINT, MANIFEST, Manifest
 from treaty.provenance.record import replay
 from treaty.provenance.verify import Status, verify_bundle
 from treaty.simulation.federation import COORDINATOR
-from treaty.tlog.checkpoint import add_cosignatures, cosign, parse_unverified
-from treaty.tlog.notes import Cosigner
+from treaty.tlog.checkpoint import (
+    Checkpoint,
+    add_cosignatures,
+    cosign,
+    parse_unverified,
+    sign,
+)
+from treaty.tlog.merkle import MerkleTree
+from treaty.tlog.notes import Cosigner, Signer
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +226,36 @@ def test_t31_a_checkpoint_of_another_size_is_refused(genuine: Genuine) -> None:
     assert refused(files, forge.anchor) == "checkpoint-differs"
     files = with_manifest(files, size=len(shorter.entries))
     assert refused(files, forge.anchor) in {"missing-tile", "strange-file"}
+
+
+def test_t31_another_genuine_checkpoint_is_not_the_manifests(genuine: Genuine) -> None:
+    """As many cosignatures, of the same tree: still not the bytes that the manifest names."""
+    forge = genuine.forge
+    older = forge.until(forge.places(StudyCompleted)[-1])
+    other = older.note(SITES[:3])
+    assert refused({**older.exported(), CHECKPOINT: other}, forge.anchor) == "checkpoint-differs"
+    assert refused({**genuine.files, CHECKPOINT: forge.note(SITES[:3])}, forge.anchor) == (
+        "checkpoint-differs"
+    )
+
+
+@pytest.mark.parametrize("size", [0, 10_000_001, (1 << 53) - 1])
+def test_t31_no_log_is_empty_or_without_end(genuine: Genuine, size: int) -> None:
+    """What a checkpoint claims is bounded before a tile of it is looked for."""
+    forge = genuine.forge
+    origin = forge.charter.log.origin
+    claimed = Checkpoint(origin, size, MerkleTree().root())
+    note = sign(claimed, Signer(origin, forge.keys.log))
+    files = with_manifest({**forge.exported(), CHECKPOINT: note}, size=size)
+    assert refused(files, forge.anchor) == "checkpoint-differs"
+
+
+def test_t31_an_entry_that_does_not_parse_is_refused_as_that(genuine: Genuine) -> None:
+    """It is a matter of format, and the refusal names the entry."""
+    forge = genuine.forge
+    files = forge.and_entry(b"{}").bundle()
+    with pytest.raises(FormatError, match=f"entry {len(forge.entries)}: expected"):
+        verify_bundle(files, forge.anchor)
 
 
 # --- T-35: files ------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Oracles: securesystemslib verifies what `seal` writes, in-toto-attestation reads the payload.
 Planted and caught: unknown keys skipped in `verified_keys`, non-canonical base64 accepted,
-signatures in any order, a key id twice, the payload type left out of what is signed.
+signatures in any order, a key id twice, the payload type left out of what is signed, a second
+spelling of base64, envelopes too large together.
 """
 
 import base64
@@ -199,6 +200,26 @@ def test_two_signatures_of_one_key_do_not_join() -> None:
     with pytest.raises(VerificationError) as refusal:
         envelope.merge([SEALED, canonical.encode(frame)])
     assert refusal.value.code == "signature-differs"
+
+
+def test_envelopes_that_are_too_large_together_do_not_join() -> None:
+    """Each is within the limit, and with the other's signature beyond it."""
+    text = b"x" * (3 * (envelope.MAX_GATHERED_BYTES - 400) // 4)
+    one, two = (envelope.seal(text, [key]) for key in KEYS[:2])
+    assert max(len(one), len(two)) <= envelope.MAX_GATHERED_BYTES
+    assert len(envelope.seal(text, KEYS[:2])) > envelope.MAX_GATHERED_BYTES
+    assert envelope.merge([one, one]) == one
+    with pytest.raises(FormatError, match="at most 1048576 bytes together"):
+        envelope.merge([one, two])
+
+
+@pytest.mark.parametrize("text", ["AB==", "AAB=", "AA", "AA=", "AA==\n", "A_==", "A", "é==="])
+def test_base64_has_one_spelling(text: str) -> None:
+    """Stray bits behind the last byte, missing padding, another alphabet, white space."""
+    assert envelope.decode_base64("AA==") == b"\0"
+    assert envelope.decode_base64("AAA=") == b"\0\0"
+    with pytest.raises(FormatError, match="base64"):
+        envelope.decode_base64(text)
 
 
 def test_callers_mistakes_are_named() -> None:

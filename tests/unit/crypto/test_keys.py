@@ -1,7 +1,8 @@
 """Keys: no second spelling of a key or a signature, and files that keep their secret.
 
 Planted and caught: the check of y against p left out, the points of order 8 missing from the
-small orders, the sign on x = 0 accepted, the public key of a key file not compared with the seed.
+small orders, the sign on x = 0 accepted, the public key of a key file not compared with the seed,
+the length of hexadecimal text not asked.
 """
 
 import random
@@ -124,7 +125,8 @@ def test_every_generated_key_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "00", "D75A980182B10AB7D54BFED3C964073A0EE172F3DAA62325AF021A68F707511A"[:64]]
+    "text",
+    ["", "00", "0" * 63, "D75A980182B10AB7D54BFED3C964073A0EE172F3DAA62325AF021A68F707511A"[:64]],
 )
 def test_other_hex_is_refused(text: str) -> None:
     """Upper case is a second spelling."""

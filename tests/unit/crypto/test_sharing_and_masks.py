@@ -2,7 +2,7 @@
 
 Planted and caught: one coefficient too few, the secret as the top coefficient, the modulus
 2^256 - 188, lengths left out of `enc`, text and integers of other widths, seek in bytes, the
-counter little-endian.
+counter little-endian, a scattered buffer taken to be filled often.
 """
 
 import itertools
@@ -237,9 +237,10 @@ def test_a_buffer_that_is_filled_often_gets_the_stream_piece_by_piece(size: int)
 
 @pytest.mark.parametrize("buffer", [memoryview(bytes(8)), memoryview(bytearray(8))[::2]])
 def test_a_buffer_is_writable_and_contiguous(buffer: memoryview) -> None:
-    """Otherwise the caller's mistake is named."""
-    with pytest.raises(UsageError):
-        Keystream(bytes(32)).fill(buffer)
+    """Otherwise the caller's mistake is named, before a byte of the stream is used."""
+    for ask in (Keystream(bytes(32)).fill, Keystream(bytes(32)).filling):
+        with pytest.raises(UsageError, match="writable and contiguous"):
+            ask(buffer)
 
 
 def test_keys_and_blocks_are_bounded() -> None:

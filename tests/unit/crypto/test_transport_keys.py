@@ -1,14 +1,15 @@
 """nkeys, nonces and certificate pins.
 
-Planted and caught: the prefix of an account, the checksum in the other byte order or unchecked, a
-nonce of any bytes signed, the pin taken over the whole certificate, a certificate of an authority;
-a reader of certificates that takes the first element with a key's tag, skips no version, takes
-lengths with a leading zero, lengths below 128 in the long form or indefinite ones, lets the key
-reach beyond the body or (two checks taken out) the body beyond the certificate, or takes something
-behind it.
+Planted and caught: the prefix of an account, with its own checksum too, tags passed over, the
+checksum in the other byte order or unchecked, a nonce of any bytes signed, the pin taken over the
+whole certificate, a certificate of an authority; a reader of certificates that takes the first
+element with a key's tag, skips no version, takes lengths with a leading zero, lengths below 128 in
+the long form or indefinite ones, lets the key reach beyond the body or (two checks taken out) the
+body beyond the certificate, or takes something behind it.
 """
 
 import base64
+import binascii
 import hashlib
 import random
 import ssl
@@ -68,6 +69,15 @@ def test_the_published_example_is_reproduced() -> None:
 )
 def test_anything_else_is_no_nkey(text: str) -> None:
     with pytest.raises(FormatError):
+        key_of_nkey(text)
+
+
+@pytest.mark.parametrize("prefix", [0, 2, 18, 19, 21])
+def test_the_nkey_of_no_user_is_refused_although_its_checksum_holds(prefix: int) -> None:
+    """Accounts, operators, servers: the same key in another place."""
+    body = bytes([prefix << 3]) + KEY.public.raw
+    text = base64.b32encode(body + binascii.crc_hqx(body, 0).to_bytes(2, "little")).decode()
+    with pytest.raises(FormatError, match="nkey of a user"):
         key_of_nkey(text)
 
 
@@ -190,6 +200,17 @@ def smallest(serial: bytes = b"\x02\x01\x01", info: bytes = b"", behind: bytes =
 INFO = b"\x30\x02\x05\x00"
 
 
+@pytest.mark.parametrize("place", [0, 2, 4, 7, 9, 11, 13, 15])
+@pytest.mark.parametrize("tag", [0x04, 0x10, 0x31, 0xA1])
+def test_every_element_on_the_way_to_the_key_has_its_tag(place: int, tag: int) -> None:
+    """Otherwise two readers could count to different elements."""
+    der = bytearray(smallest(info=INFO))
+    assert der[place] in (0x30, 0x02)
+    der[place] = tag
+    with pytest.raises(FormatError, match=f"at byte {place}"):
+        certificate_pin(bytes(der))
+
+
 def test_a_key_that_reaches_beyond_the_body_has_no_pin() -> None:
     assert certificate_pin(smallest(info=INFO)) == hashlib.sha256(INFO).hexdigest()
     with pytest.raises(FormatError):
@@ -219,7 +240,9 @@ def test_a_certificate_is_reproducible_and_of_no_authority() -> None:
     found.verify_directly_issued_by(found)
 
 
-@pytest.mark.parametrize("data", [b"", b"\x30\x00", b"x" * 300])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x30", b"\x30\x00", b"\x30\x81", b"\x30\x83\x01", b"x" * 300]
+)
 def test_bytes_that_are_no_certificate_have_no_pin(data: bytes) -> None:
     with pytest.raises(FormatError):
         certificate_pin(data)

@@ -4,7 +4,7 @@ Thresholds are enumerated over every set of signers. Planted faults seen to fail
 of the new version alone; of the old alone; counting keys; N + 2 accepted; previous digest not
 compared; proof of possession for approval keys only; expiry not looked at; suspended members
 counted; readmission by an amendment that does not say so; a key that was given up listed again,
-and one that only moves refused as if it had been given up.
+also by the amendment itself, and one that only moves refused as if it had been given up.
 """
 
 import itertools
@@ -410,3 +410,7 @@ def test_a_key_that_was_given_up_is_listed_no_more() -> None:
         with pytest.raises(PolicyError, match="after charter version 1") as refusal:
             chain.require_unretired(back)
         assert refusal.value.code == "retired-key"
+    again = follow(second, with_member(second, A, keys=old))
+    signed = approvals(second) | {one.public.keyid for one in new_keys(second, again)}
+    with pytest.raises(PolicyError, match="after charter version 1"):
+        chain.amend(again, signed, at=NOW)

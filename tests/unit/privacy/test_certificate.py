@@ -1,7 +1,8 @@
 """The certificate: what it says, what it refuses, and that the record alone gives the text.
 
 Planted faults that these tests catch: noise of all members counted instead of the honest ones,
-epsilon rounded to nearest, a non-private release left out, a person identifier ignored.
+epsilon rounded to nearest, a non-private release left out, a person identifier ignored, a person
+of no site.
 """
 
 import pytest
@@ -69,6 +70,12 @@ def test_an_exact_release_makes_every_epsilon_infinite_and_is_listed() -> None:
     text = certificate_text(certificate)
     assert "EPSILON IS INFINITE" in text
     assert "support-sum" in text
+
+
+def test_lines_are_for_one_site_at_least() -> None:
+    assert len(make(max_sites_per_person=1).lines) == 1
+    with pytest.raises(UsageError, match="at least one site"):
+        make(max_sites_per_person=0)
 
 
 def test_no_epsilon_for_rows_while_a_person_identifier_is_unused() -> None:

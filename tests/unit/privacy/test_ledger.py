@@ -1,12 +1,15 @@
 """The ledger's rules: chain, reservations, slots, caps, locks.
 
 `LedgerMachine` drives random actions against a simpler model that recounts everything from the
-accepted actions. Planted faults that these tests catch: a close that refunds charges or leaves
-the plan open, a paid slot charged twice, another payload accepted for a paid slot, events
-compared without their rate, charges not counted, reservations of other plans ignored in the
-projection, the cap unchecked, envelopes as large as the cap, new content that starts from
-zero, a restored backup taken as current, a locked ledger that reserves, a re-base that starts
-from zero, a chain link unchecked.
+accepted actions. Planted faults that these tests catch: a close that refunds charges or leaves the
+plan open, a paid slot charged twice, another payload accepted for a paid slot, events compared
+without their rate, charges not counted, reservations of other plans ignored in the projection, the
+cap unchecked, envelopes as large as the cap, new content that starts from zero, a restored backup
+taken as current, a locked ledger that reserves, a re-base that starts from zero, a chain link
+unchecked, the format or the number of an entry unchecked, a ledger without an opening, the cap
+unchecked where the envelope holds, persons named otherwise, a file that shrank, a reservation of
+nothing, a re-base that counts an envelope twice, in part or without a cap, on replay one in an
+envelope that the cap does not have.
 """
 
 import hashlib
@@ -26,7 +29,7 @@ from treaty.privacy.accountant import composed_epsilon, total_signal_to_noise
 from treaty.privacy.events import GaussianEvent, gaussian_event
 from treaty.privacy.gaussian import gaussian_epsilon
 from treaty.privacy.ledger import LedgerState, Lock, open_ledger, replay
-from treaty.privacy.ledger_budget import envelope_limit
+from treaty.privacy.ledger_budget import check_fits, envelope_limit
 from treaty.privacy.ledger_entries import (
     DEFAULT_ENVELOPES,
     Action,
@@ -37,6 +40,7 @@ from treaty.privacy.ledger_entries import (
     Entry,
     Envelope,
     Fingerprinted,
+    Named,
     Opened,
     Rebased,
     Reserved,
@@ -129,6 +133,10 @@ def build(*actions: Action, recovers: bool = False) -> tuple[LedgerState, list[b
 READY = (capped(), reserved("p", 10))
 
 
+def naming(text: str, size_bytes: int) -> Named:
+    return Named(naming=named(text), size_bytes=size_bytes, start=named("start"))
+
+
 @pytest.mark.parametrize(
     ("before", "action", "code"),
     [
@@ -147,6 +155,8 @@ READY = (capped(), reserved("p", 10))
         (READY, Closed(plan=named("q")), "not-reserved"),
         (READY, Sent(plan=named("p"), payload=named("bytes")), "not-charged"),
         (READY, opened(), "already-open"),
+        ((naming("id", 10),), naming("other", 10), "person-naming"),
+        ((naming("id", 10),), naming("id", 9), "rows-moved"),
         (
             READY,
             Rebased(statement=named("s"), lost_count=1, lost_head=named("h"), assumed=()),
@@ -182,6 +192,37 @@ def test_a_sampled_charge_must_have_the_reserved_rate() -> None:
             )
         )
     assert caught.value.code == "not-reserved"
+
+
+def test_what_fits_its_envelope_is_held_to_the_cap_all_the_same() -> None:
+    """Envelopes are a billionth wider than their share: the last digit is the cap's alone."""
+    whole = (Envelope(name="training", per_mille=1000),)
+    cap = msgspec.structs.replace(capped(), envelopes=whole)
+    limit = envelope_limit(cap, whole[0])
+    for slack, fits in ((1, False), (1 << 31, True)):
+        variance = (1 << 60) * limit.denominator // limit.numerator + slack
+        event = gaussian_event(variance=variance, sensitivity=1 << 30, count=1)
+        assert total_signal_to_noise([event]) <= limit
+        assert (composed_epsilon([event], 1e-5) * 1e6 <= cap.epsilon_micro) is fits
+        state, _ = build(cap)
+        if fits:
+            state.append(reserved("p", 1, event=event))
+            continue
+        with pytest.raises(PolicyError, match="the cap of training does not hold") as caught:
+            state.append(reserved("p", 1, event=event))
+        assert caught.value.code == "budget"
+
+
+def test_a_reservation_is_of_something() -> None:
+    state, _ = build(capped())
+    with pytest.raises(UsageError, match="at least one event"):
+        state.append(msgspec.structs.replace(reserved("p", 1), events=()))
+
+
+def test_nothing_fits_an_envelope_that_the_cap_does_not_have() -> None:
+    with pytest.raises(PolicyError) as caught:
+        check_fits(capped(), "nothing", {"nothing": []})
+    assert caught.value.code == "no-cap"
 
 
 def test_sampled_plans_are_held_to_envelope_and_cap() -> None:
@@ -353,6 +394,25 @@ def test_a_rebase_unlocks_with_everything_spent() -> None:
     raised.append(reserved("q", 1))
 
 
+def test_a_rebase_counts_each_envelope_once_and_whole_and_no_other() -> None:
+    """Whoever writes the entry itself cannot count less, or what no charter caps."""
+    state, _ = build(capped(), recovers=True)
+    whole = state.rebasing(named("signed"), 5, named("lost"))
+    first = whole.assumed[0]
+    half = msgspec.structs.replace(first, event=release(Fraction(1, 10**6)))
+    other = msgspec.structs.replace(first, envelope="other")
+    for assumed, code in (
+        ((*whole.assumed, first), "rebase-too-low"),
+        (whole.assumed[1:], "rebase-too-low"),
+        ((half, *whole.assumed[1:]), "rebase-too-low"),
+        ((*whole.assumed, other), "no-cap"),
+    ):
+        with pytest.raises(PolicyError) as caught:
+            state.append(msgspec.structs.replace(whole, assumed=assumed))
+        assert caught.value.code == code
+    assert state.append(whole).state.lock is None
+
+
 def test_a_loss_over_a_partition_without_a_cap_has_no_bound() -> None:
     locked, _ = build(recovers=True)
     state = locked.append(locked.rebasing(named("signed"), 5, named("lost"))).state
@@ -390,6 +450,28 @@ def test_a_broken_chain_is_refused() -> None:
         replay([entries[0], entries[1] + b" "])
 
 
+def test_an_entry_has_the_format_and_the_number_of_its_place() -> None:
+    """Also where it names its predecessor: nothing but a digest binds it to the ledger before."""
+    state, entries = build(*READY)
+    lasts = {"format": "treaty-privacy-ledger-v1", "sequence": 3}
+    good = Entry(**lasts, previous=state.head, action=charged("p", "1"))  # type: ignore[arg-type]  # a table
+    assert replay([*entries, encode(good)]).count == 4
+    for field, wrong in (("format", "treaty-privacy-ledger-v2"), ("sequence", 4)):
+        bad = msgspec.structs.replace(good, **{field: wrong})
+        with pytest.raises(VerificationError) as caught:
+            replay([*entries, encode(bad)])
+        assert caught.value.code == "ledger-chain"
+
+
+def test_a_ledger_begins_with_its_opening() -> None:
+    first = Entry(
+        format="treaty-privacy-ledger-v1", sequence=0, previous=Digest("0" * 64), action=capped()
+    )
+    with pytest.raises(VerificationError, match="begins with its opening") as caught:
+        replay([encode(first)])
+    assert caught.value.code == "ledger-rule"
+
+
 def test_an_entry_that_breaks_the_rules_is_refused_on_replay() -> None:
     state, entries = build(*READY)
     lie = Entry(
@@ -400,6 +482,10 @@ def test_an_entry_that_breaks_the_rules_is_refused_on_replay() -> None:
     )
     with pytest.raises(VerificationError) as caught:
         replay([*entries, encode(lie)])
+    assert caught.value.code == "ledger-rule"
+    nowhere = msgspec.structs.replace(lie, action=reserved("q", 1, "nothing"))
+    with pytest.raises(VerificationError, match="no envelope nothing") as caught:
+        replay([*entries, encode(nowhere)])
     assert caught.value.code == "ledger-rule"
     over = Entry(format=lie.format, sequence=3, previous=state.head, action=reserved("q", 500))
     replay([*entries, encode(over)])

@@ -5,7 +5,7 @@ down; the tier above opened; the base counted as a component; one key for two co
 do not depend on their number; a part below the least variance of the lemma; the component of
 another tier taken off; a tier reached one survivor late; without keys the base alone drawn; local
 noise divided; places that do not rise geometrically; keys under another label; a place of the row
-one too high; a base below the least variance.
+one too high; a base below the least variance; a key that is too short.
 """
 
 import json
@@ -235,6 +235,8 @@ def test_another_number_of_keys_than_the_survivors_open_is_refused(count: int) -
     keys = noise_keys(bytes(32), 4).surplus
     with pytest.raises(UsageError, match="expected 2 keys"):
         surplus_noise(tiers, keys[:count], 6, 3)
+    with pytest.raises(UsageError, match="expected 2 keys of 32 bytes"):
+        surplus_noise(tiers, (keys[0], keys[1][:31]), 6, 3)
     with pytest.raises(UsageError, match="at least 4 survivors"):
         tiers.opened(3)
 

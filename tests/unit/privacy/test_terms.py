@@ -2,7 +2,7 @@
 
 Planted and caught: noise for one round in place of all; the count left out of the claim; shares
 counted for every member in place of the honest ones; local noise taken for shared; variance a
-little below what the promise needs.
+little below what the promise needs; an epsilon past every count compared as a number.
 """
 
 from fractions import Fraction
@@ -14,7 +14,7 @@ from tests.worlds import refused
 from treaty.errors import UsageError
 from treaty.privacy.accountant import composed_epsilon, delta_of
 from treaty.privacy.certificate import Cohort
-from treaty.privacy.events import SAMPLING_UNIT
+from treaty.privacy.events import MIN_SHARE_VARIANCE, SAMPLING_UNIT
 from treaty.privacy.terms import (
     DistributedGaussian,
     calibrated,
@@ -78,6 +78,15 @@ def test_integers_that_give_more_than_promised_are_refused(changes: dict[str, ob
     other = msgspec.structs.replace(terms, **altered)
     with refused("epsilon-claim"):
         check_claim(other, COHORTS[1], other.clip.units)
+
+
+def test_a_promise_without_a_number_is_refused_as_no_promise() -> None:
+    """The least noise that can be drawn under a clip of many units: epsilon is past every count."""
+    least = f"{MIN_SHARE_VARIANCE * COHORTS[1].min_honest:x}"
+    terms = msgspec.structs.replace(ASKED, variance=least, count_variance=least)
+    assert claimed_epsilon_micro(terms, COHORTS[1], UNITS) is None
+    with refused("epsilon-claim"):
+        check_claim(terms, COHORTS[1], UNITS)
 
 
 @pytest.mark.parametrize("name", ["variance", "count_variance"])

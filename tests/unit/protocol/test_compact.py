@@ -4,7 +4,8 @@ Planted and caught: digests left as text; signatures that are not sorted accepte
 accepted as it stands; the type's whole address accepted; hexadecimal digits accepted where 32 bytes
 belong; the size of an entry not compared; more signatures counted than a byte holds; nothing, or a
 header without its type, read all the same; a key that signs twice; signatures handed on in the
-order of the signers; a body handed on as it was given, not as it is read.
+order of the signers; a body handed on as it was given, not as it is read; nothing taken for the
+predicate of a type that nobody knows.
 """
 
 import pytest
@@ -152,6 +153,9 @@ def test_a_type_that_nobody_knows_and_fields_that_are_not_its_own_are_refused() 
     for address in (b"invented/v1", b"reveal/v1", b"\xff"):
         with pytest.raises(FormatError):
             expand(b"\x01" + line + bytes([len(address)]) + address + rest)
+    # What is nothing at all is of no type either.
+    with pytest.raises(FormatError, match="known predicate type"):
+        expand(b"\x01" + line + b"\x0binvented/v1null")
 
 
 def test_what_would_grow_beyond_an_entry_is_refused() -> None:
