@@ -1,15 +1,16 @@
 """Disable the checks of the protocol one at a time, and see whether a test notices.
 
-A mutant is one check of a module that guards secrets or judges statements: an `if` that raises,
-with its condition replaced by ``False``, or a call that checks and returns nothing, replaced by
-``None``. Sources and tests are copied; only the copy is changed, and the tests of the copy run
-against it. A mutant is *killed* when a test fails, and *survives* otherwise. A survivor is either a
-missing test or a check that another one makes superfluous; the latter are in `REDUNDANT`, each with
-its reason.
+A mutant is one check of a module that guards secrets or judges statements: an `if` that raises or
+that returns an error, with its condition replaced by ``False``, or a call that checks and returns
+nothing, replaced by ``None``. Where a condition is a row of alternatives, each of them is a check,
+and is taken out by itself, but for the modules in `WHOLE`. Sources and tests are copied; only the
+copy is changed, and the tests of the copy run against it. A mutant is *killed* when a test fails,
+and *survives* otherwise. A survivor is either a missing test or a check that another one makes
+superfluous; the latter are in `REDUNDANT` (tools/mutation_tables.py), each with its reason.
 
-    python tools/mutate_checks.py                  # all of them, one after another
-    python tools/mutate_checks.py --sample 12      # a seeded choice
-    python tools/mutate_checks.py --list
+    python -m tools.mutate_checks                  # all of them, one after another
+    python -m tools.mutate_checks --sample 12      # a seeded choice
+    python -m tools.mutate_checks --list
 """
 
 import argparse
@@ -17,15 +18,19 @@ import ast
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+
+from tools.mutation_tables import FIRST, MODULES, REDUNDANT, TESTS, TESTS_OF, WHOLE
 
 __all__ = [
     "FIRST",
@@ -49,150 +54,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = Path("src/treaty")
 STORED = ROOT / "tests" / "campaign" / "results" / "check_mutations.json"
 
-MODULES = (
-    "accession",
-    "consortium",
-    "differencing",
-    "gate",
-    "ledger_trail",
-    "membership",
-    "model_release",
-    "proposal",
-    "releases",
-    "secagg_audit",
-    "secagg_claims",
-    "secagg_coordinator",
-    "secagg_enrolment",
-    "secagg_epoch",
-    "secagg_expected",
-    "secagg_graph",
-    "secagg_keys",
-    "secagg_member",
-    "secagg_opening",
-    "secagg_pairs",
-    "secagg_roster",
-    "secure_round",
-    "study",
-    "study_checks",
-    "surplus",
-    "governance/accession",
-    "governance/amendment",
-    "governance/quorum",
-    "tlog/checkpoint",
-    "tlog/merkle",
-    "tlog/notes",
-    "tlog/policy",
-    "tlog/proof",
-    "tlog/witness",
-)
-"""Modules of `treaty.protocol`, and of other packages with the package's name before them."""
-
-TESTS = (
-    "tests/adversarial/test_secagg_moves.py",
-    "tests/unit/protocol/test_secagg_member.py",
-    "tests/unit/protocol/test_secagg_rounds.py",
-    "tests/unit/protocol/test_secure_round.py",
-    "tests/unit/protocol/test_secagg_graph.py",
-    "tests/unit/protocol/test_secagg_audit.py",
-    "tests/unit/protocol/test_surplus.py",
-    "tests/unit/protocol/test_secagg_pairs.py",
-    "tests/unit/protocol/test_secagg_claims.py",
-    "tests/stateful/test_resumed_questions.py",
-    "tests/adversarial/test_two_faced.py",
-    "tests/unit/protocol/test_study.py",
-    "tests/unit/protocol/test_consortium.py",
-    "tests/unit/protocol/test_ledger_trail.py",
-    "tests/unit/protocol/test_membership.py",
-    "tests/unit/protocol/test_model_release.py",
-    "tests/unit/protocol/test_gathered_charters.py",
-    "tests/unit/protocol/test_accession.py",
-    "tests/unit/protocol/test_secagg_keys.py",
-    "tests/unit/protocol/test_gate.py",
-    "tests/stateful/test_proposal.py",
-    "tests/adversarial/test_fresh_releases.py",
-    "tests/adversarial/test_hostile_releases.py",
-    "tests/adversarial/test_private_studies.py",
-    "tests/adversarial/test_forged_logs.py",
-    "tests/adversarial/test_sketched_rounds.py",
-)
-"""What is asked about the protocol, in this order; the first failure ends a run."""
-
-TESTS_OF: dict[str, tuple[str, ...]] = {
-    "governance": (
-        "tests/unit/governance",
-        "tests/property/test_governance_laws.py",
-        "tests/unit/protocol/test_accession.py",
-        "tests/unit/protocol/test_membership.py",
-    ),
-    "tlog": ("tests/unit/tlog", "tests/property/test_log_laws.py"),
-}
-"""What is asked about the modules of other packages."""
-
-FIRST: dict[str, tuple[str, ...]] = {
-    "accession": ("tests/unit/protocol/test_accession.py",),
-    "consortium": ("tests/unit/protocol/test_consortium.py", "tests/unit/protocol/test_study.py"),
-    "gate": ("tests/unit/protocol/test_gate.py",),
-    "ledger_trail": ("tests/unit/protocol/test_ledger_trail.py",),
-    "membership": (
-        "tests/unit/protocol/test_membership.py",
-        "tests/unit/protocol/test_gathered_charters.py",
-    ),
-    "model_release": ("tests/unit/protocol/test_model_release.py",),
-    "proposal": ("tests/stateful/test_proposal.py",),
-    "releases": (
-        "tests/adversarial/test_hostile_releases.py",
-        "tests/adversarial/test_fresh_releases.py",
-        "tests/adversarial/test_private_studies.py",
-    ),
-    "study": ("tests/unit/protocol/test_study.py", "tests/unit/protocol/test_secagg_audit.py"),
-    "study_checks": ("tests/unit/protocol/test_study.py",),
-}
-"""By module, what is asked before all others where no test is known to notice."""
-
 CHECKING = ("check", "_check", "_move", "_names", "_of_roster", "_among", "_shape", "_enough")
-CHECKING += ("_same_survivors", "_survivor", "expect")
+CHECKING += ("_same_survivors", "_survivor", "expect", "require", "_require", "open_cosigned")
 """Functions that are called only to raise: by name, or by how their names begin."""
 
 TIMEOUT_S = 400
-
-REDUNDANT: dict[str, str] = {
-    "secagg_audit.plan[UsageError]": (
-        "cases are made of published sums alone, whose epoch and survivors are sealed; the check "
-        "tells the types so"
-    ),
-    "secagg_audit.result[UsageError]": (
-        "cases are made of published sums alone; the check tells the types so"
-    ),
-    "secagg_coordinator.graph[UsageError]": (
-        "rounds are opened in epochs whose dealing is over; the check tells the types so"
-    ),
-    "secagg_enrolment._on_roster[wrong-epoch]": (
-        "the coordinator logs keys of its own epoch alone, and `check_roster` refuses a roster "
-        "that differs from its entries, with the same code; it stands so that neither depends on "
-        "the other"
-    ),
-    "study._on_audited[not-a-member]": (
-        "members alone may say it, the group of a running study is that of all members who are not "
-        "suspended, and no charter changes meanwhile; it stands so that an audit rests on neither"
-    ),
-    "study._on_epoch[out-of-order]#1": (
-        "an epoch is not closed while a round is open, and what ends an epoch otherwise, a "
-        "suspension or a halt, cuts the round off with it; it stands so that neither is relied on"
-    ),
-    "study._on_round[out-of-order]#2": (
-        "`use_slot` refuses a round before the dealing is sealed, and the graph comes with the "
-        "seal; the check tells the types so"
-    ),
-    "secagg_member._on_survivors[UsageError]": (
-        "a round has a lock from its input on, and the table admits survivors only after it; the "
-        "check tells the types so"
-    ),
-    "study_checks.check_report[not-a-member]": (
-        "who sent a histogram was asked as a member of the study, and nothing that a member signs "
-        "is taken once it is suspended; it stands so that a report rests on neither"
-    ),
-}
-"""Mutants that no test can kill, by name, and why the check stands all the same."""
+MEMORY_BYTES = 3 << 30
 
 
 @dataclass(frozen=True)
@@ -200,6 +67,7 @@ class Mutant:
     """One check: the module, the function, the refusal's code, and where its condition stands.
 
     For a call that checks, `code` is the name of what is called, and the condition is the call.
+    `part` counts the alternatives of a condition from 1, and is 0 where there is but one.
     """
 
     module: str
@@ -210,11 +78,13 @@ class Mutant:
     end: int
     condition: str
     instead: str
+    part: int = 0
 
     @property
     def name(self) -> str:
         """A name that lasts while other lines move: module, function, code, and which of them."""
         which = f"#{self.ordinal}" if self.ordinal else ""
+        which += f"|{self.part}" if self.part else ""
         return f"{self.module}.{self.function}[{self.code}]{which}"
 
 
@@ -230,7 +100,7 @@ class Outcome:
 
 
 def mutants(root: Path = ROOT, modules: Iterable[str] = MODULES) -> tuple[Mutant, ...]:
-    """Return every `if` that raises, in order of module and line."""
+    """Return every check, in order of module and line."""
     return tuple(one for module in modules for one in _of_module(root, module))
 
 
@@ -247,34 +117,45 @@ def path_of(module: str) -> Path:
 def tests_of(module: str) -> tuple[str, ...]:
     """Return what is asked about a module, in this order."""
     package, _, inner = module.partition("/")
-    return TESTS_OF[package] if inner else TESTS
+    return TESTS_OF.get(module) or (TESTS_OF[package] if inner else TESTS)
 
 
 def _of_module(root: Path, module: str) -> Iterator[Mutant]:
-    source = (root / path_of(module)).read_text(encoding="utf-8")
+    # In bytes, as the columns of a syntax tree are.
+    source = (root / path_of(module)).read_bytes()
     lines = [0]
     for line in source.splitlines(keepends=True):
         lines.append(lines[-1] + len(line))
     seen: dict[tuple[str, str], int] = {}
     for function in _functions(ast.parse(source)):
-        for node in ast.walk(function):
+        for node in _own(function):
             found = _check_in(node)
             if found is None:
                 continue
             place, code, instead = found
             key = (function.name, code)
             seen[key] = seen.get(key, -1) + 1
-            assert place.end_lineno is not None and place.end_col_offset is not None
-            start = lines[place.lineno - 1] + place.col_offset
-            end = lines[place.end_lineno - 1] + place.end_col_offset
-            condition = " ".join(source[start:end].split())
-            yield Mutant(module, function.name, code, seen[key], start, end, condition, instead)
+            each = [] if module in WHOLE else _alternatives(place)
+            rows = list(enumerate(each, start=1)) or [(0, (place, instead))]
+            for part, (piece, other) in rows:
+                assert piece.end_lineno is not None and piece.end_col_offset is not None
+                start = lines[piece.lineno - 1] + piece.col_offset
+                end = lines[piece.end_lineno - 1] + piece.end_col_offset
+                condition = " ".join(source[start:end].decode().split())
+                yield Mutant(
+                    module, function.name, code, seen[key], start, end, condition, other, part
+                )
 
 
 def _check_in(node: ast.AST) -> tuple[ast.expr, str, str] | None:
     """Return what to replace, the check's code, and the replacement, if `node` is a check."""
-    if isinstance(node, ast.If) and isinstance(node.body[-1], ast.Raise):
-        return node.test, _code(node.body[-1]), "False"
+    if isinstance(node, ast.If):
+        last = node.body[-1]
+        if isinstance(last, ast.Raise):
+            return node.test, _code(last.exc), "False"
+        returned = last.value if isinstance(last, ast.Return) else None
+        if isinstance(returned, ast.Call) and ast.unparse(returned.func).endswith("Error"):
+            return node.test, _code(returned), "False"
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         called = node.value.func
         name = called.attr if isinstance(called, ast.Attribute) else ast.unparse(called)
@@ -283,18 +164,46 @@ def _check_in(node: ast.AST) -> tuple[ast.expr, str, str] | None:
     return None
 
 
+def _alternatives(condition: ast.expr) -> list[tuple[ast.expr, str]]:
+    """Return the alternatives of `a or b` and of `not (a and b)`, with what takes each out.
+
+    A row that asks of several things only whether they are there at all is one check.
+    """
+    found: list[tuple[ast.expr, str]] = []
+    if isinstance(condition, ast.BoolOp) and isinstance(condition.op, ast.Or):
+        found = [(one, "False") for one in condition.values]
+    elif isinstance(condition, ast.UnaryOp) and isinstance(condition.op, ast.Not):
+        inner = condition.operand
+        if isinstance(inner, ast.BoolOp) and isinstance(inner.op, ast.And):
+            found = [(one, "True") for one in inner.values]
+    return [] if all(_asks_presence(one) for one, _ in found) else found
+
+
+def _asks_presence(condition: ast.expr) -> bool:
+    return isinstance(condition, ast.Compare) and isinstance(condition.ops[0], ast.Is)
+
+
 def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             yield node
 
 
-def _code(raised: ast.Raise) -> str:
+def _own(function: ast.FunctionDef) -> Iterator[ast.AST]:
+    """Yield what stands in a function, and not in one that is defined inside it."""
+    waiting: deque[ast.AST] = deque([function])
+    while waiting:
+        node = waiting.popleft()
+        yield node
+        inner = (one for one in ast.iter_child_nodes(node) if not isinstance(one, ast.FunctionDef))
+        waiting.extend(inner)
+
+
+def _code(raised: ast.expr | None) -> str:
     """Return the code of a refusal, or the name of an error that has none."""
-    call = raised.exc
-    if not isinstance(call, ast.Call):
+    if not isinstance(raised, ast.Call):
         return "raise"
-    for keyword in call.keywords:
+    for keyword in raised.keywords:
         if keyword.arg == "code":
             value = keyword.value
             if isinstance(value, ast.Constant):
@@ -302,7 +211,7 @@ def _code(raised: ast.Raise) -> str:
             if isinstance(value, ast.JoinedStr):
                 return "".join(str(getattr(part, "value", "*")) for part in value.values[:1])
             return ast.unparse(value)
-    return ast.unparse(call.func)
+    return ast.unparse(raised.func)
 
 
 class Workshop:
@@ -311,17 +220,18 @@ class Workshop:
     def __init__(self, directory: Path, root: Path = ROOT) -> None:
         self._place = directory
         skip = shutil.ignore_patterns("__pycache__", "*.pyc", "results")
-        for part in ("src", "tests", "docs"):
+        for part in ("src", "tests", "docs", "tools"):
             shutil.copytree(root / part, directory / part, ignore=skip)
         shutil.copy(root / "pyproject.toml", directory)
         self._env = {
             **os.environ,
             "PYTHONPATH": f"{directory / 'src'}{os.pathsep}{directory}",
-            "PYTHONDONTWRITEBYTECODE": "1",
+            # Compiling everything anew would take longer than most judgements.
+            "PYTHONDONTWRITEBYTECODE": "",
         }
 
-    def verify(self, modules: Iterable[str] = MODULES) -> None:
-        """Raise `RuntimeError` unless the copy is what the tests of `modules` import, and pass."""
+    def verify(self, tests: Iterable[str]) -> None:
+        """Raise `RuntimeError` unless the copy is what tests import, and those of `tests` pass."""
         shown = subprocess.run(
             [sys.executable, "-c", "import treaty; print(treaty.__file__)"],
             cwd=self._place,
@@ -332,7 +242,9 @@ class Workshop:
         )
         if not Path(shown.stdout.strip()).is_relative_to(self._place.resolve()):
             raise RuntimeError(f"the copy is not imported, but {shown.stdout.strip()}")
-        failed, by = self._ask(tuple(dict.fromkeys(t for m in modules for t in tests_of(m))))
+        files = dict.fromkeys(test.partition("::")[0] for test in tests)
+        there = tuple(file for file in files if (self._place / file).exists())
+        failed, by = self._ask(there) if there else (False, "")
         if failed:
             raise RuntimeError(f"the tests fail without a mutant: {by}")
 
@@ -340,13 +252,14 @@ class Workshop:
         """Disable one check, ask the tests, and put the module back.
 
         `first` is the test that noticed it before, by default `FIRST`: it is asked alone, and all
-        others only where it does not fail.
+        others only where it does not fail. Raises `RuntimeError` when what fails, other than
+        `first`, fails without the mutant too.
         """
         path = self._place / path_of(mutant.module)
-        source = path.read_text(encoding="utf-8")
-        path.write_text(
-            source[: mutant.start] + mutant.instead + source[mutant.end :], encoding="utf-8"
-        )
+        source = path.read_bytes()
+        changed = source[: mutant.start] + mutant.instead.encode() + source[mutant.end :]
+        ast.parse(changed)
+        _exchange(path, changed)
         begun = time.monotonic()
         try:
             likely = (first,) if first else FIRST.get(mutant.module, ())
@@ -354,8 +267,10 @@ class Workshop:
             if not killed:
                 killed, by = self._ask(tests_of(mutant.module))
         finally:
-            path.write_text(source, encoding="utf-8")
+            _exchange(path, source)
         seconds = round(time.monotonic() - begun, 1)
+        if by and by != first and self._ask((by,))[0]:
+            raise RuntimeError(f"{by} fails without a mutant")
         return Outcome(mutant.name, mutant.condition, killed, by, seconds)
 
     def _ask(self, tests: tuple[str, ...]) -> tuple[bool, str]:
@@ -370,6 +285,7 @@ class Workshop:
                 text=True,
                 timeout=TIMEOUT_S,
                 check=False,
+                preexec_fn=_bound_memory,
             )
         except subprocess.TimeoutExpired:
             return True, "timeout"
@@ -383,6 +299,18 @@ class Workshop:
         return done.returncode == 1, by
 
 
+def _bound_memory() -> None:
+    """Let a mutant that loops for ever fail, before it takes the memory of the machine."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+
+def _exchange(path: Path, source: bytes) -> None:
+    """Write a module, and let nothing of what was compiled of it before be taken for it."""
+    path.write_bytes(source)
+    for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+        compiled.unlink()
+
+
 def campaign(
     chosen: Iterable[Mutant],
     root: Path = ROOT,
@@ -391,14 +319,15 @@ def campaign(
 ) -> tuple[Outcome, ...]:
     """Judge `chosen`, in a copy that is removed afterwards; `tell` hears of each at once.
 
-    `before` names the tests that noticed the mutants in an earlier campaign (`noticed_by`).
+    `before` names the tests that noticed the mutants in an earlier campaign (`noticed_by`): they
+    are asked first, and all of them have to pass before the first mutant is made.
     """
-    chosen, outcomes = tuple(chosen), []
+    chosen, outcomes, known = tuple(chosen), [], before or {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         workshop = Workshop(Path(directory), root)
-        workshop.verify({one.module for one in chosen})
+        workshop.verify(known[one.name] for one in chosen if one.name in known)
         for one in chosen:
-            outcomes.append(workshop.judge(one, (before or {}).get(one.name, "")))
+            outcomes.append(workshop.judge(one, known.get(one.name, "")))
             tell(outcomes[-1])
     return tuple(outcomes)
 
