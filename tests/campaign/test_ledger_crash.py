@@ -136,7 +136,7 @@ def rebase(keeper: BudgetKeeper, site: Site) -> None:
             lost_count=lost.count,
             successor=lost.ledger,
         )
-        site.trail = site.trail.rebased(Verified(body, named("rebase"), b"", frozenset()))
+        site.trail = site.trail.rebased(Verified(body, named("rebase"), frozenset()))
     keeper.confirm(site.trail)
 
 

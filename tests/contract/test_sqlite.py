@@ -3,7 +3,7 @@
 Planted faults that these tests caught: foreign file adopted; newer schema
 adopted; mode not checked; synchronous=NORMAL; busy not mapped; the version
 compared outside the transaction; deleted values left in the file; a reader that writes
-or makes files; a write through a reader.
+or makes files; a write through a reader; SQLite's own size of the cache.
 """
 
 import sqlite3
@@ -44,6 +44,13 @@ def test_durability_is_full(tmp_path: Path) -> None:
     connection = store._database.connection
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    store.close()
+
+
+def test_of_a_large_file_little_is_held_in_memory(tmp_path: Path) -> None:
+    """However many rounds there were: a negative number counts KiB."""
+    store = SqliteStore(tmp_path / "s.db")
+    assert store._database.connection.execute("PRAGMA cache_size").fetchone() == (-256,)
     store.close()
 
 

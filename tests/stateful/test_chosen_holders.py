@@ -27,6 +27,7 @@ from tests.restartable_federation import (
 from tests.stateful.test_dropouts import SIX, lose
 from treaty.governance.charter import Charter
 from treaty.protocol.secagg_degree import Degree
+from treaty.protocol.secagg_graph import Graph
 from treaty.protocol.secagg_keys import Group
 from treaty.provenance.verify import verify_bundle
 
@@ -53,9 +54,16 @@ def test_a_study_over_chosen_holders_ends_as_over_the_complete_graph(
     request.getfixturevalue("chosen")
     write_federation(tmp_path / "chosen", SIX, post_quantum=True)
     federation = opened(tmp_path / "chosen")
-    study = whole_study(federation)
+    graphs: list[Graph | None] = []
+
+    def look() -> None:
+        running = federation.coordinator.state.running
+        assert running is not None and running.epoch is not None
+        graphs.append(running.epoch.graph)
+
+    study = whole_study(federation, story=Story(federation, (in_round(2), look)))
     assert study.final_model == plain.final_model is not None
-    graph = None if study.epoch is None else study.epoch.graph
+    [graph] = graphs
     assert graph is not None and graph.choices is not None
     assert {len(one) for one in graph.choices.values()} == {PROFILE.holders}
     for record in study.rounds:

@@ -333,7 +333,7 @@ class Coordinator:
         except (PeerError, PolicyError, ResourceError) as refusal:
             self.journal.note(f"statement-refused.{code_of(refusal)}", f"{item.sender}: {refusal}")
             return
-        batch.add(state, verified, kept_blobs(verified.predicate, item.blobs))
+        batch.add(state, item.statement, verified, kept_blobs(body, item.blobs))
 
     def _append_own(self, batch: Tray, predicate: Predicate, blobs: tuple[bytes, ...]) -> None:
         statement, parsed = sealed_and_parsed(predicate, self._keys.runner)
@@ -342,7 +342,7 @@ class Coordinator:
         made = (sha256(statement),)
         state, verified = batch.state.apply(statement, find, parsed=parsed, made=made)
         self._driver.logged(state, verified, find)
-        batch.add(state, verified, attached)
+        batch.add(state, statement, verified, attached)
 
     def _hold_back(
         self,
@@ -490,7 +490,7 @@ class Coordinator:
         tray = Tray(self._state)
         for entry in self._store.read(LOG_STREAM):
             state, verified = tray.state.apply(entry, tray.finder({}, self._blobs.get))
-            tray.add(state, verified, {})
+            tray.add(state, entry, verified, {})
             self._driver.replayed(state, verified)
         self._state, self._entries = tray.state, tray.entries
         self._known.update(tray.digests)

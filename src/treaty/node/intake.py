@@ -188,11 +188,15 @@ class Tray:
         self.blobs: dict[Digest, bytes] = {}
 
     def add(
-        self, state: Consortium, verified: Verified[Body], blobs: Mapping[Digest, bytes]
+        self,
+        state: Consortium,
+        entry: bytes,
+        verified: Verified[Body],
+        blobs: Mapping[Digest, bytes],
     ) -> None:
-        """Take one folded entry."""
+        """Take one folded entry, and what it says."""
         self.state = state
-        self.entries.append(verified.envelope)
+        self.entries.append(entry)
         self.bodies.append(verified.predicate)
         self.digests.add(verified.digest)
         self.blobs.update(blobs)

@@ -179,7 +179,7 @@ def open_charter(
         history = found(charter, keyids, at=at)
     else:
         history = before.history.amend(charter, keyids, at=at)
-    return _membership(history), Verified(named, canonical.sha256(data), data, keyids)
+    return _membership(history), Verified(named, canonical.sha256(data), keyids)
 
 
 def _gathered(

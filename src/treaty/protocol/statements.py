@@ -186,12 +186,12 @@ class Directory:
 class Verified(msgspec.Struct, Generic[P], frozen=True):
     """A statement whose signatures hold. `open_statement` makes one, and `open_charter`.
 
-    `digest` is the SHA-256 of the envelope bytes: the statement's identity in the log.
+    `digest` is the SHA-256 of the envelope bytes: the statement's identity in the log. The bytes
+    are not kept beside what they say: whoever holds statements would hold them twice.
     """
 
     predicate: P
     digest: Digest
-    envelope: bytes
     keyids: frozenset[Digest]
 
     @property
@@ -397,7 +397,7 @@ def open_statement(
             f"expected one signature under {entry.name}, got {len(keyids)}",
             code="wrong-signatures",
         )
-    return Verified(predicate, digest, data, keyids)
+    return Verified(predicate, digest, keyids)
 
 
 def _predicate(payload: bytes) -> Body:

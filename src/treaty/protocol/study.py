@@ -424,12 +424,13 @@ class Study(msgspec.Struct, frozen=True):
             raise PolicyError("the members decided to halt the study", code="halted")
         self._no_audit_due("study is completed")
         check_completed(body, self.progress)
-        return replace(self, phase=phase, final_model=Digest(body.model))
+        # Nothing is asked of the epoch of a study that is over, and it holds every member's keys.
+        return replace(self, phase=phase, epoch=None, final_model=Digest(body.model))
 
     def _on_halted(self, body: StudyHalted) -> "Study":
         phase = advance(TRANSITIONS, self.phase, body, Phase.HALTED)
         check_halted(body.code, self.progress.stage, decided=self.halt_decided)
-        return replace(self._cut_off, phase=phase, halt_code=body.code)
+        return replace(self._cut_off, phase=phase, epoch=None, halt_code=body.code)
 
     def _no_audit_due(self, what: str) -> None:
         if self.unaudited:

@@ -44,6 +44,8 @@ SMALL_BLOB_BYTES = 64 * 1024
 
 _POSITION_BITS = 40
 _BUSY_TIMEOUT_MS = 5000
+_CACHE_KIB = 256
+"""Of the file's pages a connection keeps so much; the others are read again from the system's."""
 _SCHEMA = """
 CREATE TABLE streams (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, version INTEGER NOT NULL
@@ -166,6 +168,8 @@ def _set_up(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA secure_delete=ON")
     # A file that someone else prepared must not run functions named in its schema.
     connection.execute("PRAGMA trusted_schema=OFF")
+    # A negative number counts KiB. By default it would be 2 MiB, filled in some ten rounds.
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 
 
 def _read_only_address(path: Path) -> str:

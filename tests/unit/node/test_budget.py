@@ -137,7 +137,7 @@ def rebase(lost: LedgerHead, successor: str) -> Verified[LedgerRebased]:
         lost_count=lost.count,
         successor=successor,
     )
-    return Verified(body, named("rebase"), b"", frozenset())
+    return Verified(body, named("rebase"), frozenset())
 
 
 def test_what_a_charge_returned_for_is_stored() -> None:

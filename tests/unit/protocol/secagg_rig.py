@@ -63,7 +63,7 @@ P = TypeVar("P", bound=Predicate)
 
 def verified(predicate: P) -> Verified[P]:
     """Return `predicate` as `open_statement` would, without a signature."""
-    return Verified(predicate, canonical.digest_of(predicate), b"", frozenset())
+    return Verified(predicate, canonical.digest_of(predicate), frozenset())
 
 
 def tag(text: str) -> Digest:

@@ -46,7 +46,7 @@ def given_up(ledger: str, count: int, head: str, successor: str) -> Verified[Led
         lost_count=count,
         successor=named(successor),
     )
-    return Verified(body, named("statement"), b"", frozenset())
+    return Verified(body, named("statement"), frozenset())
 
 
 def code_of(trail: LedgerTrail, body: MaskedInput) -> str:
