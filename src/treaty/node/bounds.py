@@ -14,7 +14,13 @@ from treaty.ports import FRAME_LIMIT_BYTES
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.messages import CharterGathered
 from treaty.protocol.secagg_audit import AuditCase
-from treaty.protocol.secagg_messages import RoundOpened, RoundResult, SumDisputed
+from treaty.protocol.secagg_messages import (
+    MaskedInput,
+    Reveal,
+    RoundOpened,
+    RoundResult,
+    SumDisputed,
+)
 from treaty.protocol.statements import Body
 
 __all__ = ["COLUMN_BYTES", "DOCUMENT_BYTES", "bounds_of", "list_bytes", "proof_bytes", "sum_bytes"]
@@ -36,16 +42,18 @@ def bounds_of(body: Body, state: Consortium) -> Mapping[Digest, int]:
 
     What is not listed is a document (`DOCUMENT_BYTES`).
     """
-    study = state.running if state.membership is not None else None
     match body:
+        case MaskedInput() | Reveal():
+            # Most entries by far; folding one reads nothing.
+            return {}
         case CharterGathered():
             return {Digest(body.signatures): MAX_GATHERED_BYTES}
-        case RoundResult() if study is not None and study.round is not None:
+        case RoundResult() if (study := state.running) is not None and study.round is not None:
             found = {Digest(body.sum): sum_bytes(study.round.opened.predicate)}
             if body.pairs is not None:
                 found[Digest(body.pairs)] = study.round.largest_pairs
             return found
-        case SumDisputed() if study is not None:
+        case SumDisputed() if (study := state.running) is not None:
             cases = study.unaudited
             sums = {Digest(one.result.predicate.sum): sum_bytes(one.opened) for one in cases}
             return {**sums, Digest(body.proof): proof_bytes(cases)}

@@ -9,12 +9,13 @@ Invariants (docs/spec/protocol.md, section 3):
 Left to its callers: who may send a feed, and what the entries ask of this member.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from treaty.crypto.canonical import sha256
+from treaty.crypto.envelope import verified_keys
 from treaty.crypto.keys import SigningKey
-from treaty.errors import VerificationError
+from treaty.errors import FormatError, VerificationError
 from treaty.ids import Digest, MemberId
 from treaty.node.bounds import DOCUMENT_BYTES, bounds_of
 from treaty.node.cosignatures import open_cosigned
@@ -96,13 +97,16 @@ class Mirror:
         entries = feed.entries[known:]
         if not entries:
             return None
-        state, made, digests = self._state, made or {}, []
-        for entry in entries:
-            digest = sha256(entry)
-            parsed = made.get(digest) or peek(entry)
+        state, made = self._state, made or {}
+        digests = tuple(map(sha256, entries))
+        known_parts = _parsed(entries, digests, made)
+        signed = made.keys() | _signed(state, digests, known_parts, made)
+        for place, (entry, digest) in enumerate(zip(entries, digests, strict=True)):
+            parsed = known_parts[place] if place < len(known_parts) else peek(entry)
             documents = self._finder(feed.blobs, bounds_of(parsed[1], state))
-            state, verified = state.apply(entry, documents, parsed=parsed, made=made, digest=digest)
-            digests.append(digest)
+            state, verified = state.apply(
+                entry, documents, parsed=parsed, made=signed, digest=digest
+            )
             body = verified.predicate
             if isinstance(body, TimeStated) and body.at - self._clock.now() > CLOCK_TOLERANCE_MS:
                 # Only ahead: whoever was away for days must be able to catch up.
@@ -112,7 +116,7 @@ class Mirror:
                 )
         log = self._log.extended(entries)
         log.check_note(feed.checkpoint, state.members)
-        return Accepted(state, log, feed.checkpoint, entries, tuple(digests), feed.blobs)
+        return Accepted(state, log, feed.checkpoint, entries, digests, feed.blobs)
 
     def evidence(self, feed: Feed) -> bytes:
         """Return the newest checkpoint if `feed` shows that the coordinator has lost entries of it.
@@ -228,3 +232,46 @@ class Mirror:
         self._state = state
         self._log = self._log.extended(entries)
         self._note = (self._store.get(CHECKPOINT_KEY) or b"").decode()
+
+
+def _parsed(
+    entries: Sequence[bytes], digests: Sequence[Digest], made: Mapping[Digest, Parsed]
+) -> list[Parsed]:
+    """Return what `peek` gives for `entries`, up to the first that it refuses.
+
+    All of a feed are parsed, then their signatures checked, then they are folded: each is another
+    program, and turn by turn they drive one another out of the processor's caches.
+    """
+    found: list[Parsed] = []
+    for entry, digest in zip(entries, digests, strict=True):
+        try:
+            found.append(made.get(digest) or peek(entry))
+        except FormatError:
+            # Its place in the order of refusals is that of its turn: there it is parsed again.
+            break
+    return found
+
+
+def _signed(
+    state: Consortium,
+    digests: Sequence[Digest],
+    parsed: Sequence[Parsed],
+    made: Mapping[Digest, Parsed],
+) -> set[Digest]:
+    """Return the digests of the leading entries whose every signature holds.
+
+    A key id is the hash of its key, so that this stays true whatever the entries before them
+    change; whether the key is one of the charter's then, and may sign this, is asked in turn.
+    """
+    found: set[Digest] = set()
+    if state.membership is None:
+        return found
+    keys = state.membership.directory.keys
+    for digest, (parts, _) in zip(digests, parsed, strict=False):
+        if digest not in made:
+            try:
+                verified_keys(parts, keys)
+            except VerificationError:
+                break
+            found.add(digest)
+    return found
