@@ -14,9 +14,9 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 
 from treaty.errors import ResourceError
 from treaty.stores.kill_points import persist_point
@@ -56,15 +56,29 @@ _REMEDIES = {
 }
 
 
-@contextmanager
-def os_errors(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
+class os_errors:  # noqa: N801 - a context manager, used like a function
     """Turn an `OSError` of the block into a `ResourceError` that says what to do."""
-    try:
-        yield
-    except OSError as error:
+
+    __slots__ = ("_doing", "_path")
+
+    def __init__(self, path: str | os.PathLike[str], doing: str) -> None:
+        self._path = path
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, OSError):
+            return
         number = error.errno or 0
         remedy = _REMEDIES.get(number, os.strerror(number).lower() if number else str(error))
-        raise ResourceError(f"cannot {doing} {os.fspath(path)}: {remedy}") from error
+        raise ResourceError(f"cannot {self._doing} {os.fspath(self._path)}: {remedy}") from error
 
 
 def sync_directory(directory: Path) -> None:

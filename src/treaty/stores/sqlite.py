@@ -24,6 +24,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from treaty.crypto.canonical import sha256
 from treaty.errors import ResourceError
@@ -68,6 +69,29 @@ _REMEDIES = {
     "file size limit (ulimit -f) and the disk, then try again",
     sqlite3.SQLITE_TOOBIG: "a value is larger than SQLite stores: put it as a blob",
 }
+
+
+class _Errors:
+    __slots__ = ("_doing", "_path")
+
+    def __init__(self, path: Path, doing: str) -> None:
+        self._path = path
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, sqlite3.Error):
+            return
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        remedy = _REMEDIES.get(code, f"unexpected answer of the database ({error})")
+        raise ResourceError(f"cannot {self._doing} {self._path}: {remedy}") from error
 
 
 class _Database:
@@ -115,14 +139,9 @@ class _Database:
             raise ResourceError("the store is closed: open it again")
         return self._connection
 
-    @contextmanager
-    def errors(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            remedy = _REMEDIES.get(code, f"unexpected answer of the database ({error})")
-            raise ResourceError(f"cannot {doing} {self.path}: {remedy}") from error
+    def errors(self, doing: str) -> "_Errors":
+        """Turn what SQLite raises in the block into a `ResourceError` that says what to do."""
+        return _Errors(self.path, doing)
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[sqlite3.Connection]:
