@@ -22,6 +22,9 @@ __all__ = ["Fault", "FaultPlan", "FaultRule", "InjectedFault", "Occasion", "Seed
 class Fault(Enum):
     """What happens to one frame, or to one fetch of a large object."""
 
+    # Every fault is there once: it hashes as an object does, at once, and not by its name.
+    __hash__ = object.__hash__
+
     DROP = "drop"
     """It never arrives; sending again under the same key is a new attempt. A fetch fails."""
 

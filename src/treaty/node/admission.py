@@ -85,7 +85,7 @@ class Admission:
 
     def opens_surplus(self, state: Consortium) -> bool:
         """Say whether this site may open keys of surplus noise: charter and own policy allow it."""
-        return may_open(self.matrix(state), len(state.members.effective.active_members()))
+        return may_open(self.matrix(state), len(state.members.active))
 
     def permits(self, state: Consortium, study: Study) -> bool:
         """Say whether this site takes part: its policy, and its officer where that asks for one."""

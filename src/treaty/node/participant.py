@@ -382,7 +382,7 @@ class Participant:
         self._outgoing.append((statement, parsed, dict(blobs)))
 
     def _check_exposure(self, predicate: Predicate) -> None:
-        members = len(self.state.members.effective.active_members())
+        members = len(self.state.members.active)
         check_statement(self._admission.matrix(self.state), predicate, members=members)
 
     def _repeat(self, feed: Feed) -> None:

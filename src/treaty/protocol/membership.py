@@ -60,13 +60,15 @@ __all__ = [
 class Membership:
     """The charter's history and what follows from it, derived once for each change.
 
-    `effective` is the charter with decided suspensions and grants written in, `matrix` its exposure
-    rows, `log` and `witnesses` the keys under which checkpoints are read.
+    `effective` is the charter with decided suspensions and grants written in, `active` its
+    unsuspended members in order of name, `matrix` its exposure rows, `log` and `witnesses` the keys
+    under which checkpoints are read.
     """
 
     history: CharterHistory
     directory: Directory
     effective: Charter
+    active: tuple[MemberId, ...]
     matrix: ExposureMatrix
     log: Verifier
     witnesses: Mapping[MemberId, Verifier]
@@ -221,6 +223,7 @@ def _membership(history: CharterHistory) -> Membership:
         history,
         directory_of(history),
         effective,
+        effective.active_members(),
         history.matrix(),
         log_verifier(effective),
         MappingProxyType(dict(witness_verifiers(effective))),
