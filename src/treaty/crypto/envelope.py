@@ -136,7 +136,7 @@ def known_keys(envelope: Envelope, keys: Mapping[Digest, PublicKey]) -> frozense
             raise VerificationError(
                 f"expected signatures of known keys, found key {keyid[:16]}", code="unknown-key"
             )
-    return frozenset(keyid for keyid, _ in envelope.signatures)
+    return frozenset([keyid for keyid, _ in envelope.signatures])
 
 
 def merge(envelopes: Sequence[bytes]) -> bytes:

@@ -141,7 +141,8 @@ class Study(msgspec.Struct, frozen=True):
     def attempts(self) -> int:
         """Return how many rounds for the present query were abandoned."""
         count = 0
-        for record in reversed(self.rounds[self.forgiven :]):
+        for place in range(len(self.rounds) - 1, self.forgiven - 1, -1):
+            record = self.rounds[place]
             if record.phase is not RoundPhase.ABANDONED:
                 break
             if record.round != self.progress.index:
