@@ -150,7 +150,8 @@ class SecretDirectory:
             for pack, _, _ in older:
                 self._drop_empty(pack)
             for name in items:
-                self._wipe(self._directory / name)
+                if self._stands_alone(name):
+                    self._wipe(self._directory / name)
 
     def read(self, name: str) -> bytes:
         """See `treaty.ports.SecretFile.read`."""
@@ -171,11 +172,13 @@ class SecretDirectory:
     def erase(self, name: str) -> None:
         """See `treaty.ports.SecretFile.erase`. Persist point ``secret-erase``."""
         check_secret_name(name)
-        if name not in self._packed and not os.path.lexists(f"{self._directory}/{name}"):
+        alone = self._stands_alone(name)
+        if name not in self._packed and not alone:
             return
         with persist_point("secret-erase"):
             # The file first: beside a pack it holds an older value, which must not live again.
-            self._wipe(self._directory / name)
+            if alone:
+                self._wipe(self._directory / name)
             if name in self._packed:
                 self._overwrite(self._packed[name])
                 pack, _, _ = self._packed.pop(name)
@@ -187,6 +190,10 @@ class SecretDirectory:
             found = [path.name for path in self._directory.iterdir()]
         alone = {name for name in found if not name.startswith(".")}
         return tuple(sorted(alone | set(self._packed)))
+
+    def _stands_alone(self, name: str) -> bool:
+        """Say whether `name` has a file of its own."""
+        return os.path.lexists(f"{self._directory}/{name}")
 
     def _open_pack(self, path: Path, seen: set[str]) -> None:
         """Index a pack of an earlier life, the newer ones before it; add its names to `seen`.
