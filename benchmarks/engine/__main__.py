@@ -1,7 +1,8 @@
 """Measure the network engine: `python -m benchmarks.engine [--rounds N] [--megabytes M] [--peers]`.
 
-With `--agents N` or `--memory` only what `benchmarks.engine.agents` measures: rounds with many
-agents on this machine, and what an agent holds in memory.
+With `--agents N`, `--consortia N` or `--memory` only what `benchmarks.engine.agents` measures:
+rounds with many agents on this machine, in one consortium or in several of ten, and what an agent
+holds in memory. A row that takes longer than `--limit-s` ends with what it has.
 
 Rounds: a coordinator and four sites as processes over TLS on loopback train a small perceptron; the
 time from one published sum to the next is read off the coordinator's store. It holds everything:
@@ -31,7 +32,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engine.agents import agents_page, growth, memory
+from benchmarks.engine.agents import growth, memory
+from benchmarks.engine.agents_page import agents_page
+from benchmarks.engine.course import CutOffError, told_to_end
 from benchmarks.engine.peers import DEPLOYED, measure_peer
 from tests.nats_network import NatsNetwork
 from tests.network_rig import HUB, Rig
@@ -46,6 +49,8 @@ from treaty.stores.sqlite import SqliteStore
 
 BAR_MS = 50.0
 AGENT_ROUNDS = 5
+CONSORTIUM_AGENTS, CONSORTIUM_ROUNDS = 10, 25
+LIMIT_S = 3600.0
 LOOK_S = 0.002
 
 
@@ -248,10 +253,16 @@ def table(found: dict[str, Any]) -> str:
 
 AGENTS_BAR_S = 2.0
 AGENT_BAR_MIB = 60.0
+INTERRUPTED = 130
 
 
-def measure_agents(counts: list[int], rounds: int, with_memory: bool, store: bool) -> int:
-    """Measure agents, print, store, and fail when a bar is missed."""
+def measure_agents(
+    counts: list[tuple[int, int]], limit_s: float, with_memory: bool, store: bool
+) -> int:
+    """Measure rows of (consortia, agents in each), print, store, and fail when a bar is missed.
+
+    A row that is cut off at its limit is a row like the others; told to end, nothing is stored.
+    """
     found: dict[str, Any] = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
@@ -259,22 +270,32 @@ def measure_agents(counts: list[int], rounds: int, with_memory: bool, store: boo
         "python": platform.python_version(),
         "bar_s": AGENTS_BAR_S,
         "bar_mib": AGENT_BAR_MIB,
+        "limit_s": limit_s,
         "growth": [],
         "memory": [],
     }
-    for count in counts:
-        found["growth"].append(growth(count, rounds))
-        print(json.dumps(found["growth"][-1]), flush=True)
-    if with_memory:
-        found["memory"] = memory()
-        print(json.dumps(found["memory"]))
+    with told_to_end() as told:
+        for consortia, agents in counts:
+            rounds = AGENT_ROUNDS if consortia == 1 else CONSORTIUM_ROUNDS
+            found["growth"].append(growth(agents, rounds, limit_s, consortia))
+            print(json.dumps(found["growth"][-1]), flush=True)
+            if told():
+                return INTERRUPTED
+        if with_memory:
+            try:
+                found["memory"] = memory()
+            except CutOffError as end:
+                print(end, file=sys.stderr)
+                return INTERRUPTED if told() else 1
+            print(json.dumps(found["memory"]))
     if store:
         place = Path(__file__).parents[1] / "results"
         (place / "agents.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
         (place / "agents.md").write_text(agents_page(found))
-    slow = [one for one in found["growth"] if one["median_s"] >= AGENTS_BAR_S]
+    slow = [one for one in found["growth"] if one.get("median_s", AGENTS_BAR_S) >= AGENTS_BAR_S]
     large = [one for one in found["memory"] if one["agent_mib"]["resident"] >= AGENT_BAR_MIB]
-    return 1 if slow or large else 0
+    early = [one for one in found["growth"] if one["cut_off"]]
+    return 1 if slow or large or early else 0
 
 
 def main() -> int:
@@ -288,10 +309,21 @@ def main() -> int:
     parser.add_argument("--environments", type=Path, help="keep the peers' environments here")
     parser.add_argument("--store", action="store_true", help="keep the figures under results/")
     parser.add_argument("--agents", type=int, action="append", help="so many agents; repeat it")
+    parser.add_argument(
+        "--consortia",
+        type=int,
+        action="append",
+        help=f"so many consortia of {CONSORTIUM_AGENTS} agents each, all at once; repeat it",
+    )
+    parser.add_argument(
+        "--limit-s", type=float, default=LIMIT_S, help="how long a row of agents may take"
+    )
     parser.add_argument("--memory", action="store_true", help="what an agent holds")
     given = parser.parse_args()
-    if given.agents or given.memory:
-        return measure_agents(given.agents or [], AGENT_ROUNDS, given.memory, given.store)
+    if given.agents or given.consortia or given.memory:
+        rows = [(1, agents) for agents in given.agents or ()]
+        rows += [(count, CONSORTIUM_AGENTS) for count in given.consortia or ()]
+        return measure_agents(rows, given.limit_s, given.memory, given.store)
     if given.reader:
         read()
         return 0
