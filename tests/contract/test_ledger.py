@@ -7,7 +7,9 @@ was confirmed: what a call returned for must be in it.
 Planted and caught in the file: a record appended without fdatasync, or confirmed before its bytes
 are written; a new file without fsync, or without that of its directory; a line of another process
 taken up unconfirmed; a digest that is not compared; damage in the middle taken for a torn end; a
-torn end left in place; a name that is not compared; a count that is not; a lock not taken. (Swapped
+torn end left in place; a name that is not compared; a count that is not; a lock not taken; a record
+that no reader would take; a directory that another user owns; a file that others may use read, or
+used on; a file gone; a lock waited for without end; records appended before the first. (Swapped
 and repeated records keep their digests: the chain refuses them, tests/unit/privacy/test_ledger.py;
 an older file is whole: the log's head refuses it, tests/unit/node/test_budget.py.)
 """
@@ -26,6 +28,7 @@ import pytest
 from tests.disk_model import Disk
 from treaty.errors import ResourceError, UsageError
 from treaty.ports import Ledger
+from treaty.stores import ledger_file
 from treaty.stores.ledger_file import LEDGER_HEADER, LedgerFile, parse_ledger
 from treaty.stores.memory import MemoryLedger
 
@@ -56,6 +59,9 @@ def test_records_come_back_in_order_and_across_openings(again: Callable[[], Ledg
 
 def test_whoever_is_behind_stores_nothing_and_learns_of_it(again: Callable[[], Ledger]) -> None:
     one = again()
+    with pytest.raises(ResourceError, match="found 0 records, expected 1"):
+        one.append(1, RECORDS[:1])
+    assert again().read() == []
     one.append(0, RECORDS[:1])
     two = again()
     two.append(1, RECORDS[1:2])
@@ -74,7 +80,11 @@ def test_a_ledger_that_exists_is_not_begun_again(again: Callable[[], Ledger]) ->
     assert again().read() == RECORDS[:1]
 
 
-@pytest.mark.parametrize("record", [b"", b"a\nb", b"a\0b", bytes(2)])
+@pytest.mark.parametrize(
+    "record",
+    [b"", b"a\nb", b"a\0b", bytes(2), b"x" * ((1 << 20) + 1)],
+    ids=["nothing", "newline", "zero", "zeros", "too long"],
+)
 def test_records_that_no_line_can_hold_are_refused(
     again: Callable[[], Ledger], record: bytes
 ) -> None:
@@ -218,15 +228,32 @@ def test_every_flipped_bit_of_a_confirmed_record_is_noticed_or_is_torn(tmp_path:
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o640, 0o604, 0o666])
 def test_a_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
     path = written(tmp_path)
+    open_before = LedgerFile(path)
     path.chmod(mode)
+    for read_only in (False, True):
+        with pytest.raises(ResourceError, match="chmod 600"):
+            LedgerFile(path, read_only=read_only)
     with pytest.raises(ResourceError, match="chmod 600"):
-        LedgerFile(path)
+        open_before.append(3, RECORDS[3:])
 
 
 def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path)
     path.parent.chmod(0o770)
     with pytest.raises(ResourceError, match="chmod 700"):
+        LedgerFile(path)
+
+
+def test_a_directory_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns it may exchange the file. Root gives it away, anybody else becomes another."""
+    path = written(tmp_path)
+    if os.geteuid() == 0:
+        os.chown(path.parent, 12_345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+    with pytest.raises(ResourceError, match="written by others"):
         LedgerFile(path)
 
 
@@ -254,6 +281,15 @@ def test_a_file_that_is_exchanged_while_open_takes_no_more_records(tmp_path: Pat
     with pytest.raises(ResourceError):
         ledger.read()
     assert path.read_bytes() == copy
+
+
+def test_a_file_that_is_taken_away_while_open_takes_no_more_records(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    ledger = LedgerFile(path)
+    path.unlink()
+    with pytest.raises(ResourceError, match="took its name"):
+        ledger.append(3, RECORDS[3:])
+    assert not path.exists()
 
 
 def test_a_file_that_is_shortened_while_open_takes_no_more_records(tmp_path: Path) -> None:
@@ -294,6 +330,30 @@ def test_a_record_waits_while_another_process_holds_the_file(tmp_path: Path) -> 
         assert waiting.is_alive() and len(LedgerFile(path, read_only=True).read()) == 3
     waiting.join(4.0)
     assert not waiting.is_alive() and ledger.read() == RECORDS
+
+
+def test_a_file_that_another_process_keeps_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_file, "_WAIT_S", 0.05)
+    path = written(tmp_path)
+    ledger = LedgerFile(path)
+    refused: list[str] = []
+
+    def append() -> None:
+        try:
+            ledger.append(3, RECORDS[3:])
+        except ResourceError as error:
+            refused.append(str(error))
+
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=append)
+        waiting.start()
+        waiting.join(4.0)
+        assert refused == [f"{path} is held by another process: stop it, or wait for its end"]
+    waiting.join(4.0)
+    assert ledger.read() == RECORDS[:3]
 
 
 def _writer(path: str, mine: int, rounds: int) -> None:
