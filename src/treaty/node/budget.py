@@ -313,7 +313,7 @@ class BudgetKeeper:
 
         When another process appends first, everything is decided anew on what it left.
         """
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             self._refresh()
             state = self._known()
             if not locked:
@@ -331,7 +331,7 @@ class BudgetKeeper:
             try:
                 self._ledger.append(state.count, entries, label)
             except ResourceError:
-                if attempt + 1 == _ATTEMPTS or not self._ledger.read(state.count):
+                if not self._ledger.read(state.count):
                     raise
                 continue
             self._state = following

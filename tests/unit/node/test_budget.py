@@ -7,7 +7,7 @@ Planted faults that these tests caught: a charge that is returned before it is s
 compared with the head that the log shows, or with the one in the own store; another ledger than the
 one shown taken for it; a re-base in the log that is not carried out; a reservation held to the caps
 of another consortium; an entry that is stored and cannot be read again; a charter's delta below
-what entries hold.
+what entries hold; a disk that failed asked again.
 """
 
 import hashlib
@@ -292,6 +292,41 @@ def test_an_entry_that_slips_in_between_is_taken_into_account() -> None:
     with pytest.raises(PolicyError) as caught:
         keeper.reserve(named("plan"), [claim(30)])
     assert caught.value.code == "budget"
+
+
+def test_who_is_always_too_late_is_told_so_and_stores_nothing() -> None:
+    """Every time that it has decided, another process has appended."""
+    ledger, keeper = opened()
+    other = BudgetKeeper(ledger, DATASET)
+    append, asked = ledger.append, []
+
+    def slipped(count: int, records: list[bytes], label: str = "") -> None:
+        ledger.append = append  # type: ignore[method-assign]  # for the other
+        other.disclose(named(f"other-{len(asked)}"), (TRAINING,), "statistics-sum")
+        ledger.append = slipped  # type: ignore[method-assign]  # a fake that acts in between
+        asked.append(count)
+        append(count, records, label)
+
+    ledger.append = slipped  # type: ignore[method-assign]  # a fake that acts in between
+    with pytest.raises(ResourceError, match="written by others all the time: try again"):
+        keeper.reserve(named("plan"), [claim(1)])
+    assert len(asked) > 1 and asked == sorted(set(asked))
+    assert not keeper.state.plans
+
+
+def test_a_disk_that_fails_is_asked_once() -> None:
+    """What it left behind is not known, so nothing is tried again on it."""
+    ledger, keeper = opened()
+    asked = []
+
+    def failing(count: int, records: list[bytes], label: str = "") -> None:
+        asked.append(count)
+        raise ResourceError("the disk does not answer")
+
+    ledger.append = failing  # type: ignore[method-assign]  # a disk that fails
+    with pytest.raises(ResourceError, match="does not answer"):
+        keeper.reserve(named("plan"), [claim(1)])
+    assert len(asked) == 1
 
 
 def test_releases_without_noise_are_listed_and_make_epsilon_infinite() -> None:

@@ -3,7 +3,7 @@
 The reference uses hmac and hashlib alone. Planted faults that these tests caught: a field left out
 of the context; a label shared by two values; an integer of other width; the pair key without
 the order of indexes; one seed for two slots; a stream that begins anew where what was made ahead
-ends.
+ends; fewer wrapped keys than peers taken; a pair's key made without what was sent to the peer.
 """
 
 import hashlib
@@ -25,10 +25,19 @@ from tests.unit.protocol.secagg_rig import (
 )
 from treaty.crypto import shamir
 from treaty.crypto.prg import Keystream
-from treaty.errors import UsageError
+from treaty.crypto.sealing import seal
+from treaty.errors import FormatError, UsageError, VerificationError
 from treaty.governance.quorum import DerivedParameters
 from treaty.ids import Digest
-from treaty.protocol.secagg_keys import EpochSeed, SlotSecrets, context_of, survivors_digest
+from treaty.protocol.secagg_dealing import open_wrap, slot_secrets
+from treaty.protocol.secagg_keys import (
+    EpochSeed,
+    SlotSecrets,
+    context_of,
+    survivors_digest,
+    wrap_context,
+    wrap_key,
+)
 from treaty.protocol.secagg_messages import Survivor
 
 
@@ -230,3 +239,32 @@ def test_a_seed_of_another_length_is_no_seed(length: int) -> None:
     """Shorter entropy, or what is longer than anyone meant, never becomes an epoch's secrets."""
     with pytest.raises(UsageError, match=f"32 bytes, got {length}"):
         EpochSeed(bytes(length), tag("a"), 1, 1)
+
+
+@pytest.mark.parametrize("keys", [0, 1, 3])
+def test_wrapped_keys_of_another_number_than_the_peers_are_not_taken(keys: int) -> None:
+    """Who sealed fewer and committed to them would have the sum refused by everybody."""
+    group, seed, epoch = group_of(4, hybrid=True), 7, tag("epoch")
+    plain = bytes(range(32)) * keys
+    part = seal(wrap_key(seed, 0), plain, wrap_context(epoch, group.index("m02"), 0))
+    with pytest.raises((FormatError, VerificationError)):
+        open_wrap(group, "m02", epoch, 0, 2, seed, part)
+    if keys == 1:
+        assert open_wrap(group, "m02", epoch, 0, 1, seed, part) == (bytes(range(32)).hex(),)
+
+
+def test_a_transport_secret_that_was_not_kept_is_not_left_out_of_a_mask() -> None:
+    """Both halves of a post-quantum key enter it, or none is made."""
+    group = group_of(3, hybrid=True)
+    with pytest.raises(UsageError, match="the transport secret for m02 was not kept"):
+        slot_secrets(
+            group,
+            "m01",
+            EpochSeed(bytes(32), group.charter, 1, 0),
+            {"m02": None},  # type: ignore[dict-item]  # not looked at
+            ("m01", "m02"),
+            1,
+            2,
+            {},
+            {},
+        )
