@@ -61,13 +61,22 @@ MODULES = (
     "statements",
     "compact",
     "frames",
+    "machine",
+    "secagg_degree",
+    "secagg_dealing",
+    "node/admission",
+    "node/budget",
+    "node/intake",
     "node/mirror",
+    "node/spending",
     "privacy/certificate",
     "privacy/ledger",
     "privacy/ledger_budget",
     "privacy/ledger_fold",
     "privacy/surplus",
     "privacy/terms",
+    "stores/ledger_file",
+    "stores/secret_files",
 )
 """Modules of `treaty.protocol`, and of other packages with the package's name before them."""
 
@@ -140,6 +149,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "tests/fuzz/test_protocol_parsers.py",
     ),
     "machine": (
+        "tests/unit/protocol/test_machine.py",
         "tests/unit/protocol/test_study.py",
         "tests/stateful/test_proposal.py",
         "tests/unit/protocol/test_secagg_member.py",
@@ -147,11 +157,29 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "secagg_dealing": _SECAGG,
     "secagg_degree": _SECAGG,
     "node": (
-        "tests/unit/node",
-        "tests/adversarial/test_bad_input_at_nodes.py",
         "tests/adversarial/test_secagg_nodes.py",
+        "tests/adversarial/test_bad_input_at_nodes.py",
+    ),
+    "node/founding": (
+        "tests/unit/node/test_founding_and_serving.py",
+        "tests/unit/node/test_gathering.py",
+    ),
+    "node/intake": (
+        "tests/unit/node/test_intake.py",
+        "tests/adversarial/test_bad_input_at_nodes.py",
+    ),
+    "node/log_keeper": (
+        "tests/unit/node/test_mirror.py",
+        "tests/unit/node/test_cosigned.py",
+        "tests/adversarial/test_bad_input_at_nodes.py",
+    ),
+    "node/mirror": (
+        "tests/unit/node/test_mirror.py",
+        "tests/adversarial/test_clock.py",
+        "tests/unit/node/test_cosigned.py",
     ),
     "node/admission": (
+        "tests/unit/node/test_admission.py",
         "tests/unit/node/test_approval.py",
         "tests/adversarial/test_consents.py",
         "tests/adversarial/test_assessment_required.py",
@@ -160,6 +188,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "tests/adversarial/test_bad_input_at_nodes.py",
         "tests/unit/node/test_spending.py",
         "tests/adversarial/test_person_identity.py",
+        "tests/adversarial/test_hostile_spending.py",
     ),
     "node/amending": (
         "tests/unit/node/test_amending.py",
@@ -180,6 +209,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "tests/adversarial/test_hostile_spending.py",
     ),
     "node/contribution": (
+        "tests/unit/node/test_contribution.py",
         *_DATA,
         "tests/adversarial/test_bad_input_at_nodes.py",
         "tests/adversarial/test_exposure_of_a_trainer.py",
@@ -208,7 +238,12 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "tests/adversarial/test_exposure_of_statements.py",
         "tests/adversarial/test_secagg_nodes.py",
         "tests/adversarial/test_bad_input_at_nodes.py",
-        "tests/unit/node",
+    ),
+    "node/performing": (
+        "tests/unit/node/test_noise_keys.py",
+        "tests/unit/node/test_bad_input.py",
+        "tests/adversarial/test_fresh_releases.py",
+        "tests/adversarial/test_exposure_of_statements.py",
     ),
     "node/releasing": (
         "tests/unit/node/test_releasing.py",
@@ -261,22 +296,7 @@ FIRST: dict[str, tuple[str, ...]] = {
     "crypto/shamir": ("tests/unit/crypto/test_sharing_and_masks.py",),
     "statements": ("tests/unit/protocol/test_statements.py",),
     "stores/ledger_file": ("tests/contract/test_ledger.py",),
-    "node/mirror": (
-        "tests/unit/node/test_mirror.py",
-        "tests/adversarial/test_clock.py",
-        "tests/unit/node/test_cosigned.py",
-    ),
-    "node/dataset": ("tests/unit/node/test_budget.py",),
-    "node/founding": ("tests/unit/node/test_founding_and_serving.py",),
     "crypto/transport_keys": ("tests/unit/crypto/test_transport_keys.py",),
-    "node/rounds": (
-        "tests/adversarial/test_secagg_nodes.py",
-        "tests/adversarial/test_bad_input_at_nodes.py",
-    ),
-    "node/coordinator": (
-        "tests/adversarial/test_secagg_nodes.py",
-        "tests/adversarial/test_bad_input_at_nodes.py",
-    ),
     "provenance/fraud": ("tests/adversarial/test_proved_frauds.py",),
     "stores/secret_files": ("tests/contract/test_secret_file.py",),
     "accession": ("tests/unit/protocol/test_accession.py",),
@@ -411,6 +431,13 @@ REDUNDANT: dict[str, str] = {
     "privacy/ledger_fold._on_rebased[rebase-too-low]#1|1": (
         "an envelope that is not counted has mu squared 0 for `total_signal_to_noise`, below "
         "every limit; the check tells the types so"
+    ),
+    "stores/ledger_file._opened[UsageError]": (
+        "its callers have opened the file, or found it open, before; the check tells the types so"
+    ),
+    "stores/secret_files.read[ResourceError]|1": (
+        "what is shorter than a digest is not the digest of nothing, which is compared next; it "
+        "stands so that an erased end is never taken for a check"
     ),
 }
 """Mutants that no test can kill, by name, and why the check stands all the same."""

@@ -7,8 +7,11 @@ believed where no key is known to check it; a file that changed while it was rea
 from collections.abc import Callable
 from typing import NoReturn, cast
 
+from tests.adversarial.test_assessment_required import PASSED
 from tests.worlds import World, refused
+from treaty.assessment.record import seal_record
 from treaty.contracts.schema import Contract
+from treaty.crypto.keys import SigningKey
 from treaty.governance.site_policy import SitePolicy
 from treaty.ids import Digest
 from treaty.node.admission import Admission
@@ -65,7 +68,8 @@ def test_a_plan_that_names_other_code_than_the_site_runs_is_refused() -> None:
 
 def test_an_assessment_that_nobody_can_check_is_none() -> None:
     """Also where a file lies there that claims to be its record."""
-    for assessments in ((), (b"{}",)):
+    sealed = seal_record(PASSED, SigningKey(bytes(32)))
+    for assessments in ((), (b"{}",), (sealed,)):
         assert refusal(require_assessment=True, assessments=assessments) == "not-assessed"
 
 

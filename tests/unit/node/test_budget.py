@@ -7,11 +7,12 @@ Planted faults that these tests caught: a charge that is returned before it is s
 compared with the head that the log shows, or with the one in the own store; another ledger than the
 one shown taken for it; a re-base in the log that is not carried out; a reservation held to the caps
 of another consortium; an entry that is stored and cannot be read again; a charter's delta below
-what entries hold; a disk that failed asked again.
+what entries hold; a disk that failed asked again; a key or a salt of another length.
 """
 
 import hashlib
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import msgspec
@@ -574,3 +575,13 @@ def test_persons_keep_the_naming_of_the_first_private_study() -> None:
         assert caught.value.code == code
     assert keeper.state == before
     assert replay(ledger.read()).named == before.named
+
+
+def test_keys_and_salt_of_a_data_set_have_32_bytes() -> None:
+    """A shorter one would be guessed, and with it who is in which partition."""
+    for name in ("partition_key", "fingerprint_key"):
+        for size in (0, 31, 33):
+            with pytest.raises(UsageError, match="keys of 32 bytes"):
+                replace(DATASET, **{name: bytes(size)})  # type: ignore[arg-type]  # one of two names
+    with pytest.raises(UsageError, match="salt of 32 bytes, got 31"):
+        DATASET.opening(bytes(31))
