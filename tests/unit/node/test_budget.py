@@ -529,7 +529,7 @@ def test_a_plan_is_held_to_its_own_charter_on_a_ledger_that_others_use() -> None
     assert keeper.state.caps[TRAINING] == caps()[0]
 
 
-@pytest.mark.parametrize("delta", ["9e-13", "1e-20"])
+@pytest.mark.parametrize("delta", ["9e-13", "1e-20", "0", "0.0"])
 def test_a_delta_that_no_ledger_counts_with_changes_nothing(delta: str) -> None:
     """An entry beyond the format's range would bar the ledger for ever."""
     policy = PrivacyPolicy(mode=PrivacyMode.DIFFERENTIAL, epsilon_budget_milli=1000, delta=delta)

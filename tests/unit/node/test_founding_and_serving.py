@@ -1,12 +1,14 @@
 """The desk that founds a consortium, and the loop of a live party, without clock or server.
 
 Planted and caught: a signature by another member's key that counts, a partial statement over
-another charter, signatures forgotten at a restart, one key that signs for its member alone;
-deadlines that answers prolong, or that never pass while frames arrive; a reminder that never comes.
+another charter, signatures forgotten at a restart, one key that signs for its member alone; a
+simulation's charter signed; deadlines that answers prolong, or that never pass while frames
+arrive; a reminder that never comes.
 """
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from tests.unit.deployment.test_papers import (
@@ -21,7 +23,7 @@ from treaty.crypto import envelope
 from treaty.crypto.canonical import sha256
 from treaty.deployment.papers import compose
 from treaty.engines.embedded import EmbeddedNetwork
-from treaty.errors import PeerError, UsageError
+from treaty.errors import PeerError, PolicyError, UsageError
 from treaty.governance.charter import charter_bytes
 from treaty.ids import MemberId
 from treaty.node.founding import FoundingDesk, founding_post, sign_founding
@@ -67,6 +69,14 @@ def test_the_charter_is_founded_when_every_key_has_signed() -> None:
     data = charter_bytes(CHARTER)
     state, _ = Consortium(sha256(data)).apply(at.statement(), {sha256(data): data}.__getitem__)
     assert state.membership is not None
+
+
+def test_a_site_does_not_sign_the_charter_of_a_simulation() -> None:
+    """Its secrets would come from a seed that others know."""
+    simulated = msgspec.structs.replace(CHARTER, simulation=True)
+    with pytest.raises(PolicyError, match="simulation = true") as refused:
+        sign_founding(simulated, A, *keys_of(A).values())
+    assert refused.value.code == "simulation"
 
 
 def test_nobody_signs_for_another_and_nothing_else_is_signed() -> None:

@@ -1,11 +1,12 @@
 """A member's mirror believes what leads from its own tree to a signed checkpoint, and no more.
 
 Planted and caught: the log's clock not compared with the member's, a feed adopted by `check`, a
-cosignature before the entries are stored, or after they could not be, other entries than the stored
-ones passed over, the checkpoint not compared with the tree, documents of a feed not kept; of a feed
-that is parsed, verified and folded in three passes: signatures believed unseen, a bad one too, one
-for another; a bad entry refused before its turn, or left out; unknown keys, or those of a suspended
-member, not asked for in turn; a checkpoint's text not compared.
+cosignature before the entries are stored, or after they could not be, other entries than the
+stored ones passed over, a cosignature of somebody else or of no witness, the checkpoint not
+compared with the tree, documents of a feed not kept; of a feed that is parsed, verified and folded
+in three passes: signatures believed unseen, a bad one too, one for another; a bad entry refused
+before its turn, or left out; unknown keys, or those of a suspended member, not asked for in turn;
+a checkpoint's text not compared.
 """
 
 import itertools
@@ -305,3 +306,16 @@ def test_what_this_member_made_itself_is_not_verified_again_and_nothing_else() -
         _holding(world).check(_feed(world, HELD), made)
     believed = {**made, sha256(altered): peek(altered)}
     assert _holding(world).check(_feed(world, HELD), believed) is not None
+
+
+def test_a_cosignature_is_of_the_member_that_sends_it_and_of_a_witness() -> None:
+    """Under a genuine one's name, or by who is no witness, it is refused before it is verified."""
+    world = World()
+    keeper = LogKeeper().extended(world.entries)
+    note, members = keeper.note(world.state.members, LOG_KEY), world.state.members
+    one, other = world.names[:2]
+    line = keeper.cosign(note, witness(other), MemberId(other), NOW)
+    assert keeper.check_cosignature(line, members, MemberId(other))[1] == line
+    for name in (one, "nobody"):
+        with refused("unknown-key"):
+            keeper.check_cosignature(line, members, MemberId(name))
