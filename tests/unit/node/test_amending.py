@@ -3,11 +3,13 @@
 Planted and caught: a signature by a key that has no business there, a listed one's included; what
 was collected lost by a restart; an entry while a study runs; one before the members have accepted
 the newcomer; a version that is kept after another took effect; a member that fills the store; a
-site that sends for ever.
+site that sends for ever; another version or predecessor than the next one's; a charter without
+sense kept.
 """
 
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 
 from tests.unit.protocol.test_accession import MEMBERS, NEW, accept, joining, own_keys
@@ -123,7 +125,20 @@ def test_what_has_no_business_there_is_refused_and_not_kept(world: World) -> Non
     desk.send(charter, approval(MEMBERS[0]), documents={})
     stale = accession_after(charter)
     desk.send(stale, approval(MEMBERS[0]))
-    assert desk.codes() == ["unknown-key", "unknown-key", "wrong-charter", "wrong-previous"]
+    for change in ({"version": charter.version + 1}, {"previous": "0" * 64}):
+        desk.send(msgspec.structs.replace(charter, **change), approval(MEMBERS[0]))
+    twin = msgspec.structs.replace(charter.members[NEW], keys=charter.members[MEMBERS[0]].keys)
+    senseless = msgspec.structs.replace(charter, members={**charter.members, NEW: twin})
+    desk.send(senseless, approval(MEMBERS[0]))
+    assert desk.codes() == [
+        "unknown-key",
+        "unknown-key",
+        "wrong-charter",
+        "wrong-previous",
+        "wrong-previous",
+        "wrong-previous",
+        "key-counted-twice",
+    ]
     assert desk.store.get("amendments") is None
     assert not desk.amendments.takes(
         Pending(world.entries[1], {}, MemberId(HUB)), peek(world.entries[1])[1], world.state
