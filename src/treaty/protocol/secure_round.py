@@ -96,6 +96,10 @@ class EpochRecord(msgspec.Struct, frozen=True):
             return None
         return epoch_hash_of(self.group.charter, self.number, self.roster.predicate.keys)
 
+    def without_statements(self) -> "EpochRecord":
+        """Return what is kept of an epoch in which nothing more happens: number, phase, slots."""
+        return EpochRecord(self.group, self.opened, self.phase, last_slot=self.last_slot)
+
     def step(self, verified: Verified[Body]) -> "EpochRecord":
         """Return the record after one statement of the epoch; `VerificationError` otherwise."""
         body = verified.predicate

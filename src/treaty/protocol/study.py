@@ -425,13 +425,14 @@ class Study(msgspec.Struct, frozen=True):
             raise PolicyError("the members decided to halt the study", code="halted")
         self._no_audit_due("study is completed")
         check_completed(body, self.progress)
-        # Nothing is asked of the epoch of a study that is over, and it holds every member's keys.
-        return replace(self, phase=phase, epoch=None, final_model=Digest(body.model))
+        over = replace(self, epoch=self._spent_epoch)
+        return replace(over, phase=phase, final_model=Digest(body.model))
 
     def _on_halted(self, body: StudyHalted) -> "Study":
         phase = advance(TRANSITIONS, self.phase, body, Phase.HALTED)
         check_halted(body.code, self.progress.stage, decided=self.halt_decided)
-        return replace(self._cut_off, phase=phase, epoch=None, halt_code=body.code)
+        over = replace(self._cut_off, epoch=self._spent_epoch)
+        return replace(over, phase=phase, halt_code=body.code)
 
     def _no_audit_due(self, what: str) -> None:
         if self.unaudited:
@@ -439,6 +440,11 @@ class Study(msgspec.Struct, frozen=True):
                 f"{len(self.unaudited)} published sums are unaudited: audit them before the {what}",
                 code="audit-due",
             )
+
+    @property
+    def _spent_epoch(self) -> EpochRecord | None:
+        """The epoch of a study that is over: nothing is asked of every member's keys."""
+        return None if self.epoch is None else self.epoch.without_statements()
 
     @property
     def _cut_off(self) -> "Study":
