@@ -4,7 +4,7 @@
 
 Planted and caught: a failed site that ends the others, one that is started again whatever it ended
 with, one that is not started again, sites that outlive their host, an exit code that is lost, of a
-site that ends before the host or with it.
+site that ends before the host, with it, or while it waits to be started again.
 """
 
 import os
@@ -94,6 +94,17 @@ def fails(stop):
 sys.exit(host({'a': fails, 'b': lives('b')}, until('a.pid', 'b.pid'), say))
 """
     assert hosted(tmp_path, body)[0] == 5
+
+
+def test_a_failure_that_was_to_be_started_again_is_the_exit_code(tmp_path: Path) -> None:
+    body = """
+sys.exit(host({'a': ends('a', 5), 'b': lives('b')}, until('a.seen'), lambda line: (
+    say(line), (place / 'a.seen').write_text(''))))
+"""
+    code, said = hosted(tmp_path, body)
+    assert code == 5
+    assert "a has ended with exit code 5: started again" in said
+    assert (tmp_path / "a").read_text() == "x"
 
 
 def test_what_starting_again_may_mend_is_started_again(tmp_path: Path) -> None:

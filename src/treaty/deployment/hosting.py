@@ -44,7 +44,8 @@ def host(
     """Run every one of `sites` in a process of its own until `stop` says so, or all have ended.
 
     Each takes a function that says whether it is to end, and returns its exit code. Returns the
-    first code that was not 0 and that stayed, else 0.
+    first code that was not 0 and that stayed, else 0. A code stays that starting again does not
+    mend, and one of a site that had not been started again when `stop` said so.
     """
     if threading.active_count() > 1:
         raise UsageError("sites are hosted before there are threads")
@@ -53,11 +54,13 @@ def host(
     gc.freeze()
     running: dict[int, str] = {}
     waiting: dict[str, float] = dict.fromkeys(sites, 0.0)
+    failed: dict[str, int] = {}
     final = 0
     try:
         while (running or waiting) and not stop():
             for name in [one for one, at in waiting.items() if at <= time.monotonic()]:
                 del waiting[name]
+                failed.pop(name, None)
                 running[_start(sites[name], stop)] = name
             for pid, code in _ended(running):
                 name = running.pop(pid)
@@ -68,9 +71,11 @@ def host(
                     say(f"{name} has ended with exit code {code}; the others go on")
                 else:
                     waiting[name] = time.monotonic() + restart_s
+                    failed[name] = code
                     say(f"{name} has ended with exit code {code}: started again in {restart_s:g} s")
             time.sleep(LOOK_S)
     finally:
+        final = final or next(iter(failed.values()), 0)
         final = _end(running) or final
     return final
 
