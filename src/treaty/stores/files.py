@@ -14,15 +14,18 @@ import errno
 import itertools
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar, Self
 
 from treaty.errors import ResourceError
 from treaty.stores.kill_points import persist_point
 
 __all__ = [
     "PRIVATE_MODE",
+    "Translated",
     "check_private",
     "erase_file",
     "fill_file",
@@ -56,17 +59,25 @@ _REMEDIES = {
 }
 
 
-class os_errors:  # noqa: N801 - a context manager, used like a function
-    """Turn an `OSError` of the block into a `ResourceError` that says what to do."""
+class Translated(ABC):
+    """A block in which an error of `kind` becomes a `ResourceError` that says what to do.
 
+    A class, not a generator: it is entered a hundred times a round.
+    """
+
+    kind: ClassVar[type[Exception]]
     __slots__ = ("_doing", "_path")
 
     def __init__(self, path: str | os.PathLike[str], doing: str) -> None:
         self._path = path
         self._doing = doing
 
-    def __enter__(self) -> None:
-        pass
+    @abstractmethod
+    def remedy(self, error: Exception) -> str:
+        """Return what is wrong, and what to do about it."""
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
@@ -74,11 +85,21 @@ class os_errors:  # noqa: N801 - a context manager, used like a function
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not isinstance(error, OSError):
-            return
-        number = error.errno or 0
-        remedy = _REMEDIES.get(number, os.strerror(number).lower() if number else str(error))
-        raise ResourceError(f"cannot {self._doing} {os.fspath(self._path)}: {remedy}") from error
+        if isinstance(error, self.kind):
+            words = f"cannot {self._doing} {os.fspath(self._path)}: {self.remedy(error)}"
+            raise ResourceError(words) from error
+
+
+class os_errors(Translated):  # noqa: N801 - a context manager, used like a function
+    """Turn an `OSError` of the block into a `ResourceError` that says what to do."""
+
+    kind = OSError
+    __slots__ = ()
+
+    def remedy(self, error: Exception) -> str:
+        """Return what is wrong, by the error's number where it has one."""
+        number = getattr(error, "errno", 0) or 0
+        return _REMEDIES.get(number, os.strerror(number).lower() if number else str(error))
 
 
 def sync_directory(directory: Path) -> None:

@@ -24,14 +24,19 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from treaty.crypto.canonical import sha256
 from treaty.errors import ResourceError
 from treaty.ids import Digest
 from treaty.ports import Batch, check_name
 from treaty.stores.blobs import CHUNK_BYTES, BlobDirectory, check_digest, mismatch
-from treaty.stores.files import PRIVATE_MODE, check_private, os_errors, sync_directory
+from treaty.stores.files import (
+    PRIVATE_MODE,
+    Translated,
+    check_private,
+    os_errors,
+    sync_directory,
+)
 from treaty.stores.kill_points import persist_point
 from treaty.stores.memory import check_range, stale
 
@@ -71,27 +76,13 @@ _REMEDIES = {
 }
 
 
-class _Errors:
-    __slots__ = ("_doing", "_path")
+class _Errors(Translated):
+    kind = sqlite3.Error
+    __slots__ = ()
 
-    def __init__(self, path: Path, doing: str) -> None:
-        self._path = path
-        self._doing = doing
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if not isinstance(error, sqlite3.Error):
-            return
+    def remedy(self, error: Exception) -> str:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        remedy = _REMEDIES.get(code, f"unexpected answer of the database ({error})")
-        raise ResourceError(f"cannot {self._doing} {self._path}: {remedy}") from error
+        return _REMEDIES.get(code, f"unexpected answer of the database ({error})")
 
 
 class _Database:
