@@ -88,6 +88,15 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if inside and not CAMPAIGN else None
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the form of a campaign that was not asked for: it does not count as skipped."""
+    other = "short_form" if CAMPAIGN == "full" else "long_form"
+    left_out = [item for item in items if item.get_closest_marker(other)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Say what may run beside what, where several processes share the tests."""

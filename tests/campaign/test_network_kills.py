@@ -321,7 +321,7 @@ def one_run(clean: Clean, number: int, place: Path) -> dict[str, object]:
     }
 
 
-@pytest.mark.skipif(FULL, reason="the slice; the full form takes its place")
+@pytest.mark.short_form
 def test_every_run_of_the_slice_ends_with_the_model_of_the_clean_one(
     clean: Clean, tmp_path: Path
 ) -> None:
@@ -329,7 +329,7 @@ def test_every_run_of_the_slice_ends_with_the_model_of_the_clean_one(
     assert kills_of(rows) >= CI_KILLS, [row["kills"] for row in rows]
 
 
-@pytest.mark.skipif(not FULL, reason="long: TREATY_CAMPAIGN=full")
+@pytest.mark.long_form
 def test_every_run_ends_with_the_model_of_the_clean_one(clean: Clean, tmp_path: Path) -> None:
     part, parts = map(int, os.environ.get("TREATY_CAMPAIGN_SHARD", "0/1").split("/"))
     place = state_directory()

@@ -245,14 +245,14 @@ def one_run(
     }
 
 
-@pytest.mark.skipif(FULL, reason="the slice; the full form takes its place")
+@pytest.mark.short_form
 def test_every_run_of_the_slice_charges_each_release_once(tmp_path: Path) -> None:
     clean = undisturbed(tmp_path, SCENARIOS[0])
     rows = rows_until(CI_KILLS, CI_RUNS, partial(one_run, clean, place=tmp_path))
     assert kills_of(rows) >= CI_KILLS, [row["kills"] for row in rows]
 
 
-@pytest.mark.skipif(not FULL, reason="long: TREATY_CAMPAIGN=full")
+@pytest.mark.long_form
 def test_every_run_charges_each_release_once(tmp_path: Path) -> None:
     named = os.environ.get("TREATY_CAMPAIGN_STATE")
     place = Path(named or tempfile.gettempdir()) / "treaty-private-network-kills"

@@ -198,7 +198,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> str:
     return embedded_model(tmp_path_factory.mktemp("embedded"), MODEL)
 
 
-@pytest.mark.skipif(FULL, reason="the slice; the full form takes its place")
+@pytest.mark.short_form
 def test_the_slice_ends_with_the_embedded_engines_model(
     postgres: PostgresServer, embedded: str, tmp_path: Path
 ) -> None:
@@ -206,7 +206,7 @@ def test_the_slice_ends_with_the_embedded_engines_model(
     assert kills_of([row]) >= 3, row
 
 
-@pytest.mark.skipif(not FULL, reason="long: TREATY_CAMPAIGN=full")
+@pytest.mark.long_form
 def test_every_run_ends_with_the_embedded_engines_model(
     postgres: PostgresServer, embedded: str, tmp_path: Path
 ) -> None:
