@@ -53,14 +53,13 @@ def host(
     # What is loaded now is left alone by every child's collector, so that its pages stay shared.
     gc.freeze()
     running: dict[int, str] = {}
-    waiting: dict[str, float] = dict.fromkeys(sites, 0.0)
-    failed: dict[str, int] = {}
+    # By name: when it is started, and the code with which it ended before.
+    waiting: dict[str, tuple[float, int]] = dict.fromkeys(sites, (0.0, 0))
     final = 0
     try:
         while (running or waiting) and not stop():
-            for name in [one for one, at in waiting.items() if at <= time.monotonic()]:
+            for name in [one for one, (at, _) in waiting.items() if at <= time.monotonic()]:
                 del waiting[name]
-                failed.pop(name, None)
                 running[_start(sites[name], stop)] = name
             for pid, code in _ended(running):
                 name = running.pop(pid)
@@ -70,12 +69,11 @@ def host(
                     final = final or code
                     say(f"{name} has ended with exit code {code}; the others go on")
                 else:
-                    waiting[name] = time.monotonic() + restart_s
-                    failed[name] = code
+                    waiting[name] = (time.monotonic() + restart_s, code)
                     say(f"{name} has ended with exit code {code}: started again in {restart_s:g} s")
             time.sleep(LOOK_S)
     finally:
-        final = final or next(iter(failed.values()), 0)
+        final = final or next((code for _, code in waiting.values() if code), 0)
         final = _end(running) or final
     return final
 
