@@ -271,7 +271,7 @@ class Consortium(ABC):
             bound = min(aggregation.max_persons_per_site, contract.max_persons_per_site)
             aggregation = msgspec.structs.replace(aggregation, max_persons_per_site=bound)
             asked = privacy or Privacy()
-            members = len(state.members.effective.active_members())
+            members = len(state.members.active)
             terms = terms_for(
                 asked,
                 spec,

@@ -203,7 +203,7 @@ def _check_exposure(state: Consortium, verified: Verified[Body]) -> None:
     """Raise `PolicyError` unless the charter lets every field of a member's statement be shown."""
     if verified.author == state.charter.coordinator.name:
         return
-    members = len(state.members.effective.active_members())
+    members = len(state.members.active)
     check_statement(state.members.matrix, verified.predicate, members=members)
 
 
