@@ -10,20 +10,16 @@ For tests and the simulator: no engine between institutions takes a plan.
 
 import hashlib
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
 from treaty.errors import UsageError
-from treaty.ids import MemberId
+from treaty.ids import MemberId, SingleEnum
 
 __all__ = ["Fault", "FaultPlan", "FaultRule", "InjectedFault", "Occasion", "SeededFaults"]
 
 
-class Fault(Enum):
+class Fault(SingleEnum):
     """What happens to one frame, or to one fetch of a large object."""
-
-    # Every fault is there once: it hashes as an object does, at once, and not by its name.
-    __hash__ = object.__hash__
 
     DROP = "drop"
     """It never arrives; sending again under the same key is a new attempt. A fetch fails."""

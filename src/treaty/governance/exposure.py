@@ -23,6 +23,7 @@ import msgspec
 from treaty.crypto.canonical import Record
 from treaty.errors import PolicyError
 from treaty.governance.roles import Role
+from treaty.ids import SingleEnum
 
 __all__ = [
     "FORMS",
@@ -50,16 +51,13 @@ Prevents a name or remark that shows a lawyer something else than what is signed
 """
 
 
-class Artefact(Enum):
+class Artefact(SingleEnum):
     """The classes of content that can stand in a message. Every message field carries one.
 
     RAW_DATA, the records of persons, has no form and so can have no row: it never leaves. The
     next group comes from data; the one after that is needed to run the protocol and
     carries none; the last is written by people.
     """
-
-    # Looked up for every field that leaves: a member is one object, so its identity will do.
-    __hash__ = object.__hash__
 
     RAW_DATA = "raw-data"
 
@@ -100,7 +98,7 @@ class Artefact(Enum):
     REMARK = "remark"
 
 
-class Form(Enum):
+class Form(SingleEnum):
     """In which form an artefact is shown.
 
     exact: as computed. noised: with calibrated noise. masked: indistinguishable from random
@@ -108,9 +106,6 @@ class Form(Enum):
     what cannot be guessed. code: one of a closed list. text: written by people. plain: a value
     that does not depend on data.
     """
-
-    # Looked up for every field that leaves: a member is one object, so its identity will do.
-    __hash__ = object.__hash__
 
     EXACT = "exact"
     NOISED = "noised"

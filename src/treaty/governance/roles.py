@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from enum import Enum, StrEnum
 from types import MappingProxyType
 
+from treaty.ids import SingleEnum
+
 __all__ = [
     "ELIGIBLE_ROLES",
     "OWN_ACTIONS",
@@ -24,11 +26,8 @@ __all__ = [
 ]
 
 
-class Role(Enum):
+class Role(SingleEnum):
     """What a party is to the consortium."""
-
-    # Looked up for every field that leaves: a member is one object, so its identity will do.
-    __hash__ = object.__hash__
 
     COORDINATOR = "coordinator"
     MEMBER = "member"

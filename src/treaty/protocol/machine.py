@@ -13,16 +13,7 @@ from typing import TypeVar
 
 from treaty.errors import UsageError, VerificationError
 
-__all__ = ["Phases", "Transitions", "advance", "expect"]
-
-
-class Phases(Enum):
-    """Base of the phases of a lifecycle.
-
-    Every member is there once, so it hashes as an object does, at once; an `Enum` hashes its name.
-    """
-
-    __hash__ = object.__hash__
+__all__ = ["Transitions", "advance", "expect"]
 
 
 PhaseT = TypeVar("PhaseT", bound=Enum)

@@ -20,8 +20,8 @@ from types import MappingProxyType
 
 from treaty.errors import UsageError, VerificationError
 from treaty.governance.roles import Action
-from treaty.ids import Digest, MemberId
-from treaty.protocol.machine import Phases, Transitions, advance, expect
+from treaty.ids import Digest, MemberId, SingleEnum
+from treaty.protocol.machine import Transitions, advance, expect
 
 __all__ = [
     "DOCUMENTED",
@@ -64,7 +64,7 @@ DOCUMENTED = frozenset(
 """Proposals whose subject is the digest of a document that every bundle holds."""
 
 
-class Phase(Phases):
+class Phase(SingleEnum):
     """Where a proposal stands."""
 
     OPEN = "open"

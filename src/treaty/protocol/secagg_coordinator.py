@@ -20,8 +20,8 @@ from typing import TypeAlias
 
 from treaty.crypto.canonical import sha256
 from treaty.errors import UsageError, VerificationError
-from treaty.ids import Digest
-from treaty.protocol.machine import Phases, Transitions, advance, expect
+from treaty.ids import Digest, SingleEnum
+from treaty.protocol.machine import Transitions, advance, expect
 from treaty.protocol.secagg_enrolment import (
     ComplaintLogged,
     CoordinatorEpoch,
@@ -95,7 +95,7 @@ __all__ = [
 ]
 
 
-class RoundPhase(Phases):
+class RoundPhase(SingleEnum):
     """Where the coordinator's round stands."""
 
     COLLECTING = "collecting"

@@ -16,8 +16,8 @@ from typing import TypeAlias
 from treaty.crypto import canonical
 from treaty.crypto.sealing import TAG_BYTES
 from treaty.errors import PolicyError, VerificationError
-from treaty.ids import Digest, MemberId
-from treaty.protocol.machine import Phases, Transitions, advance, expect
+from treaty.ids import Digest, MemberId, SingleEnum
+from treaty.protocol.machine import Transitions, advance, expect
 from treaty.protocol.secagg_dealing import complaint_holds
 from treaty.protocol.secagg_graph import Graph, check_choice
 from treaty.protocol.secagg_keys import Group, epoch_hash_of
@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 
-class EnrolmentPhase(Phases):
+class EnrolmentPhase(SingleEnum):
     """Where the coordinator's epoch stands."""
 
     OPENING = "opening"

@@ -17,9 +17,9 @@ import msgspec
 
 from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, MemberName, Record
-from treaty.ids import Digest
+from treaty.ids import Digest, SingleEnum
 from treaty.privacy.ledger_entries import LedgerHead
-from treaty.protocol.machine import Phases, Transitions
+from treaty.protocol.machine import Transitions
 from treaty.protocol.secagg_effects import Persisted
 from treaty.protocol.secagg_messages import (
     DeclineCode,
@@ -65,7 +65,7 @@ __all__ = [
 EPOCH_KEY = "secagg/epoch"
 
 
-class EpochPhase(Phases):
+class EpochPhase(SingleEnum):
     """Where a member's epoch stands."""
 
     INIT = "init"
@@ -119,7 +119,7 @@ EPOCH_TRANSITIONS: Transitions[EpochPhase] = MappingProxyType(
 SLOT_KEY = "secagg/slot"
 
 
-class SlotPhase(Phases):
+class SlotPhase(SingleEnum):
     """Where a member's round stands."""
 
     AWAITING_INPUT = "awaiting-input"

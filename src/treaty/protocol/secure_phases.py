@@ -5,7 +5,8 @@ The tables of `secure_round.EpochRecord` and `RoundRecord`; the rules beside the
 
 from types import MappingProxyType
 
-from treaty.protocol.machine import Phases, Transitions
+from treaty.ids import SingleEnum
+from treaty.protocol.machine import Transitions
 from treaty.protocol.secagg_messages import (
     EpochClosed,
     EpochKeys,
@@ -27,7 +28,7 @@ from treaty.protocol.secagg_messages import (
 __all__ = ["EPOCH_TRANSITIONS", "ROUND_TRANSITIONS", "EpochPhase", "RoundPhase"]
 
 
-class EpochPhase(Phases):
+class EpochPhase(SingleEnum):
     """Where the set-up of keys and shares stands."""
 
     KEYS = "keys"
@@ -36,7 +37,7 @@ class EpochPhase(Phases):
     CLOSED = "closed"
 
 
-class RoundPhase(Phases):
+class RoundPhase(SingleEnum):
     """Where one secure sum stands."""
 
     COLLECTING = "collecting"

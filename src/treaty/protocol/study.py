@@ -22,10 +22,10 @@ from msgspec.structs import replace
 from treaty.contracts.schema import Contract
 from treaty.errors import PolicyError, VerificationError
 from treaty.governance.amendment import CharterHistory
-from treaty.ids import Digest, MemberId, Timestamp
+from treaty.ids import Digest, MemberId, SingleEnum, Timestamp
 from treaty.protocol.closed_round import ClosedRound, close
 from treaty.protocol.differencing import Exposure, bound_set, exposure_of, freed_members
-from treaty.protocol.machine import Phases, Transitions, advance
+from treaty.protocol.machine import Transitions, advance
 from treaty.protocol.messages import HaltCode, SiteReported, StudyCompleted, StudyHalted
 from treaty.protocol.releases import MAX_FRESH, Shown, asked_as, last_shown, with_noise_shown
 from treaty.protocol.secagg_audit import (
@@ -62,7 +62,7 @@ from treaty.studies.surplus import opening_numbers
 __all__ = ["Phase", "Study", "StudyEvent", "group_of", "open_study"]
 
 
-class Phase(Phases):
+class Phase(SingleEnum):
     """Where a study stands."""
 
     RUNNING = "running"
@@ -425,14 +425,14 @@ class Study(msgspec.Struct, frozen=True):
             raise PolicyError("the members decided to halt the study", code="halted")
         self._no_audit_due("study is completed")
         check_completed(body, self.progress)
-        over = replace(self, epoch=self._spent_epoch)
-        return replace(over, phase=phase, final_model=Digest(body.model))
+        model = Digest(body.model)
+        return replace(self, phase=phase, epoch=self._spent_epoch, final_model=model)
 
     def _on_halted(self, body: StudyHalted) -> "Study":
         phase = advance(TRANSITIONS, self.phase, body, Phase.HALTED)
         check_halted(body.code, self.progress.stage, decided=self.halt_decided)
-        over = replace(self._cut_off, epoch=self._spent_epoch)
-        return replace(over, phase=phase, halt_code=body.code)
+        spent = self._spent_epoch
+        return replace(self._cut_off, phase=phase, epoch=spent, halt_code=body.code)
 
     def _no_audit_due(self, what: str) -> None:
         if self.unaudited:

@@ -11,7 +11,6 @@ query is made. Nothing here depends on data.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Final, Literal
 
 import msgspec
@@ -25,7 +24,7 @@ from treaty.crypto.canonical import Count, DigestField, Name, Record
 from treaty.errors import UsageError
 from treaty.evaluation.metrics import RESIDUAL_SCALE_BITS
 from treaty.governance.exposure import Artefact, Form
-from treaty.ids import Digest
+from treaty.ids import Digest, SingleEnum
 from treaty.models.descent import gradient_manifest
 from treaty.models.quadratic import statistics_manifest
 from treaty.models.specification import (
@@ -70,7 +69,7 @@ CONTRIBUTORS = "contributors"
 PERSONS = "persons"
 
 
-class QueryKind(Enum):
+class QueryKind(SingleEnum):
     """What a secure sum is for. An exact sum's value names its artefact class."""
 
     SUPPORT = "support-sum"
@@ -82,9 +81,6 @@ class QueryKind(Enum):
     DESCENT = "noised-gradient-sum"
     SUFFICIENT = "noised-sufficient-statistics"
     SCORES = "noised-evaluation-histogram"
-
-    # Every kind is there once: it hashes as an object does, at once, and not by its name.
-    __hash__ = object.__hash__
 
     @property
     def artefact(self) -> Artefact:
