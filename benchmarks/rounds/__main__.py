@@ -4,12 +4,12 @@ Run: python -m benchmarks.rounds [--own-only] [--environments DIRECTORY] [--quic
 
 Everything runs here, one after another. `--environments` keeps the peers' environments for the next
 run; without it they go to a temporary directory. `--processes` host our parties in the runs that
-the gates are on, by default as many as there are processors; one more fills the time in which
-parties wait for the disk. Writes benchmarks/results/rounds.json and .md
-unless `--quick` or `--own-only`. Exit code 1 when a gate does not hold.
+the gates are on, by default as many as there are processors. Writes benchmarks/results/rounds.json
+and .md unless `--quick` or `--own-only`. Exit code 1 when a gate does not hold.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 SITES = (10, 4)
 OWN_ROUNDS = 200
-REPEATS = 3
-"""Studies of ours a row: the machine may be busy with other things, and the middle one counts."""
+REPEATS = 5
+"""Studies of ours a row, with those of the other rows between them, so that they lie minutes apart:
+the machine may be busy with other things, and the middle one counts."""
 RATE_GATE_TEN_SITES = 20.0
 MILLISECONDS_GATE_FOUR_SITES = 20.0
 FIRST_GATE_SECONDS = 2.0
@@ -49,7 +50,7 @@ class Row:
     `first` is seconds from the start of the process to the end of the first training round; `peak`
     the memory of all its processes in MiB. `counts` and `processor_ms` are per round, all parties
     together; `bound` is the rate that the counted operations alone would allow, one after another.
-    `processes` host the parties.
+    `processes` host the parties. `rates` are those of all studies of the row, in rising order.
     """
 
     system: str
@@ -63,6 +64,7 @@ class Row:
     processor_ms: float | None = None
     bound: float | None = None
     processes: int = 1
+    rates: tuple[float, ...] = ()
 
 
 def main() -> int:
@@ -81,17 +83,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         costs = measure_costs(work)
-        rows = []
-        for rounds in (OWN_ROUNDS // share, 0):
-            for sites in SITES:
-                repeats = 1 if arguments.quick else REPEATS
-                alone = _median([_own(sites, rounds, 1, work, costs) for _ in range(repeats)])
-                rows.append(alone)
+        studies: dict[tuple[int, int, int], list[Row]] = {}
+        for _ in range(1 if arguments.quick else REPEATS):
+            for rounds, sites in itertools.product((OWN_ROUNDS // share, 0), SITES):
+                alone = _own(sites, rounds, 1, work, costs)
+                studies.setdefault((rounds, sites, 1), []).append(alone)
                 if processes > 1:
-                    shared = [
-                        _own(sites, rounds, processes, work, costs, alone) for _ in range(repeats)
-                    ]
-                    rows.append(_median(shared))
+                    shared = _own(sites, rounds, processes, work, costs, alone)
+                    studies.setdefault((rounds, sites, processes), []).append(shared)
+        rows = [_median(found) for found in studies.values()]
         if not arguments.own_only:
             folder = (arguments.environments or work / "peers").absolute()
             for peer in PEERS:
@@ -124,7 +124,9 @@ def main() -> int:
 
 def _median(rows: list[Row]) -> Row:
     """Return the study of the middle rate, whole; one without a figure counts as the slowest."""
-    return sorted(rows, key=lambda row: row.rate or 0.0)[len(rows) // 2]
+    rising = sorted(rows, key=lambda row: row.rate or 0.0)
+    rates = tuple(row.rate or 0.0 for row in rising)
+    return replace(rising[len(rows) // 2], rates=rates)
 
 
 def _own(
@@ -268,15 +270,20 @@ def _page(stored: dict[str, Any]) -> str:
         f"Medians of this run: one signature {costs['sign']:.0f} us, one verification",
         f"{costs['verify']:.0f} us, one durable commit {costs['commit']:.0f} us.",
         "",
-        "| system | sites | rounds | rounds/s | ms a round | first round, s | peak MiB | note |",
-        "|---|---|---|---|---|---|---|---|",
+        (
+            "| system | sites | rounds | rounds/s | slowest to fastest study | ms a round "
+            "| first round, s | peak MiB | note |"
+        ),
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in stored["rows"]:
         if row["rate"] is None:
-            lines.append(f"| {row['system']} | {row['sites']} | | | | | | {row['note']} |")
+            lines.append(f"| {row['system']} | {row['sites']} | | | | | | | {row['note']} |")
             continue
+        several = len(row["rates"]) > 1
+        spread = f"{row['rates'][0]:.2f} to {row['rates'][-1]:.2f}" if several else ""
         lines.append(
-            f"| {row['system']} | {row['sites']} | {row['rounds']} | {row['rate']:.2f} "
+            f"| {row['system']} | {row['sites']} | {row['rounds']} | {row['rate']:.2f} | {spread} "
             f"| {1000 / row['rate']:.1f} | {row['first']:.2f} | {row['peak']:.0f} | {row['note']} |"
         )
     lines += [

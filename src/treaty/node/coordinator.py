@@ -27,6 +27,7 @@ from treaty.node.intake import (
     Pending,
     Tray,
     blobs_of,
+    is_signed,
     kept_blobs,
     names_of,
     shows_longer_log,
@@ -267,7 +268,8 @@ class Coordinator:
                 self.journal.note(f"statement-refused.{code_of(refusal)}", f"{sender}: {refusal}")
                 return
             blobs = self._spool.store(body, blobs)
-        self._pending.append(Pending(statement, blobs, sender, spooled, parsed))
+        signed = is_signed(self._state, parsed)
+        self._pending.append(Pending(statement, blobs, sender, spooled, parsed, signed))
 
     def _sequence(self) -> bool:
         """Append what waits, then what the driver asks for, until nothing follows; one commit."""
@@ -328,7 +330,7 @@ class Coordinator:
             if isinstance(body, ProposalOpened) and body.action in DOCUMENTED:
                 # A bundle holds what was voted on, so it must exist before the vote.
                 find(Digest(body.subject))
-            state, verified = batch.state.apply(item.statement, find, parsed=parsed)
+            state, verified = batch.fold(item.statement, digest, parsed, find, signed=item.signed)
             self._driver.logged(state, verified, find)
         except (PeerError, PolicyError, ResourceError) as refusal:
             self.journal.note(f"statement-refused.{code_of(refusal)}", f"{item.sender}: {refusal}")
@@ -339,8 +341,7 @@ class Coordinator:
         statement, parsed = sealed_and_parsed(predicate, self._keys.runner)
         attached = {sha256(data): data for data in blobs}
         find = batch.finder(attached, self._blobs.get)
-        made = (sha256(statement),)
-        state, verified = batch.state.apply(statement, find, parsed=parsed, made=made)
+        state, verified = batch.fold(statement, sha256(statement), parsed, find, signed=True)
         self._driver.logged(state, verified, find)
         batch.add(state, statement, verified, attached)
 
@@ -472,8 +473,7 @@ class Coordinator:
         return tuple(one for one in named if one in self._fresh or self._blobs.has(one))
 
     def _parsed(self, index: int) -> Body:
-        body = self._bodies.get(index)
-        return peek(self._entries[index])[1] if body is None else body
+        return self._bodies.get(index) or peek(self._entries[index])[1]
 
     # --- starting -----------------------------------------------------------------------------
 

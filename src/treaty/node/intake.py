@@ -7,6 +7,7 @@ entries that one transaction will append together with the state after them.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from treaty.crypto.envelope import verified_keys
 from treaty.errors import PeerError, VerificationError
 from treaty.ids import Digest, MemberId
 from treaty.node.bounds import proof_bytes, sum_bytes
@@ -37,7 +38,7 @@ from treaty.protocol.secagg_messages import (
     SumsAudited,
     SurvivorsConfirmed,
 )
-from treaty.protocol.statements import Body, Parsed, Verified
+from treaty.protocol.statements import Body, Documents, Parsed, Verified
 from treaty.tlog.checkpoint import open_checkpoint
 from treaty.tlog.notes import Verifier
 
@@ -47,6 +48,7 @@ __all__ = [
     "Tray",
     "blobs_of",
     "check_columns",
+    "is_signed",
     "kept_blobs",
     "named_blobs",
     "names_of",
@@ -168,13 +170,17 @@ def _left_at_engine(body: Body, state: Consortium) -> tuple[Digest | None, int]:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A statement that waits to be sequenced; `parsed` is what `peek` gave for it."""
+    """A statement that waits to be sequenced.
+
+    `parsed` is what `peek` gave for it, `signed` whether its signatures were seen to hold.
+    """
 
     statement: bytes
     blobs: Mapping[Digest, bytes] = field(repr=False)
     sender: MemberId
     spooled: bool = False
     parsed: Parsed | None = field(default=None, repr=False)
+    signed: bool = False
 
 
 class Tray:
@@ -186,6 +192,23 @@ class Tray:
         self.bodies: list[Body] = []
         self.digests: set[Digest] = set()
         self.blobs: dict[Digest, bytes] = {}
+
+    def fold(
+        self,
+        statement: bytes,
+        digest: Digest,
+        parsed: Parsed,
+        find: Documents,
+        *,
+        signed: bool,
+    ) -> tuple[Consortium, Verified[Body]]:
+        """Return the state with one more statement, and what it says; the tray does not take it.
+
+        `digest` is the statement's SHA-256, `parsed` what `peek` gave for it; with `signed` its
+        signatures have been seen to hold. Raises what `Consortium.apply` does.
+        """
+        made = (digest,) if signed else ()
+        return self.state.apply(statement, find, parsed=parsed, made=made, digest=digest)
 
     def add(
         self,
@@ -225,6 +248,23 @@ class Tray:
         """Become what the trial has become."""
         self.state, self.blobs = other.state, other.blobs
         self.entries, self.bodies, self.digests = other.entries, other.bodies, other.digests
+
+
+def is_signed(state: Consortium, parsed: Parsed) -> bool:
+    """Say whether every signature of a statement holds that is sure to be needed.
+
+    For who has time before it is folded. A key id is the hash of its key, so that this stays true;
+    whether the key is one of the charter's then, and may sign this, is asked in turn. A sum opens
+    with some of the reveals: the others are not looked at.
+    """
+    parts, body = parsed
+    if state.membership is None or isinstance(body, Reveal):
+        return False
+    try:
+        verified_keys(parts, state.membership.directory.keys)
+    except VerificationError:
+        return False
+    return True
 
 
 def shows_longer_log(post: Post, log: Verifier, size: int) -> bool:

@@ -14,7 +14,7 @@ from treaty.errors import PeerError, PolicyError, code_of
 from treaty.ids import MemberId
 from treaty.ports import Delivery, Engine, Journal
 
-__all__ = ["Host", "Node", "deliver", "handle", "run"]
+__all__ = ["Host", "Node", "deliver", "handle", "run", "take_in"]
 
 
 class Node(Protocol):
@@ -66,12 +66,18 @@ def handle(node: Node, delivery: Delivery) -> None:
 
 def deliver(node: Node) -> bool:
     """Deliver every waiting frame of `node`; say whether there was one."""
+    moved = take_in(node)
+    return node.flush() or moved
+
+
+def take_in(node: Node) -> bool:
+    """Deliver what waits for `node`, and leave what it puts off to `deliver`."""
     moved = False
     while (delivery := node.engine.receive()) is not None:
         moved = True
         handle(node, delivery)
         delivery.ack()
-    return node.flush() or moved
+    return moved
 
 
 def run(
@@ -96,6 +102,10 @@ def run(
                     host.begin()
             if progress is not None:
                 progress()
+        if hosts:
+            # While parties elsewhere are at work the coordinator takes in what those here have
+            # said, which stands before what will come from there.
+            moved = take_in(nodes[0]) or moved
         for host in hosts:
             moved = host.finish() or moved
             if progress is not None:
