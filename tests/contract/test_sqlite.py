@@ -3,9 +3,13 @@
 Planted faults that these tests caught: foreign file adopted; newer schema
 adopted; mode not checked; synchronous=NORMAL; busy not mapped; the version
 compared outside the transaction; deleted values left in the file; a reader that writes
-or makes files; a write through a reader; SQLite's own size of the cache.
+or makes files; a write through a reader; SQLite's own size of the cache; a log that is extended at
+the first commit, or at every one, or never; what it is extended with committed; a full disk, or
+another writer, in the way of that taken for an error.
 """
 
+import resource
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -15,7 +19,14 @@ from treaty.crypto.canonical import sha256
 from treaty.errors import ResourceError
 from treaty.ports import Batch
 from treaty.stores.files import write_private_file
-from treaty.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SMALL_BLOB_BYTES, SqliteStore
+from treaty.stores.sqlite import (
+    _COMMITS_BEFORE_EXTENDING,
+    _LOG_BYTES,
+    APPLICATION_ID,
+    SCHEMA_VERSION,
+    SMALL_BLOB_BYTES,
+    SqliteStore,
+)
 
 
 def fill(path: Path, statement: str = "CREATE TABLE t (a)") -> bytes:
@@ -245,3 +256,75 @@ def test_a_reader_refuses_what_is_no_store(tmp_path: Path) -> None:
     fill(path)
     with pytest.raises(ResourceError, match="another program"):
         SqliteStore(path, read_only=True)
+
+
+def _commit(store: SqliteStore, first: int, count: int) -> tuple[bytes, ...]:
+    """Commit `count` records, one at a time; return all that the stream then has to hold."""
+    for number in range(first, first + count):
+        store.commit(Batch(appends=(("log", number, (b"%d" % number * 500,)),)))
+    return tuple(b"%d" % number * 500 for number in range(first + count))
+
+
+def test_the_log_is_extended_once_and_holds_what_was_committed(tmp_path: Path) -> None:
+    """Read as it lies after a crash, with the rolled-back pages behind the committed ones."""
+    store, log = SqliteStore(tmp_path / "s.db"), tmp_path / "s.db-wal"
+    _commit(store, 0, _COMMITS_BEFORE_EXTENDING - 1)
+    assert 0 < log.stat().st_size < 200_000
+    held = _commit(store, _COMMITS_BEFORE_EXTENDING - 1, 1)
+    extended = log.stat().st_size
+    assert 0.9 * _LOG_BYTES < extended < 1.1 * _LOG_BYTES
+    for more in (0, 3):
+        held = _commit(store, len(held), more)
+        assert log.stat().st_size == extended
+        copy = tmp_path / f"copy-{more}.db"
+        for end in ("", "-wal"):
+            shutil.copy(f"{tmp_path / 's.db'}{end}", f"{copy}{end}")
+        again = SqliteStore(copy)
+        again.check()
+        assert tuple(again.read("log")) == held
+        assert again._database.connection.execute("SELECT count(*) FROM blobs").fetchone() == (0,)
+        again.close()
+    store.close()
+    assert (tmp_path / "s.db").stat().st_size < 100_000
+
+
+def test_the_log_starts_again_within_its_size(tmp_path: Path) -> None:
+    store, log = SqliteStore(tmp_path / "s.db"), tmp_path / "s.db-wal"
+    held = _commit(store, 0, _COMMITS_BEFORE_EXTENDING)
+    extended = log.stat().st_size
+    while len(held) < 1000:
+        held = _commit(store, len(held), 100)
+    assert log.stat().st_size < 1.2 * extended
+    store.close()
+    again = SqliteStore(tmp_path / "s.db")
+    assert tuple(again.read("log")) == held
+    again.close()
+
+
+def test_a_disk_without_room_for_a_longer_log_stops_nothing(tmp_path: Path) -> None:
+    store, log = SqliteStore(tmp_path / "s.db"), tmp_path / "s.db-wal"
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, most))
+    try:
+        held = _commit(store, 0, _COMMITS_BEFORE_EXTENDING + 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert log.stat().st_size <= 1 << 20
+    store.check()
+    store.close()
+    again = SqliteStore(tmp_path / "s.db")
+    assert tuple(again.read("log")) == held
+    again.close()
+
+
+def test_another_writer_is_waited_for_and_then_left_alone(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db", busy_timeout_ms=10)
+    held, size = _commit(store, 0, 2), (tmp_path / "s.db-wal").stat().st_size
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store._database.extend_log()
+    assert (tmp_path / "s.db-wal").stat().st_size == size
+    other.execute("ROLLBACK")
+    other.close()
+    assert tuple(store.read("log")) == held == _commit(store, 2, 0)
+    store.close()

@@ -52,6 +52,12 @@ _POSITION_BITS = 40
 _BUSY_TIMEOUT_MS = 5000
 _CACHE_KIB = 256
 """Of the file's pages a connection keeps so much; the others are read again from the system's."""
+_LOG_BYTES = 1000 * 4096
+"""The write-ahead log is folded into the database once it is this long, SQLite's default."""
+
+_COMMITS_BEFORE_EXTENDING = 8
+"""A store that is opened for a few commits leaves the log as short as they make it."""
+
 _SCHEMA = """
 CREATE TABLE streams (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, version INTEGER NOT NULL
@@ -149,6 +155,26 @@ class _Database:
                     connection.execute("ROLLBACK")
                 raise
 
+    def extend_log(self) -> None:
+        """Let the write-ahead log's file grow at once to where SQLite uses it from its start again.
+
+        A commit within the file's size costs the disk a write less than one that makes it longer.
+        What does not fit into the cache goes to the log before a commit, and stays in the file when
+        it is rolled back; whoever reads the log passes over it, as over what is left of a process
+        that ended there. Nothing is promised: on a full disk the next commit says so.
+        """
+        with self.lock:
+            connection = self.connection
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("INSERT INTO blobs VALUES ('', zeroblob(?))", (_LOG_BYTES,))
+            except sqlite3.OperationalError:
+                # The database is as it was: the log grows with its commits instead.
+                pass
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
     def close(self) -> None:
         with self.lock, self.errors("close"):
             if self._connection is not None:
@@ -236,6 +262,7 @@ class SqliteStore:
         read_only: bool = False,
     ) -> None:
         self._database = _Database(path, busy_timeout_ms, read_only=read_only)
+        self._commits = 0
         try:
             files = BlobDirectory(blob_directory or path.parent / "blobs", read_only=read_only)
         except BaseException:
@@ -308,6 +335,9 @@ class SqliteStore:
             for blob in batch.blobs:
                 if len(blob) <= SMALL_BLOB_BYTES:
                     _insert_blob(connection, sha256(blob), blob)
+        self._commits += 1
+        if self._commits == _COMMITS_BEFORE_EXTENDING:
+            self._database.extend_log()
 
     def close(self) -> None:
         """See `treaty.ports.EventStore.close`. Folds the write-ahead log into the file."""
