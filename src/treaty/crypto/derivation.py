@@ -34,6 +34,9 @@ _LENGTHS: Final = tuple(length.to_bytes(4, "big") for length in range(65))
 _NUMBERS: Final = tuple((_EIGHT_BYTES | number).to_bytes(12, "big") for number in range(1024))
 """How the numbers of members and slots are written."""
 
+_LAST: Final = tuple(number + b"\x01" for number in _NUMBERS)
+"""How a key's input ends when its last field is such a number."""
+
 
 def enc(*fields: Field) -> bytes:
     """Return the fields, each with its length in front.
@@ -84,7 +87,8 @@ def kdf_series(key: bytes, label: str, *fields: Field) -> Callable[[int], bytes]
 
     def derive(number: int) -> bytes:
         one = shared.copy()
-        one.update(enc(number) + b"\x01")
+        known = type(number) is int and 0 <= number < 1024
+        one.update(_LAST[number] if known else enc(number) + b"\x01")
         return one.digest()
 
     return derive

@@ -16,7 +16,7 @@ LIMIT: the ciphertexts of the hybrid suite draw entropy inside the library, so a
 repeats its masks from the same seed, not its columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -48,11 +48,7 @@ from treaty.protocol.secagg_graph import (
     nonce_commitment,
     threshold_in,
 )
-from treaty.protocol.secagg_keys import (
-    EpochSeed,
-    Group,
-    epoch_hash_of,
-)
+from treaty.protocol.secagg_keys import EpochSeed, Group, epoch_hash_of
 from treaty.protocol.secagg_lifecycle import (
     EPOCH_KEY,
     EPOCH_TRANSITIONS,
@@ -130,6 +126,8 @@ class MemberEpoch:
     group: Group
     me: MemberId
     state: _State
+    # What was derived in an earlier step of this life, until the epoch is ready.
+    derived: EpochSeed | None = field(default=None, repr=False, compare=False)
 
     @staticmethod
     def begin(
@@ -195,7 +193,7 @@ class MemberEpoch:
             slots=ask.slots,
             keys=keys,
         )
-        begun = MemberEpoch(group, me, state)
+        begun = MemberEpoch(group, me, state, secrets)
         return begun, (
             StoreSecret(begun.secret_name, epoch_secret(seed)),
             begun._persist(EpochPhase.KEYS_SENT),
@@ -481,6 +479,8 @@ class MemberEpoch:
 
     def _seed(self, secret: _Secret) -> EpochSeed:
         seed = bytes.fromhex(secret.seed)
+        if self.derived is not None and self.derived.is_of(seed):
+            return self.derived
         return EpochSeed(seed, self.group.charter, self.state.epoch, self.group.index(self.me))
 
     def _token(self) -> str:
@@ -491,7 +491,9 @@ class MemberEpoch:
         return Persist(((EPOCH_KEY, record),), self._token(), blobs)
 
     def _with(self, **changes: object) -> "MemberEpoch":
-        return MemberEpoch(self.group, self.me, msgspec.structs.replace(self.state, **changes))
+        state = msgspec.structs.replace(self.state, **changes)
+        # Past the dealing the seed is erased, and what followed from it goes with it.
+        return MemberEpoch(self.group, self.me, state, self.derived if state.keys else None)
 
 
 def _digests(shares: EpochShares) -> tuple[Digest, ...]:

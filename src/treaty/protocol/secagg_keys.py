@@ -12,6 +12,7 @@ member's shares are evaluated. Seeds are elements of the field of `treaty.crypto
 32 bytes big-endian. Nothing here draws entropy or keeps state.
 """
 
+import hmac
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -201,7 +202,8 @@ class EpochSeed:
     """All of a member's secrets for one epoch, derived from one fresh 32-byte seed.
 
     `repr` shows nothing but the type. The same seed, charter, epoch and member give the same keys;
-    what was derived once is kept as long as this object, a step of the epoch.
+    what was derived once is kept as long as this object: at most until the epoch is ready, as long
+    as the seed itself stands in a file.
     """
 
     __slots__ = (
@@ -210,6 +212,7 @@ class EpochSeed:
         "_epoch",
         "_index",
         "_kem",
+        "_own",
         "_seed",
         "_series",
         "_transport",
@@ -225,7 +228,12 @@ class EpochSeed:
         self._transport: AgreementKey | None = None
         self._kem: EncapsulationKey | None = None
         self._elements: dict[tuple[str, int], int] = {}
+        self._own: dict[tuple[int, int], tuple[int, int]] = {}
         self._series: dict[str, Callable[[int], bytes]] = {}
+
+    def is_of(self, seed: bytes) -> bool:
+        """Say whether `seed` is the one that all of this follows from."""
+        return hmac.compare_digest(self._seed, seed)
 
     def transport_key(self) -> AgreementKey:
         """Return the X25519 key under which shares travel."""
@@ -254,13 +262,19 @@ class EpochSeed:
 
     def deal(self, slot: int, threshold: int, points: Sequence[int]) -> tuple[dict[int, int], ...]:
         """Return the shares of the round seed and of the self seed, by point."""
-        return (
+        dealt = (
             shamir.deal(self.round_seed(slot), threshold, points, self._stream("round-deal", slot)),
             shamir.deal(self.self_seed(slot), threshold, points, self._stream("self-deal", slot)),
         )
+        if self._index in points:
+            self._own[slot, threshold] = (dealt[0][self._index], dealt[1][self._index])
+        return dealt
 
     def own_shares(self, slot: int, threshold: int) -> tuple[int, int]:
         """Return the member's own shares of its round seed and self seed, as `deal` has them."""
+        known = self._own.get((slot, threshold))
+        if known is not None:
+            return known
         me, stream = self._index, self._stream
         return (
             shamir.share_at(self.round_seed(slot), threshold, me, stream("round-deal", slot)),

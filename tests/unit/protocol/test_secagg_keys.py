@@ -232,6 +232,17 @@ def test_a_polynomial_of_many_coefficients_comes_from_one_stream() -> None:
         wanted = shamir.deal(seed.self_seed(5), threshold, points, Keystream(key).take)
         assert seed.deal(5, threshold, points)[1] == wanted
         assert seed.own_shares(5, threshold)[1] == wanted[1]
+        assert EpochSeed(bytes(32), Digest(charter), 3, 1).own_shares(5, threshold)[1] == wanted[1]
+
+
+def test_own_shares_are_those_of_the_threshold_asked_for_whatever_was_dealt_before() -> None:
+    """Two at once: a shorter polynomial, and a dealing that leaves the member's own point out."""
+    seed, other = (EpochSeed(bytes(32), tag("c"), 3, 2) for _ in range(2))
+    seed.deal(0, 2, (1, 2, 3))
+    seed.deal(1, 3, (1, 3, 4))
+    seed.deal(3, 3, (1, 2, 4))
+    for slot, threshold in ((0, 2), (0, 3), (1, 3), (2, 2), (3, 2), (3, 3)):
+        assert seed.own_shares(slot, threshold) == other.own_shares(slot, threshold)
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])

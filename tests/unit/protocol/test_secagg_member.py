@@ -6,7 +6,8 @@ Planted faults that these tests caught: each numbered check of `MemberSlot.begin
 `MemberEpoch.begin`, `check_roster` and `_on_sealed` taken out, one at a time; `Send` ordered with
 `Persist`; the lock forgotten on answering; the own header believed from the log alone; a second
 set answered after a confirmation; the slot's secret kept after the answer; a share of the
-wrong kind; the survivors' digest without the roots.
+wrong kind; the survivors' digest without the roots; what another seed gave taken for this one's;
+what was derived kept once the epoch is ready, or closed.
 """
 
 from collections.abc import Callable
@@ -237,6 +238,24 @@ def test_no_record_holds_a_secret_and_ready_members_keep_only_slot_files(hybrid:
             for text in (*seeds, *shares):
                 assert text.encode() not in stored
                 assert all(text.encode() not in canonical.encode(one) for one in node.sent)
+
+
+def test_what_was_derived_before_is_what_a_restart_derives_and_ends_with_the_seed() -> None:
+    """With it, without it, and with another member's the step is the same; then it is gone."""
+    federation = dealt(group_of(4))
+    node, event = federation.nodes["m01"], federation.sealed_event("m01")
+    epoch, foreign = node.epoch, federation.nodes["m02"].epoch
+    assert epoch is not None and foreign is not None
+    assert epoch.derived is not None and foreign.derived is not None
+    assert "derived" not in repr(epoch)
+    moved, effects = epoch.step(event)
+    assert moved.derived is None
+    for derived in (None, foreign.derived):
+        again, same = replace(epoch, derived=derived).step(event)
+        assert (again, same) == (moved, effects)
+        assert again.derived is None
+    closed, _ = epoch.step(EpochEnded())
+    assert closed.derived is None
 
 
 def test_ending_an_epoch_leaves_no_secret() -> None:
