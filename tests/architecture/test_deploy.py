@@ -283,6 +283,8 @@ def test_the_server_of_the_standby_reads_its_configuration_again(tmp_path: Path)
         env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
         text=True,
         start_new_session=True,
+        # A shell cannot trap what was ignored when it started, as below `nohup`.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert process.stdout is not None
     try:
