@@ -5,13 +5,16 @@ adopted; mode not checked; synchronous=NORMAL; busy not mapped; the version
 compared outside the transaction; deleted values left in the file; a reader that writes
 or makes files; a write through a reader; SQLite's own size of the cache; a log that is extended at
 the first commit, or at every one, or never; what it is extended with committed; a full disk, or
-another writer, in the way of that taken for an error.
+another writer, in the way of that taken for an error; room taken where there is little; damage that
+shows then said in SQLite's words.
 """
 
+import os
 import resource
 import shutil
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -315,6 +318,33 @@ def test_a_disk_without_room_for_a_longer_log_stops_nothing(tmp_path: Path) -> N
     again = SqliteStore(tmp_path / "s.db")
     assert tuple(again.read("log")) == held
     again.close()
+
+
+def test_where_room_is_short_no_more_is_taken_than_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = os.statvfs(tmp_path)
+    monkeypatch.setattr(
+        os,
+        "statvfs",
+        lambda _: SimpleNamespace(f_bavail=16_383, f_frsize=4096, f_bfree=room.f_bfree),
+    )
+    store = SqliteStore(tmp_path / "s.db")
+    held = _commit(store, 0, _COMMITS_BEFORE_EXTENDING + 1)
+    assert (tmp_path / "s.db-wal").stat().st_size < 200_000
+    assert tuple(store.read("log")) == held
+    store.close()
+
+
+def test_damage_that_shows_when_the_log_is_extended_is_said_like_any_other(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    _commit(store, 0, 1)
+    store._database.connection.execute("DROP TABLE blobs")
+    store._database.connection.execute("CREATE TABLE blobs (digest, data CHECK (data IS NULL))")
+    with pytest.raises(ResourceError, match=r"s\.db"):
+        store._database.extend_log()
+    assert not store._database.connection.in_transaction
+    store.close()
 
 
 def test_another_writer_is_waited_for_and_then_left_alone(tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ _CACHE_KIB = 256
 _LOG_BYTES = 1000 * 4096
 """The write-ahead log is folded into the database once it is this long, SQLite's default."""
 
+_ROOM_BYTES = 64 * 1024 * 1024
+"""With less room than this on the disk nothing is taken before it is needed."""
+
 _COMMITS_BEFORE_EXTENDING = 8
 """A store that is opened for a few commits leaves the log as short as they make it."""
 
@@ -161,15 +164,19 @@ class _Database:
         A commit within the file's size costs the disk a write less than one that makes it longer.
         What does not fit into the cache goes to the log before a commit, and stays in the file when
         it is rolled back; whoever reads the log passes over it, as over what is left of a process
-        that ended there. Nothing is promised: on a full disk the next commit says so.
+        that ended there. Nothing is promised: where room is short, or another process is writing,
+        the log grows with its commits instead.
         """
-        with self.lock:
+        with self.lock, self.errors("write"):
+            disk = os.statvfs(self.path)
+            if disk.f_bavail * disk.f_frsize < _ROOM_BYTES:
+                return
             connection = self.connection
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute("INSERT INTO blobs VALUES ('', zeroblob(?))", (_LOG_BYTES,))
             except sqlite3.OperationalError:
-                # The database is as it was: the log grows with its commits instead.
+                # The database is as it was, and what is wrong will meet the next commit.
                 pass
             finally:
                 if connection.in_transaction:
