@@ -1,18 +1,20 @@
-"""Asking: whom a coordinator asks for the next sum, from the log.
+"""Asking: whom a coordinator asks for the next sum, and when it states the time, from the log.
 
 Under noise a question goes on without a member that sent nothing to its last attempt, as another
 release. An exact question waits for the members that it is bound to.
 """
 
 from treaty.errors import UsageError
-from treaty.ids import MemberId
+from treaty.ids import MemberId, Timestamp
 from treaty.protocol.consortium import Consortium
+from treaty.protocol.messages import TimeStated
 from treaty.protocol.secagg_coordinator import CoordinatorEpoch
 from treaty.protocol.secagg_messages import RoundOpened
+from treaty.protocol.statements import Predicate
 from treaty.protocol.study import Study
 from treaty.studies.queries import NOISED
 
-__all__ = ["base_of", "circumstances_of", "next_round"]
+__all__ = ["base_of", "circumstances_of", "next_round", "time_due"]
 
 
 def next_round(study: Study, epoch: CoordinatorEpoch) -> RoundOpened:
@@ -60,3 +62,11 @@ def base_of(state: Consortium) -> dict[str, str]:
 def circumstances_of(state: Consortium) -> tuple[int, int]:
     """Return what must change before a decision that was refused may be tried again."""
     return len(state.contracts), state.charter.version
+
+
+def time_due(state: Consortium, now: Timestamp) -> list[tuple[Predicate, tuple[bytes, ...]]]:
+    """Return the statement of the time, unless the log says it already, or a later one.
+
+    Two within one millisecond would be the same bytes, and no entry stands in a log twice.
+    """
+    return [(TimeStated(**base_of(state), at=now), ())] if now > state.at else []

@@ -13,7 +13,7 @@ from treaty.crypto.canonical import sha256
 from treaty.errors import PolicyError, ResourceError, VerificationError
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
-from treaty.node.asking import base_of, circumstances_of, next_round
+from treaty.node.asking import base_of, circumstances_of, next_round, time_due
 from treaty.node.auditing import AuditDriver, claims_hold
 from treaty.node.intake import check_columns
 from treaty.ports import BlobStore, Engine, Journal
@@ -24,7 +24,6 @@ from treaty.protocol.messages import (
     StudyCompleted,
     StudyHalted,
     StudyOpened,
-    TimeStated,
 )
 from treaty.protocol.proposal import Phase as ProposalPhase
 from treaty.protocol.secagg_coordinator import (
@@ -307,7 +306,7 @@ class RoundDriver:
             ):
                 base = base_of(state)
                 return [
-                    (TimeStated(**base, at=max(now, state.at)), ()),
+                    *time_due(state, now),
                     (StudyOpened(**base, plan=proposal.subject, proposal=identity), ()),
                 ]
         return []
@@ -349,7 +348,7 @@ class RoundDriver:
             )
             self._epoch = begun
             return [
-                (TimeStated(**base, at=max(now, state.at)), ()),
+                *time_due(state, now),
                 *((order.predicate, ()) for order in orders),
             ]
         epoch = self._epoch
