@@ -43,7 +43,7 @@ from treaty.protocol.messages import (
     StudyCompleted,
     TimeStated,
 )
-from treaty.protocol.secagg_messages import MaskedInput, Reveal
+from treaty.protocol.secagg_messages import EpochOpened, MaskedInput, Reveal
 from treaty.protocol.statements import peek
 from treaty.provenance.bundle import BLOBS, CHECKPOINT, LOG, MANIFEST, Manifest
 from treaty.provenance.verify import verify_bundle
@@ -275,7 +275,10 @@ def entries_rearranged_signed(genuine: Genuine, choose: Random) -> Mutant | None
         return None
     if how == "exchanged" and {*kinds} & {TimeStated, SiteReported, Reveal}:
         return None
-    return Mutant(f"entries {how}, every log key", forge.bundle(), REPLAY)
+    # Out of its place an epoch's opening bears another number than the next one has to.
+    numbered = EpochOpened in (kinds[:1] if how == "repeated" else kinds)
+    reasons = REPLAY | {"altered-parameters"} if numbered else REPLAY
+    return Mutant(f"entries {how}, every log key", forge.bundle(), reasons)
 
 
 def entry_altered_signed(genuine: Genuine, choose: Random) -> Mutant:
