@@ -7,7 +7,6 @@ entries that one transaction will append together with the state after them.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from treaty.crypto.envelope import verified_keys
 from treaty.errors import PeerError, VerificationError
 from treaty.ids import Digest, MemberId
 from treaty.node.bounds import proof_bytes, sum_bytes
@@ -253,18 +252,13 @@ class Tray:
 def is_signed(state: Consortium, parsed: Parsed) -> bool:
     """Say whether every signature of a statement holds that is sure to be needed.
 
-    For who has time before it is folded. A key id is the hash of its key, so that this stays true;
-    whether the key is one of the charter's then, and may sign this, is asked in turn. A sum opens
-    with some of the reveals: the others are not looked at.
+    For who has time before it is folded; see `Membership.signatures_hold`. A sum opens with some of
+    the reveals: the others are not looked at.
     """
     parts, body = parsed
     if state.membership is None or isinstance(body, Reveal):
         return False
-    try:
-        verified_keys(parts, state.membership.directory.keys)
-    except VerificationError:
-        return False
-    return True
+    return state.membership.signatures_hold(parts)
 
 
 def shows_longer_log(post: Post, log: Verifier, size: int) -> bool:

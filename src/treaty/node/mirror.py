@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from treaty.crypto.canonical import sha256
-from treaty.crypto.envelope import verified_keys
 from treaty.crypto.keys import SigningKey
 from treaty.errors import FormatError, VerificationError
 from treaty.ids import Digest, MemberId
@@ -258,20 +257,13 @@ def _signed(
     parsed: Sequence[Parsed],
     made: Mapping[Digest, Parsed],
 ) -> set[Digest]:
-    """Return the digests of the leading entries whose every signature holds.
-
-    A key id is the hash of its key, so that this stays true whatever the entries before them
-    change; whether the key is one of the charter's then, and may sign this, is asked in turn.
-    """
+    """Return the digests of the leading entries whose every signature holds, looked at early."""
     found: set[Digest] = set()
     if state.membership is None:
         return found
-    keys = state.membership.directory.keys
     for digest, (parts, _) in zip(digests, parsed, strict=False):
         if digest not in made:
-            try:
-                verified_keys(parts, keys)
-            except VerificationError:
+            if not state.membership.signatures_hold(parts):
                 break
             found.add(digest)
     return found

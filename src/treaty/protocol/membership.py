@@ -88,6 +88,19 @@ class Membership:
         members, colluders = len(self.witnesses), self.charter.secure_aggregation.max_colluders
         return witness_quorum(members, colluders) if colluders < members else members + 1
 
+    def signatures_hold(self, parts: envelope.Envelope) -> bool:
+        """Say whether every signature of an envelope is by a key known now, and verifies.
+
+        For who looks before a statement's turn. A key id is the hash of its key, so that this stays
+        true whatever changes until then; whether the key is one of the charter's then, and may sign
+        this, is asked in turn.
+        """
+        try:
+            envelope.verified_keys(parts, self.directory.keys)
+        except VerificationError:
+            return False
+        return True
+
     def suspend(self, member: MemberId, keyids: Iterable[Digest], *, at: Timestamp) -> "Membership":
         """Return the state with `member` suspended by the approvers' `keyids`."""
         return _membership(self.history.suspend(member, keyids, at=at))
