@@ -5,12 +5,12 @@ server's directory they share one. It is a process of its own, which ends with n
 """
 
 import shutil
-import signal
 import subprocess
 from dataclasses import dataclass, field
 
 from tests.network_rig import HUB, Rig, treaty
 from tests.postgres_server import PostgresServer
+from tests.standstill import go_on, stand_still
 from treaty.deployment.server import find_server
 
 SECOND = "second"
@@ -72,11 +72,11 @@ class ReplicaRig(Rig):
 
     def pause(self, name: str) -> None:
         """Let a process stand still, as on a machine that sleeps."""
-        self.children[name].process.send_signal(signal.SIGSTOP)
+        stand_still(self.children[name].process.pid)
 
     def wake(self, name: str) -> None:
         """Let it go on."""
-        self.children[name].process.send_signal(signal.SIGCONT)
+        go_on(self.children[name].process.pid)
 
     def close(self) -> None:
         """End every process."""

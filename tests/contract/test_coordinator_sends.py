@@ -1,11 +1,10 @@
 """The coordinator's end of a message server sends to many without waiting for each.
 
-Planted and caught: a failure that nobody hears of, one that is heard by another recipient's sender,
-an end that closes before what it accepted has left, sends that overtake one another.
+Planted and caught: a failure that nobody hears of, one that a frame sent as an object passes over,
+one that is heard by another recipient's sender, an end that closes before what it accepted has
+left, sends that overtake one another.
 """
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ import pytest
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
 from tests.nats_network import NatsNetwork
+from tests.standstill import go_on, stand_still
+from treaty.engines.chunks import CHUNK_BYTES
 from treaty.engines.jetstream import SEND_S
 from treaty.errors import ResourceError
 from treaty.ids import MemberId
@@ -42,9 +43,9 @@ def paused(net: NatsNetwork) -> Iterator[int]:
     """The server stands still; the connections stay."""
     pid = net.server.pid()
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    stand_still(pid)
     yield pid
-    os.kill(pid, signal.SIGCONT)
+    go_on(pid)
 
 
 def frames(net: NatsNetwork, engine: Engine, count: int) -> list[bytes]:
@@ -76,25 +77,27 @@ def test_frames_leave_in_order_and_nobody_waits_for_the_server(
         c.send(A, b"%d" % number, f"{number}")
         c.send(B, b"%d" % number, f"{number}")
     assert time.monotonic() - began < SEND_S / 2
-    os.kill(paused, signal.SIGCONT)
+    go_on(paused)
     for name in (A, B):
         assert frames(net, net.endpoint(name), 20) == [b"%d" % number for number in range(20)]
 
 
+@pytest.mark.parametrize("size", [6, CHUNK_BYTES + 1], ids=["small", "as an object"])
 def test_what_the_server_does_not_confirm_is_said_at_the_next_frame_to_the_same_member(
-    net: NatsNetwork, paused: int
+    net: NatsNetwork, paused: int, size: int
 ) -> None:
+    second = b"s" * size
     c = net.endpoint(C)
     c.send(A, b"first", "first")
     time.sleep(SEND_S + 1)
-    os.kill(paused, signal.SIGCONT)
+    go_on(paused)
     c.send(B, b"other", "other")
     with pytest.raises(ResourceError, match="try again"):
-        c.send(A, b"second", "second")
+        c.send(A, second, "second")
     # It was said once; whoever persists gets everything through, and nothing twice.
     c.send(A, b"first", "first")
-    c.send(A, b"second", "second")
-    assert frames(net, net.endpoint(A), 2) == [b"first", b"second"]
+    c.send(A, second, "second")
+    assert frames(net, net.endpoint(A), 2) == [b"first", second]
     assert frames(net, net.endpoint(B), 1) == [b"other"]
 
 
@@ -104,7 +107,7 @@ def test_what_was_accepted_leaves_before_the_end_closes(net: NatsNetwork, paused
     sent = [bytes([number]) * 3_000_000 for number in range(6)]
     for number, frame in enumerate(sent):
         c.send(A, frame, f"{number}")
-    timer = threading.Timer(0.7, os.kill, (paused, signal.SIGCONT))
+    timer = threading.Timer(0.7, go_on, (paused,))
     timer.start()
     net.restart(C)
     timer.join()

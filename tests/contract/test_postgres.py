@@ -6,8 +6,6 @@ in a message; a password accepted in the address; no limit for an answer; a lost
 connection kept; a write through a reader.
 """
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ pytest.importorskip("psycopg", reason="postgres: psycopg is not installed")
 
 from tests.nats_network import free_port
 from tests.postgres_server import PASSWORD, PostgresServer
+from tests.standstill import go_on, stand_still
 from treaty.crypto.canonical import sha256
 from treaty.errors import ResourceError, UsageError, VerificationError
 from treaty.ports import Batch
@@ -269,7 +268,7 @@ def test_a_server_that_stops_answering_is_not_waited_for_without_end(
     connection = store._link.connection
     connection.call_s = 0.3
     backend = connection.info.backend_pid
-    os.kill(backend, signal.SIGSTOP)
+    stand_still(backend)
     try:
         began = time.monotonic()
         with pytest.raises(ResourceError, match="no server answers: see that it runs"):
@@ -278,7 +277,7 @@ def test_a_server_that_stops_answering_is_not_waited_for_without_end(
         # The next call has a connection of its own.
         assert store.read("log") == [b"a"]
     finally:
-        os.kill(backend, signal.SIGCONT)
+        go_on(backend)
 
 
 def test_a_transaction_whose_client_pauses_does_not_keep_others_from_writing(

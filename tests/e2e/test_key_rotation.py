@@ -30,6 +30,7 @@ from treaty.wiring import load_key
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
 from tests.network_rig import HUB, Rig, asked, assert_one_history, treaty
+from tests.standstill import go_on, stand_still
 from treaty.deployment.agent import SiteProcess
 from treaty.engines.jetstream import JetStreamEngine, NatsParty
 from treaty.engines.nats_link import Link, LinkSettings
@@ -195,13 +196,13 @@ def test_processes_that_die_between_signatures_and_keys_lose_neither(rig: Rig) -
     rig.until(
         lambda: FOURTH in rig.state(HUB).proposals[number].proposal.ballots, "its ballot is lost"
     )
-    site.process.send_signal(signal.SIGSTOP)
+    stand_still(site.process.pid)
     noted = len(journal(rig, HUB))
     for name in (LEAD, OTHER):
         treaty("proposal", "vote", number, "approve", "--dir", rig.place(name))
     rig.until(lambda: rig.state(HUB).charter.version == before + 1, "not in force")
     rig.until(lambda: any("may connect" in line for line in journal(rig, HUB)[noted:]), "not told")
-    site.process.send_signal(signal.SIGCONT)
+    go_on(site.process.pid)
     rig.until(lambda: site.process.poll() == -signal.SIGKILL, "it lives on")
     # Of its two new keys one is in its place: it connects with the other.
     assert load_key(rig.place(FOURTH), "transport").public == old["transport"].public

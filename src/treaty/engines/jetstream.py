@@ -134,6 +134,10 @@ class JetStreamEngine:
             raise UsageError(
                 f"{recipient!r} is not a party here: expected one of {', '.join(self.peers())}"
             )
+        with self._arrived:
+            failure = self._unsent.pop(recipient, None)
+        if failure is not None:
+            raise failure
         work = self._send(recipient, frame, key)
         if self._party.is_hub and self._link.is_up and len(frame) <= CHUNK_BYTES:
             self._send_later(recipient, work, len(frame))
@@ -428,16 +432,12 @@ class JetStreamEngine:
     def _send_later(
         self, recipient: MemberId, work: Coroutine[Any, Any, None], size_bytes: int
     ) -> None:
-        """Let `work` send while the caller goes on; raise the failure of the last one, if any.
+        """Let `work` send while the caller goes on; its failure is said at the next send.
 
         Sends begin in the order of the calls, and each publishes before it waits.
         """
         with self._arrived:
-            failure = self._unsent.pop(recipient, None)
             full = self._sending_bytes > QUEUE_LIMIT_BYTES
-        if failure is not None:
-            work.close()
-            raise failure
         if full:
             self._call(work, SEND_S + CHUNK_S)
             return
