@@ -1,11 +1,16 @@
 """A NATS server on loopback with a coordinator and members, for tests with the mark `nats`."""
 
 import contextlib
+import fcntl
+import functools
+import os
 import random
 import socket
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from treaty.crypto.keys import SigningKey
 from treaty.deployment.server import NatsServer
@@ -19,22 +24,49 @@ from treaty.stores.system import MemoryJournal
 CONSORTIUM = "x.example"
 NOW = Timestamp(1_764_000_000_000)
 
+FRAME_S = 60.0
+"""How long a frame, or a connection, is waited for: a bound on a test that hangs, no measure."""
+
+_given: set[int] = set()
+
 
 def free_port() -> int:
-    """Return a port that nobody listens on now.
+    """Return a port that nobody listens on now, and that no other call returns, here or elsewhere.
 
     Not one that the system gives to outgoing connections: while a server is down, a client that
-    tries to reach it could be given the server's own port, and keep it from coming back.
+    tries to reach it could be given the server's own port, and keep it from coming back. It belongs
+    to this process as long as that lives: whoever asked for it listens later, and not all the time.
     """
     draw = random.SystemRandom()
     while True:
         port = draw.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            # As a server asks for it: a connection that has just ended does not stand in the way.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
+        if port in _given or not _is_free(port) or not _reserve(port):
+            continue
+        _given.add(port)
+        return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As a server asks for it: a connection that has just ended does not stand in the way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return True
+    return False
+
+
+@functools.cache
+def _reservations() -> BinaryIO:
+    """Open the file on whose bytes this user's processes hold locks, one for each port."""
+    return (Path(tempfile.gettempdir()) / f"treaty-test-ports-{os.getuid()}").open("ab")
+
+
+def _reserve(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        return True
+    return False
 
 
 class NatsNetwork:
@@ -93,7 +125,7 @@ class NatsNetwork:
             self.party(name, **changes), self.journals.setdefault(name, MemoryJournal())
         )
         try:
-            engine.connect(10)
+            engine.connect(FRAME_S)
         except BaseException:
             engine.close()
             raise
@@ -116,7 +148,7 @@ class NatsNetwork:
     def look(self, engine: Engine, expected: int) -> None:
         """Wait until `expected` frames wait at `engine`, and a little more for one too many."""
         assert isinstance(engine, JetStreamEngine)
-        end = time.monotonic() + 5
+        end = time.monotonic() + FRAME_S
         while time.monotonic() < end and engine.waiting < expected:
             time.sleep(0.005)
         if engine.waiting <= expected:
