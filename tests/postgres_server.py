@@ -65,7 +65,7 @@ class PostgresServer:
         secret.write_text(PASSWORD + "\n")
         secret.chmod(0o644)
         self.run(
-            *("initdb", "-D", self.data, "-U", "treaty", "-E", "UTF8", "--locale=C"),
+            *("initdb", "-D", self.data, "-U", "treaty", "-E", "UTF8", "--locale=C", "--no-sync"),
             *("--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={secret}"),
         )
         secret.unlink()
@@ -94,7 +94,7 @@ class PostgresServer:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
         assert done.returncode == 0 or not check, done.stdout + done.stderr
