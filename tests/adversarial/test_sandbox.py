@@ -253,7 +253,8 @@ def test_whatever_a_process_does_the_site_sees_a_closed_code_in_time(what: str) 
     finally:
         trainer.close()
     assert failed.value.reason is reason
-    assert time.monotonic() - began < patience + 10.0
+    # Far from the minute that it would take by itself.
+    assert time.monotonic() - began < patience + 30.0
     assert "1,2,3" not in str(failed.value)
 
 
@@ -321,7 +322,7 @@ def test_what_code_starts_ends_with_it() -> None:
     child = int(trainer.site_state(TASK))
     assert _alive(child)
     trainer.close()
-    until = time.monotonic() + 5.0
+    until = time.monotonic() + 30.0
     while _alive(child) and time.monotonic() < until:
         time.sleep(0.02)
     assert not _alive(child)
@@ -348,7 +349,7 @@ def test_calls_from_several_threads_do_not_meet() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(100)
     trainer.close()
     sizes = [int(found[rows]) for rows in sorted(found)]
     assert len(sizes) == 5 and sizes == sorted(set(sizes))

@@ -31,6 +31,7 @@ from treaty.ports import OBJECT_LIMIT_BYTES
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
+from tests.nats_network import FRAME_S
 from tests.nats_network import NatsNetwork as Network
 from treaty.engines.chunks import CHUNK_BYTES, HEAD, header_of, pieces
 from treaty.engines.jetstream import JetStreamEngine, NatsParty
@@ -60,7 +61,7 @@ def own(tmp_path: Path) -> Iterator[Network]:
     network.close()
 
 
-def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = FRAME_S) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -95,7 +96,7 @@ def as_member(network: Network, name: MemberId, act: Callable[[Link], Awaitable[
         )
         link.start()
         try:
-            await link.connected(10)
+            await link.connected(FRAME_S)
             return await act(link)
         finally:
             await link.close()
@@ -114,9 +115,9 @@ def test_t60_a_stranger_with_the_servers_certificate_is_not_let_in(shared: Netwo
 
 
 def test_t60_without_a_key_or_tls_nothing_is_answered(shared: Network) -> None:
-    with socket.create_connection(("127.0.0.1", shared.port), timeout=5) as plain:
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=FRAME_S) as plain:
         plain.sendall(b"CONNECT {}\r\nPING\r\n")
-        plain.settimeout(5)
+        plain.settimeout(FRAME_S)
         try:
             said = plain.recv(4096)
         except ConnectionError:
@@ -126,13 +127,13 @@ def test_t60_without_a_key_or_tls_nothing_is_answered(shared: Network) -> None:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with (
-        socket.create_connection(("127.0.0.1", shared.port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", shared.port), timeout=FRAME_S) as plain,
         pytest.raises((ssl.SSLError, ConnectionError)),
     ):
         context.wrap_socket(plain)
     context.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
     with (
-        socket.create_connection(("127.0.0.1", shared.port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", shared.port), timeout=FRAME_S) as plain,
         context.wrap_socket(plain) as secured,
     ):
         assert secured.version() == "TLSv1.3"
@@ -182,15 +183,20 @@ def test_t61_an_address_where_no_tls_server_listens_says_so(tmp_path: Path) -> N
             consortium="x.example",
             coordinator=HUB,
         )
-        engine = JetStreamEngine(party, MemoryJournal())
+        journal = MemoryJournal()
+        engine = JetStreamEngine(party, journal)
         try:
+            # An absent server is waited for; what is said then is what was met before.
+            until(lambda: bool(journal.lines))
             with pytest.raises(TreatyError, match="check the address"):
-                engine.connect(1)
+                engine.connect(0.1)
         finally:
             engine.close()
             thread.join()
-    engine = JetStreamEngine(replace(party, url="tls://127.0.0.1:1"), MemoryJournal())
+    journal = MemoryJournal()
+    engine = JetStreamEngine(replace(party, url="tls://127.0.0.1:1"), journal)
     try:
+        until(lambda: bool(journal.lines))
         with pytest.raises(ResourceError, match="nobody listens at"):
             engine.connect(0.3)
     finally:
@@ -204,7 +210,9 @@ def test_t62_a_member_that_publishes_as_another_is_refused(shared: Network) -> N
     names = shared.subjects
     for subject in (names.up(B), names.down(B), f"{names.objects(B)}.{'0' * 64}.head"):
         with pytest.raises(PolicyError, match="permits this party no publish to") as refused:
-            as_member(shared, A, lambda link, to=subject: link.request(to, b"forged", timeout_s=5))
+            as_member(
+                shared, A, lambda link, to=subject: link.request(to, b"forged", timeout_s=FRAME_S)
+            )
         assert refused.value.code == "not-permitted"
     assert frames(shared, HUB, 0) == []
 
@@ -226,15 +234,15 @@ def test_t62_a_member_that_reads_anothers_frames_is_refused(shared: Network) -> 
     ]
     for subject in asks:
         with pytest.raises(PolicyError, match="permits this party no publish to"):
-            as_member(shared, A, lambda link, to=subject: link.request(to, b"", timeout_s=5))
+            as_member(shared, A, lambda link, to=subject: link.request(to, b"", timeout_s=FRAME_S))
     assert frames(shared, B, 1) == [(HUB, b"for b alone")]
 
 
 def test_t62_a_refusal_is_noted_and_the_connection_goes_on(shared: Network) -> None:
     async def reach(link: Link) -> object:
         with pytest.raises(PolicyError):
-            await link.request(shared.subjects.up(B), b"forged", timeout_s=5)
-        answer = await link.request(shared.subjects.up(A), b"honest", timeout_s=5)
+            await link.request(shared.subjects.up(B), b"forged", timeout_s=FRAME_S)
+        answer = await link.request(shared.subjects.up(A), b"honest", timeout_s=FRAME_S)
         return link.connections, answer.status
 
     assert as_member(shared, A, reach) == (1, 0)
@@ -248,7 +256,9 @@ def test_t62_a_foreign_message_id_swallows_nothing(shared: Network) -> None:
     as_member(
         shared,
         A,
-        lambda link: link.request(shared.subjects.up(A), b"early", headers=headers, timeout_s=5),
+        lambda link: link.request(
+            shared.subjects.up(A), b"early", headers=headers, timeout_s=FRAME_S
+        ),
     )
     shared.engines[B].send(HUB, b"the real one", "next")
     found = frames(shared, HUB, 2)
@@ -325,7 +335,7 @@ def test_t65_a_half_sent_object_is_completed_and_only_what_is_missing_is_sent(
 
     async def send_half(link: Link) -> object:
         for piece, content in ((HEAD, header_of(data)), ("1", pieces(data)[1])):
-            await link.request(names.piece(A, digest, piece), content, timeout_s=10)
+            await link.request(names.piece(A, digest, piece), content, timeout_s=FRAME_S)
         return None
 
     as_member(shared, A, send_half)
@@ -373,8 +383,8 @@ def test_t65_an_object_that_is_not_what_was_asked_for_is_refused(
     }[case]
 
     async def send(link: Link) -> object:
-        await link.request(names.piece(A, digest, HEAD), head, timeout_s=5)
-        await link.request(names.piece(A, digest, "0"), body, timeout_s=5)
+        await link.request(names.piece(A, digest, HEAD), head, timeout_s=FRAME_S)
+        await link.request(names.piece(A, digest, "0"), body, timeout_s=FRAME_S)
         return None
 
     as_member(shared, A, send)
@@ -393,10 +403,10 @@ def test_t65_a_frame_that_names_a_forged_object_is_dropped_and_stops_nobody(
     digest = sha256(b"promised")
 
     async def send(link: Link) -> object:
-        await link.request(names.piece(A, digest, HEAD), header_of(b"promised"), timeout_s=5)
-        await link.request(names.piece(A, digest, "0"), b"forged", timeout_s=5)
-        await link.request(names.up(A), b"", headers={"Treaty-Object": digest}, timeout_s=5)
-        await link.request(names.up(A), b"next", timeout_s=5)
+        await link.request(names.piece(A, digest, HEAD), header_of(b"promised"), timeout_s=FRAME_S)
+        await link.request(names.piece(A, digest, "0"), b"forged", timeout_s=FRAME_S)
+        await link.request(names.up(A), b"", headers={"Treaty-Object": digest}, timeout_s=FRAME_S)
+        await link.request(names.up(A), b"next", timeout_s=FRAME_S)
         return None
 
     as_member(shared, A, send)
