@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.nats_network import free_port
 from tests.restartable_federation import ONCE, lost_secrets, subject_of
 from tests.small_federation import SITES, contract, site_files
+from tests.standstill import go_on, stand_still
 from treaty.cli.main import run
 from treaty.cli.network_files import party_standing
 from treaty.contracts.schema import Contract, contract_bytes, contract_digest
@@ -90,7 +91,7 @@ class Child:
         """Everything that this process printed."""
         return self.output.read_bytes()[self.since :].decode(errors="replace")
 
-    def end(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
+    def end(self, number: int = signal.SIGTERM, seconds: float = 60) -> int:
         """Signal it, wait for its end, and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -394,6 +395,29 @@ class Rig:
             lambda: self.state(HUB).proposals[proposal].proposal.settled,  # type: ignore[index]  # a digest
             "the vote does not end",
         )
+
+    @contextlib.contextmanager
+    def waiting_for(self, held: str, plan: Plan, contract: Contract) -> Iterator[str]:
+        """Decide on `plan`, and let its study wait for `held` while the block lasts; the digest.
+
+        What befalls a study before it ends must not depend on who is faster. The site stands still,
+        so the others decide; the coordinator must be willing to wait for longer than the block.
+        """
+        child = self.children[held].process.pid
+        stand_still(child)
+        try:
+            digest = self.decide(plan, contract, tuple(name for name in self.sites if name != held))
+            self.until(
+                lambda: (
+                    asked("study", "status", "--dir", self.place(HUB))["waits_for"]
+                    == {"parties": [held], "what": "keys of the epoch"}
+                ),
+                f"the study does not wait for {held}",
+            )
+            yield digest
+            assert not self.finished(digest)
+        finally:
+            go_on(child)
 
     def finished(self, plan: str) -> bool:
         """Say whether the study is over in the coordinator's log."""

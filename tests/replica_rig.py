@@ -17,7 +17,7 @@ SECOND = "second"
 """The directory of the other replica; the first one's is that of the rig's coordinator."""
 
 REPLICAS = (HUB, SECOND)
-LEASE_S = 3
+LEASE_S = 5
 """Of a machine whose disk stalls a replica may lose its lease, rightly: not shorter than this."""
 
 
@@ -77,6 +77,12 @@ class ReplicaRig(Rig):
     def wake(self, name: str) -> None:
         """Let it go on."""
         go_on(self.children[name].process.pid)
+
+    def holder(self) -> str:
+        """Return who holds the lease, by its row: "" where it was given back, not run out."""
+        assert self.database is not None
+        [(found,)] = self.database.sql("SELECT holder FROM treaty.control", self.name)
+        return str(found)
 
     def close(self) -> None:
         """End every process."""

@@ -88,7 +88,7 @@ class Stage:
         for process in reversed(self.processes):
             process.send_signal(signal.SIGTERM)
         for process in self.processes:
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         self.processes.clear()
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:

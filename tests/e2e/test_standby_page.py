@@ -38,7 +38,7 @@ def stage(tmp_path: Path, postgres: PostgresServer) -> Iterator[Stage]:
             postgres.database()
         ),
         "nats.example": "127.0.0.1",
-        "--lease 10": "--lease 2",
+        "--lease 10": "--lease 5",
     }
     for name in SITES:
         made.furnish(name)
@@ -98,7 +98,7 @@ def test_the_page_plays_as_it_stands(stage: Stage) -> None:
         stage.until(SITES[0], asked)
         stage.perform("second", standby["standby"])
         active.send_signal(signal.SIGKILL)
-        assert active.wait(20) == -signal.SIGKILL
+        assert active.wait(60) == -signal.SIGKILL
         stage.processes.remove(active)
         stage.until("second", "".join(standby["takeover"]))
         stage.perform("first", standby["again"])
