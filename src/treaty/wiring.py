@@ -39,6 +39,7 @@ from treaty.stores.files import (
     make_directory,
     read_file,
     read_private_file,
+    read_text,
     remove_file,
     write_chunks,
     write_file,
@@ -83,6 +84,7 @@ __all__ = [
     "read_policy",
     "read_private_file",
     "read_site",
+    "read_text",
     "remove_file",
     "replace_file",
     "stored_log",
@@ -262,7 +264,7 @@ def read_policy(directory: Path) -> SitePolicy | None:
     path = directory / "policy.toml"
     if not path.exists():
         return None
-    return site_policy_from_toml(read_file(path).decode())
+    return site_policy_from_toml(read_text(path))
 
 
 def read_assessments(directory: Path) -> tuple[bytes, ...]:

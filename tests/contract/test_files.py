@@ -2,7 +2,8 @@
 
 Planted faults that these tests caught: mode of the umask; key files overwritten;
 too-open mode accepted; a differing tile accepted; a shrinking checkpoint
-accepted; checkpoint written before the tiles; paths outside ``tile/``.
+accepted; checkpoint written before the tiles; paths outside ``tile/``; pipes and
+devices opened as files are.
 """
 
 import os
@@ -48,6 +49,17 @@ def test_failures_of_the_system_say_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(ResourceError, match=remedy):
             call()
     assert sorted(os.listdir(tmp_path)) == ["directory", "file"]
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_or_device_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A pipe without a writer would be waited for, and a device may never end."""
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ResourceError, match="expected a file, got a pipe or a device"):
+            read_file(path)
+    with pytest.raises(ResourceError, match="is not a regular file"):
+        read_private_file(tmp_path / "pipe")
 
 
 def test_a_key_file_is_private_and_never_overwritten(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from treaty import wiring
 from treaty.assessment.findings import failures
 from treaty.assessment.record import AssessmentRecord, seal_record
 from treaty.assessment.wording import text_lines, verdict_sentence
-from treaty.cli.charter_files import read_text, unnamed
+from treaty.cli.charter_files import unnamed
 from treaty.cli.output import aligned
 from treaty.cli.study_files import read_contract
 from treaty.contracts.alignment import parse_adapter
@@ -224,7 +224,7 @@ def _rows(request: Request) -> tuple[Contract, dict[MemberId, ConformedData], st
         raise UsageError("expected --contract, --adapter and --data, or --known")
     contract = read_contract(request.contract)
     try:
-        adapter = parse_adapter(read_text(request.adapter))
+        adapter = parse_adapter(wiring.read_text(request.adapter))
     except UsageError as error:
         raise UsageError(unnamed(request.adapter, error)) from error
     site = MemberId(adapter.site)

@@ -48,7 +48,6 @@ __all__ = [
     "read_charter",
     "read_key",
     "read_statement",
-    "read_text",
     "require_complete",
     "sign_charter",
     "signing_state",
@@ -58,15 +57,6 @@ __all__ = [
 
 _LIMIT_BYTES = 1 << 20
 _Choice = TypeVar("_Choice", bound=Enum)
-
-
-def read_text(path: Path) -> str:
-    """Return the UTF-8 text in `path`; `UsageError` when it is none."""
-    data = wiring.read_file(path, _LIMIT_BYTES)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text, at byte {error.start}: save it so") from error
 
 
 def unnamed(path: Path, error: Exception) -> str:
@@ -79,7 +69,7 @@ def read_charter(path: Path) -> Charter:
 
     Raises `UsageError` for TOML that is no charter, `FormatError` for JSON that is none.
     """
-    text = read_text(path)
+    text = wiring.read_text(path, _LIMIT_BYTES)
     try:
         if text.startswith("{"):
             return parse_charter(text.removesuffix("\n").encode())

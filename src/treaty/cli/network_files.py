@@ -97,7 +97,7 @@ def _terms(request: HubRequest) -> Charter:
     if request.charter is not None:
         if request.members:
             raise UsageError("the charter names the members: leave --member out")
-        text = wiring.read_file(request.charter, _FILE_LIMIT).decode()
+        text = wiring.read_text(request.charter, _FILE_LIMIT)
         # Empty places for keys are filled in here, by the coordinator's own and later the members'.
         found = charter_from_toml(text.replace('= "" # fill in', f'= "{"0" * 64}"'))
         if found.consortium != request.consortium:

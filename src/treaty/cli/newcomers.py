@@ -59,7 +59,7 @@ def invite_one(directory: Path, name: str, charter: Path | None, out: Path) -> I
     current = party_standing(directory).state.charter
     terms = None
     if charter is not None:
-        text = wiring.read_file(charter, _FILE_LIMIT).decode()
+        text = wiring.read_text(charter, _FILE_LIMIT)
         terms = charter_from_toml(text)
         name = name or newcomer_of(current, terms)
     path, digest = invite_newcomer(directory, name, out, terms=terms)

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from treaty import wiring
-from treaty.cli.charter_files import read_charter, read_text, unnamed
+from treaty.cli.charter_files import read_charter, unnamed
 from treaty.cli.output import aligned
 from treaty.contracts.alignment import parse_adapter
 from treaty.contracts.conformance import conform, examine
@@ -66,7 +66,7 @@ __all__ = [
 
 def read_contract(path: Path) -> Contract:
     """Return the contract in `path`, TOML or canonical JSON, checked."""
-    text = read_text(path)
+    text = wiring.read_text(path)
     try:
         if text.startswith("{"):
             return contract_from_bytes(text.removesuffix("\n").encode())
@@ -84,7 +84,7 @@ def read_plan(path: Path, contract: Contract, charter: Charter) -> Plan:
     epsilon and no noise, the least noise that keeps it is filled in, and in how many parts surplus
     noise comes off.
     """
-    text = read_text(path)
+    text = wiring.read_text(path)
     try:
         if text.startswith("{"):
             return parse_plan(text.removesuffix("\n").encode())
@@ -185,7 +185,7 @@ def check_data(contract: Contract, adapter: Path, data: Path) -> DataReport:
     Raises `UsageError` when the adapter does not lead to the contract's columns.
     """
     try:
-        reader = parse_adapter(read_text(adapter))
+        reader = parse_adapter(wiring.read_text(adapter))
     except UsageError as error:
         raise UsageError(unnamed(adapter, error)) from error
     table = wiring.read_site(data, reader, contract)

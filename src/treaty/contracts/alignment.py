@@ -150,7 +150,10 @@ def check_adapter(adapter: Adapter, contract: Contract, columns: Sequence[str]) 
     wanted += [name for name in (contract.entity.person_id, contract.entity.index_date) if name]
     unmade = [name for name in wanted if name not in present]
     if unmade:
-        raise UsageError(f"adapter makes no column {unmade[0]!r} ({len(unmade)} missing in all)")
+        raise UsageError(
+            f"adapter makes no column {unmade[0]!r} ({len(unmade)} missing in all) from the "
+            f"{len(columns)} of the file: rename one, or mend header and delimiter in [source]"
+        )
     numbers = {item.name: item for item in contract.features if isinstance(item, Number)}
     for name in numbers:
         if name not in adapter.units:

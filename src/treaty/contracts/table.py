@@ -32,8 +32,13 @@ class RawTable:
     def from_rows(cls, names: Sequence[str], rows: Sequence[Sequence[str]]) -> "RawTable":
         """Return the table of `rows`; `UsageError` for repeated names or rows of another width."""
         if len(set(names)) != len(names):
-            repeated = sorted({name for name in names if list(names).count(name) > 1})
-            raise UsageError(f"expected distinct column names, got {repeated[0]!r} more than once")
+            # By place, not by name: where a header is missing, the names are cells.
+            later = next(i for i, name in enumerate(names) if name in names[:i])
+            first = list(names).index(names[later])
+            raise UsageError(
+                "expected distinct column names, got one more than once: columns "
+                f"{first + 1} and {later + 1}"
+            )
         for number, row in enumerate(rows, start=1):
             if len(row) != len(names):
                 raise UsageError(f"row {number}: expected {len(names)} cells, got {len(row)}")

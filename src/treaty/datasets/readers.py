@@ -9,6 +9,8 @@ Guarantees (docs/spec/contract.md, 7.1):
 
 import csv
 import io
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +30,10 @@ _MAX_CELL_CHARACTERS = 4096
 def read_bytes(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
     """Return the bytes of `path`; `ResourceError` when absent, unreadable or over `limit`."""
     try:
-        with path.open("rb") as stream:
+        # Not blocking: the open of a pipe would wait for a writer that may never come.
+        with open(path, "rb", opener=_without_waiting) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise ResourceError(f"{path.name}: expected a file, got a pipe or a device")
             data = stream.read(limit + 1)
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()
@@ -38,6 +43,10 @@ def read_bytes(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
     return data
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def table_from_bytes(data: bytes, source: Source, *, name: str = "file") -> RawTable:
     """Return the table that `data` spells; `UsageError` when empty, wrongly encoded or ragged."""
     encoding = "utf-8-sig" if source.encoding == "utf-8" else source.encoding
@@ -45,7 +54,8 @@ def table_from_bytes(data: bytes, source: Source, *, name: str = "file") -> RawT
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"{name}: expected {source.encoding} text, byte {error.start} is none"
+            f"{name}: expected {source.encoding} text, byte {error.start} is none: save it so, or "
+            "name its encoding in the adapter's [source]"
         ) from error
     if "\0" in text:
         raise UsageError(f"{name}: expected text, got a zero byte")

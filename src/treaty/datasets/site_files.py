@@ -40,7 +40,7 @@ class SiteFiles:
     ) -> SiteData:
         """See `treaty.ports.DataSource.load`."""
         try:
-            text = read_bytes(self._adapter).decode()
+            text = read_bytes(self._adapter).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UsageError(f"expected the adapter {self._adapter.name} in UTF-8") from error
         adapter = parse_adapter(text)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from treaty.errors import ResourceError
+from treaty.errors import ResourceError, UsageError
 from treaty.stores.kill_points import persist_point
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "os_errors",
     "read_file",
     "read_private_file",
+    "read_text",
     "remove_file",
     "sync_directory",
     "write_all",
@@ -208,14 +209,38 @@ def remove_file(path: Path, *, label: str = "") -> None:
 
 
 def read_file(path: Path, limit: int | None = None) -> bytes:
-    """Return the content of `path`. Raises `ResourceError` if missing or over `limit` bytes."""
-    with os_errors(path, "read"), open(path, "rb") as file:
-        if limit is None:
-            return file.read()
-        data = file.read(limit + 1)
+    """Return the content of `path`.
+
+    Raises `ResourceError` if it is missing, over `limit` bytes, or no file but a pipe or a device.
+    """
+    # Not blocking: the open of a pipe would wait for a writer that may never come.
+    with os_errors(path, "read"):
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            kind = os.fstat(handle).st_mode
+            if stat.S_ISDIR(kind):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not stat.S_ISREG(kind):
+                raise ResourceError(f"cannot read {path}: expected a file, got a pipe or a device")
+        except BaseException:
+            os.close(handle)
+            raise
+        with open(handle, "rb") as file:
+            if limit is None:
+                return file.read()
+            data = file.read(limit + 1)
     if len(data) > limit:
         raise ResourceError(f"{path} is larger than expected: at most {limit} bytes")
     return data
+
+
+def read_text(path: Path, limit: int = 1 << 20) -> str:
+    """Return the UTF-8 text in `path`, without a byte order mark; `UsageError` when it is none."""
+    data = read_file(path, limit)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text, at byte {error.start}: save it so") from error
 
 
 def check_private(path: Path, handle: int | None = None) -> None:
@@ -245,7 +270,7 @@ def read_private_file(path: Path, limit: int = 1 << 20) -> bytes:
     Raises `ResourceError` if missing, too open (says chmod 600) or over `limit` bytes.
     """
     with os_errors(path, "read"):
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # A pipe is refused, not waited for.
     try:
         check_private(path, handle)
         with os_errors(path, "read"), os.fdopen(os.dup(handle), "rb") as file:

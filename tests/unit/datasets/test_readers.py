@@ -1,8 +1,10 @@
 """Readers: text in, text out, and one clear error for every damaged file.
 
-Planted and seen to fail: ragged rows padded; size limit not enforced; header taken for data.
+Planted and seen to fail: ragged rows padded; size limit not enforced; header taken for data; the
+name of a repeated column in the message; a pipe opened as a file is.
 """
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,20 @@ def test_a_damaged_file_is_refused_with_its_place(data: bytes, says: str) -> Non
     with pytest.raises(UsageError, match=says) as caught:
         table_from_bytes(data, Source(), name="site.csv")
     assert "xxxx" not in str(caught.value)
+
+
+def test_a_row_taken_for_a_header_is_not_repeated() -> None:
+    """Without its header a file's first row is read as names, and twins among them are cells."""
+    with pytest.raises(UsageError, match="columns 2 and 4") as caught:
+        table_from_bytes(b"19610203,7731,m,7731\n1,2,3,4\n", Source(), name="site.csv")
+    assert "7731" not in str(caught.value)
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "site.csv")
+    with pytest.raises(ResourceError, match="expected a file, got a pipe"):
+        read_bytes(tmp_path / "site.csv")
 
 
 def test_a_file_without_a_header_needs_columns() -> None:
