@@ -19,7 +19,6 @@ The same study runs between real institutions where `consortium` is a joined one
 What only a simulation can say is missing there: what pooled rows would give.
 """
 
-import math
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -31,12 +30,12 @@ import msgspec
 
 from treaty.aggregation.tensors import NamedTensors
 from treaty.contracts.normalisation import with_public_bounds
-from treaty.contracts.schema import Contract, Number, contract_digest, parse_contract
+from treaty.contracts.schema import Contract, contract_digest
 from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.governance.charter import Charter
 from treaty.governance.terms import PrivacyMode
-from treaty.ids import Digest, MemberId
-from treaty.models.specification import LogisticRegression, ModelSpecification
+from treaty.ids import Digest
+from treaty.models.specification import LogisticRegression, ModelSpecification, known_model
 from treaty.privacy.terms import ExactSums, NoisedTerms, PrivacyTerms
 from treaty.protocol.consortium import Consortium as State
 from treaty.protocol.messages import ComparisonPublished
@@ -47,18 +46,24 @@ from treaty.provenance.verify import Verdict, verify_bundle
 from treaty.reports.comparison_table import ComparisonTable, figures_row
 from treaty.reports.summary import report_html
 from treaty.simulation.federation import COORDINATOR, Federation, SiteFilesToWrite
+from treaty.simulation.intake import contract_in, member_name, sites_in
 from treaty.simulation.pooled import compare_with_pooled, compare_without_noise
-from treaty.studies.calibrating import Privacy, private_model, terms_for, with_bins
+from treaty.studies.calibrating import Privacy, private_model, scaled, terms_for, with_bins
 from treaty.studies.certificates import PrivacyStatement, statement_text
 from treaty.studies.outcome import EvaluationOutcome, noised_note
-from treaty.studies.plan import AggregationSettings, EvaluationSettings, Plan, SplitSettings
+from treaty.studies.plan import (
+    AggregationSettings,
+    EvaluationSettings,
+    Plan,
+    SplitSettings,
+    checked_plan,
+)
 from treaty.studies.surplus import default_tiers
 from treaty.wiring import (
     SystemEntropy,
     code_digest,
     dataset_adapter,
     read_bundle,
-    read_file,
     write_bundle,
     write_file,
 )
@@ -124,7 +129,7 @@ class Study:
         """The registered evaluation; raises `UsageError` when the study halted."""
         outcome = self.state.progress.evaluation
         if outcome is None:
-            raise UsageError("the study halted before its evaluation")
+            raise UsageError(f"the study halted before its evaluation: {self.state.halt_code}")
         return outcome
 
     @property
@@ -144,12 +149,14 @@ class Study:
         for name, report in sorted(self.state.reports.items()):
             for label, figures in (("federated", report.federated), ("alone", report.alone)):
                 rows.append((f"  {name} {label}", figures.accuracy, figures.auc, figures.brier))
-        found, estimated = self.comparison, noised_note(outcome.federated)
+        found = self.comparison
+        estimated = f"{noised_note(outcome.federated)} {self._absent_note()}".strip()
         if found is None:
             only = "" if self._consortium.state.charter.simulation else SIMULATION_ONLY
             return ComparisonTable(tuple(rows), f"{estimated} {only}".strip())
         if found.alone_private_everywhere is None:
-            return ComparisonTable((*rows, figures_row("pooled (simulation only)", found.pooled)))
+            rows.append(figures_row("pooled (simulation only)", found.pooled))
+            return ComparisonTable(tuple(rows), estimated)
         rows.append(figures_row("all rows, no noise (simulation only)", found.pooled))
         for label, table in (
             ("same epsilon", found.alone_private_everywhere),
@@ -158,6 +165,12 @@ class Study:
             for site, figures in sorted(table.items()):
                 rows.append(figures_row(f"  {site} alone, {label} (simulation only)", figures))
         return ComparisonTable(tuple(rows), estimated)
+
+    def _absent_note(self) -> str:
+        """Return which members' rows are not in the figures, where there are such."""
+        there = self.state.rounds[-1].members_in
+        absent = [name for name in sorted(self.state.group.members) if name not in there]
+        return f"Not in these figures: {', '.join(absent)}." if absent else ""
 
     @property
     def privacy(self) -> PrivacyStatement | None:
@@ -262,7 +275,7 @@ class Consortium(ABC):
         state = self.state
         charter, policy = state.charter, state.charter.privacy
         aggregation = AggregationSettings(support_rows=support_rows)
-        spec: ModelSpecification = model or LogisticRegression()
+        spec = known_model(model or LogisticRegression())
         contract = self.contract
         terms: PrivacyTerms = ExactSums()
         evaluation = EvaluationSettings(site_figures=site_figures)
@@ -288,12 +301,14 @@ class Consortium(ABC):
                 "exact_sums, or leave privacy out"
             )
         plan = _plan(charter, state.members.directory.charter, name, contract, spec)
-        plan = msgspec.structs.replace(
-            plan,
-            split=SplitSettings(seed=seed),
-            evaluation=evaluation,
-            aggregation=aggregation,
-            privacy=terms,
+        plan = checked_plan(
+            msgspec.structs.replace(
+                plan,
+                split=SplitSettings(seed=seed),
+                evaluation=evaluation,
+                aggregation=aggregation,
+                privacy=terms,
+            )
         )
         return Study(self, self._run(plan, contract, progress, compare_pooled))
 
@@ -424,23 +439,17 @@ def simulate(
     file must already be in the contract's terms. `directory` keeps the parties' state, by
     default a temporary one.
     """
-    text = read_file(Path(contract)).decode()
-    parsed = parse_contract(text)
-    given = adapters or {}
-    files = {
-        MemberId(name): SiteFilesToWrite(
-            read_file(Path(path)),
-            read_file(Path(given[name])) if name in given else _plain_adapter(parsed, name),
-        )
-        for name, path in sites.items()
-    }
+    parsed = contract_in(contract)
+    member_name(consortium, "a consortium's name")
+    budget = _budget(exact_sums, epsilon_budget)
+    files = sites_in(sites, adapters, parsed)
     place = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="treaty-"))
     Federation.found(
         place,
         files,
         consortium=consortium,
         site_figures=site_figures,
-        **_budget(exact_sums, epsilon_budget),
+        **budget,
     )
     return SimulatedConsortium(Federation(place), parsed)
 
@@ -483,18 +492,7 @@ def _budget(exact_sums: bool, epsilon: float) -> _Budget:
     """Return the charter's budget: none for exact sums."""
     if exact_sums:
         return _Budget(epsilon_budget_milli=0, delta="0")
-    milli = math.floor(epsilon * 1000)
-    if not 1 <= milli <= 100_000:
+    milli = scaled("epsilon_budget", epsilon, 1000)
+    if milli > 100_000:
         raise UsageError(f"expected an epsilon_budget of 0.001 to 100, got {epsilon}")
     return _Budget(epsilon_budget_milli=milli, delta="1e-5")
-
-
-def _plain_adapter(contract: Contract, site: str) -> bytes:
-    """Return the adapter of a file that is in the contract's own columns, codes and units."""
-    units = [
-        f'{feature.name} = "{feature.unit}"'
-        for feature in contract.features
-        if isinstance(feature, Number)
-    ]
-    head = ['format = "treaty.adapter/v1"', f'contract = "{contract.name}"', f'site = "{site}"']
-    return ("\n".join([*head, "[units]", *units]) + "\n").encode()

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from treaty.api import SIMULATION_ONLY, Consortium
-from treaty.contracts.schema import Contract, parse_contract
+from treaty.contracts.schema import Contract
 from treaty.deployment.desk import Desk
 from treaty.deployment.followed import FollowedLog
 from treaty.deployment.lead import StudyLead, Waiting
@@ -26,8 +26,8 @@ from treaty.errors import UsageError
 from treaty.ids import Digest
 from treaty.protocol.consortium import Consortium as State
 from treaty.provenance.bundle import Edition
+from treaty.simulation.intake import contract_in
 from treaty.studies.plan import Plan
-from treaty.wiring import read_file
 
 __all__ = ["JoinedConsortium", "join"]
 
@@ -117,7 +117,7 @@ def join(
 
 def _agreed(log: FollowedLog, contract: str | Path | None) -> Contract:
     if contract is not None:
-        return parse_contract(read_file(Path(contract)).decode())
+        return contract_in(contract)
     adopted = log.adopted()
     if len(adopted) != 1:
         names = ", ".join(f"{one.name} {one.version}" for one in adopted) or "none"

@@ -61,6 +61,7 @@ __all__ = [
     "has_site_intercepts",
     "has_unit_rows",
     "initial_model",
+    "known_model",
     "max_rounds",
     "model_manifest",
     "parameter_count",
@@ -196,6 +197,25 @@ def has_site_intercepts(spec: ModelSpecification) -> bool:
 def has_unit_rows(spec: ModelSpecification) -> bool:
     """Return whether rows are scaled to length one, in training and in prediction."""
     return isinstance(spec, LogisticRegression) and spec.unit_rows
+
+
+def known_model(value: object) -> ModelSpecification:
+    """Return `value`, if it is a description of a model whose fields hold what they may.
+
+    For descriptions that a program built: records do not look at what they are made of.
+    """
+    if isinstance(value, NewtonModel | AveragedModel):
+        try:
+            found: ModelSpecification = msgspec.convert(
+                msgspec.to_builtins(value), ModelSpecification, strict=True
+            )
+            return found
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{type(value).__name__} does not hold: {error}") from error
+    got = f"{value.__name__} itself: call it" if isinstance(value, type) else repr(value)
+    raise UsageError(
+        f"expected a description of a model such as treaty.LogisticRegression(), got {got}"
+    )
 
 
 def check_specification(spec: ModelSpecification, columns: int) -> None:

@@ -38,6 +38,7 @@ __all__ = [
     "Privacy",
     "default_delta_inverse",
     "private_model",
+    "scaled",
     "terms_for",
     "with_bins",
     "with_noise",
@@ -76,10 +77,10 @@ class Privacy:
         _positive("epsilon", self.epsilon)
         if self.holdout_epsilon is not None:
             _positive("holdout_epsilon", self.holdout_epsilon)
-        if self.delta is not None and not 0.0 < self.delta <= 0.5:
+        if self.delta is not None and not 0.0 < _number("delta", self.delta) <= 0.5:
             raise UsageError(f"expected a delta above 0 and at most one half, got {self.delta}")
-        if self.rounds is not None and self.rounds < 1:
-            raise UsageError(f"expected at least one round, got {self.rounds}")
+        if self.rounds is not None and (type(self.rounds) is not int or self.rounds < 1):
+            raise UsageError(f"expected a whole number of rounds, at least one, got {self.rounds}")
         for name, value in (("clip", self.clip), ("learning_rate", self.learning_rate)):
             if value is not None:
                 _positive(name, value)
@@ -89,7 +90,7 @@ class Privacy:
                 "one noised sum of statistics has no rounds, learning rate or sampling: leave "
                 "them out"
             )
-        if not 0.0 < self.sampling <= 1.0:
+        if not 1 / SAMPLING_UNIT <= _number("sampling", self.sampling) <= 1.0:
             raise UsageError(f"expected a sampling rate above 0 and at most 1, got {self.sampling}")
 
 
@@ -151,7 +152,7 @@ def terms_for(
         "person-in-institution" if policy.unit == "person" else "record-in-institution"
     )
     common: dict[str, object] = {
-        "epsilon_milli": _scaled("epsilon", asked.epsilon, 1000),
+        "epsilon_milli": scaled("epsilon", asked.epsilon, 1000),
         "delta_inverse": inverse,
         "share": "local" if asked.local else "distributed",
         "surplus_tiers": msgspec.UNSET if asked.local else surplus_tiers,
@@ -159,10 +160,10 @@ def terms_for(
         "max_sites_per_person": policy.max_sites_per_person,
     }
     if asked.holdout_epsilon is not None:
-        noised = _scaled("holdout_epsilon", asked.holdout_epsilon, 1000)
+        noised = scaled("holdout_epsilon", asked.holdout_epsilon, 1000)
         common["holdout"] = NoisedHoldout(epsilon_milli=noised)
     if asked.clip is not None:
-        common["clip_micro"] = _scaled("clip", asked.clip, 10**6)
+        common["clip_micro"] = scaled("clip", asked.clip, 10**6)
     terms: DistributedGaussian | NoisedStatistics
     if asked.one_round:
         if not isinstance(spec, LogisticRegression):
@@ -186,7 +187,7 @@ def _descent(
         learning_rate_milli=(
             _RATE_MILLI[kind]
             if asked.learning_rate is None
-            else _scaled("learning_rate", asked.learning_rate, 1000)
+            else scaled("learning_rate", asked.learning_rate, 1000)
         ),
         **{"clip_micro": _CLIP_MICRO[kind], **common},  # type: ignore[arg-type]  # terms' fields
     )
@@ -214,13 +215,24 @@ def with_noise(
     return msgspec.structs.replace(plan, privacy=calibrated(terms, sensitivity))
 
 
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"expected a number as {name}, got {value!r}")
+    return value
+
+
 def _positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0.0):
+    if not (math.isfinite(_number(name, value)) and value > 0.0):
         raise UsageError(f"expected a positive {name}, got {value}")
 
 
-def _scaled(name: str, value: float, scale: int) -> int:
+def scaled(name: str, value: float, scale: int) -> int:
+    """Return `value` in whole parts of 1 / `scale`, rounded down; `UsageError` for less than one.
+
+    `name` is what it is called in the error. Decimal, so that .3 is 300 thousandths.
+    """
+    _positive(name, value)
     whole = math.floor(Fraction(str(value)) * scale)
     if whole < 1:
-        raise UsageError(f"expected a {name} of at least {1 / scale:g}, got {value}")
+        raise UsageError(f"expected {name} to be at least {1 / scale:g}, got {value}")
     return whole

@@ -25,6 +25,7 @@ __all__ = [
     "EvaluationSettings",
     "Plan",
     "SplitSettings",
+    "checked_plan",
     "parse_plan",
     "plan_bytes",
     "plan_digest",
@@ -142,6 +143,14 @@ def plan_from_toml(text: str, *, charter: Digest, contract: Digest, code: Digest
         plan = msgspec.convert(table, Plan, strict=True)
     except msgspec.ValidationError as error:
         raise UsageError(f"plan does not hold: {error}") from error
+    return checked_plan(plan)
+
+
+def checked_plan(plan: Plan) -> Plan:
+    """Return `plan` as it will be read by everybody; `UsageError` names a field out of range.
+
+    For plans that were built from fields: records do not look at what they are made of.
+    """
     try:
         return parse_plan(plan_bytes(plan))
     except FormatError as error:
