@@ -368,6 +368,13 @@ class Rig:
 
     def decide(self, plan: Plan, contract: Contract, voters: tuple[str, ...] | None = None) -> str:
         """Propose `plan` at the first site, let `voters` (all) vote; return the plan's digest."""
+        digest, proposals = self.propose(plan, contract)
+        for proposal in proposals:
+            self.ratify(proposal, voters)
+        return digest
+
+    def propose(self, plan: Plan, contract: Contract) -> tuple[str, list[str]]:
+        """Propose `plan` at the first site; return its digest, and what is to be voted on."""
         (self.root / "plan.json").write_bytes(plan_bytes(plan))
         (self.root / "contract.json").write_bytes(contract_bytes(contract))
         first = next(iter(self.sites))
@@ -375,9 +382,8 @@ class Rig:
             *("study", "propose", "--dir", self.place(first)),
             *("--plan", self.root / "plan.json", "--contract", self.root / "contract.json"),
         )
-        for proposal in filter(None, (made["contract_proposal"], made["proposal"])):
-            self.ratify(str(proposal), voters)
-        return str(made["plan"])
+        asked_for = filter(None, (made["contract_proposal"], made["proposal"]))
+        return str(made["plan"]), [str(one) for one in asked_for]
 
     def ratify(self, proposal: str, voters: tuple[str, ...] | None = None) -> None:
         """Let `voters`, by default every site, approve a proposal; wait until it is settled."""
@@ -404,9 +410,16 @@ class Rig:
         so the others decide; the coordinator must be willing to wait for longer than the block.
         """
         child = self.children[held].process.pid
+        digest, proposals = self.propose(plan, contract)
+        # A coordinator that was started anew does nothing before it has heard of everybody.
+        self.until(
+            lambda: set(proposals) <= set(self.state(held).proposals),
+            f"the proposals do not reach {held}",
+        )
         stand_still(child)
         try:
-            digest = self.decide(plan, contract, tuple(name for name in self.sites if name != held))
+            for proposal in proposals:
+                self.ratify(proposal, tuple(name for name in self.sites if name != held))
             self.until(
                 lambda: (
                     asked("study", "status", "--dir", self.place(HUB))["waits_for"]

@@ -289,7 +289,7 @@ def served() -> Iterator[Endpoint]:
         made.stop()
 
 
-def raw(port: int, data: bytes, seconds: float = 10) -> bytes:
+def raw(port: int, data: bytes, seconds: float = 60) -> bytes:
     """Send bytes, and return everything that comes back until the end."""
     with socket.create_connection(("127.0.0.1", port), seconds) as end:
         end.sendall(data)
@@ -341,26 +341,52 @@ def test_t102_only_a_small_get_of_this_machine_is_answered(
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()) or (status == 431 and not answer)
 
 
+class Counting(Endpoint):
+    """An endpoint that remembers how many connections were open at once, at most."""
+
+    most = 0
+
+    @property
+    def _open(self) -> int:
+        return self._now
+
+    @_open.setter
+    def _open(self, number: int) -> None:
+        self._now, self.most = number, max(self.most, number)
+
+    def until_idle(self) -> None:
+        """Wait until no connection is open."""
+        end = time.monotonic() + 60
+        while self._open:
+            assert time.monotonic() < end, f"{self._open} connections stay open"
+            time.sleep(0.01)
+
+
 def test_t103_a_slow_reader_is_cut_off_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "TIME_S", 0.3)
-    made = Endpoint(Address("127.0.0.1", 0), lambda _: Answer(200, "text/plain", "x" * 50_000_000))
+    asked = threading.Event()
+
+    def answer(_: str) -> Answer:
+        asked.set()
+        return Answer(200, "text/plain", "x" * 50_000_000)
+
+    made = Counting(Address("127.0.0.1", 0), answer)
     made.start()
     try:
-        began = time.monotonic()
-        with socket.create_connection(("127.0.0.1", made.port), 10) as end:
+        with socket.create_connection(("127.0.0.1", made.port), 60) as end:
             # Half a request, and nothing more.
             end.sendall(b"GET /met")
             assert end.recv(10) == b""
-        with socket.create_connection(("127.0.0.1", made.port), 10) as end:
+        with socket.create_connection(("127.0.0.1", made.port), 60) as end:
             # A request whose answer nobody reads.
             end.sendall(b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n")
-            time.sleep(0.6)
+            assert asked.wait(60)
+            made.until_idle()
             got = 0
             with contextlib.suppress(ConnectionResetError):
                 while piece := end.recv(1 << 20):
                     got += len(piece)
             assert got < 50_000_000
-        assert time.monotonic() - began < 5
         assert made._open == 0
     finally:
         made.stop()
@@ -371,18 +397,21 @@ def test_t103_idle_connections_are_few_and_do_not_stop_others(
 ) -> None:
     monkeypatch.setattr(endpoint, "TIME_S", 0.5)
     monkeypatch.setattr(endpoint, "BURST", 1000)
-    made = Endpoint(Address("127.0.0.1", 0), lambda _: Answer(200, "text/plain", "x"))
+    made = Counting(Address("127.0.0.1", 0), lambda _: Answer(200, "text/plain", "x"))
     made.start()
     held: list[socket.socket] = []
     try:
         held += [
-            socket.create_connection(("127.0.0.1", made.port), 5)
+            socket.create_connection(("127.0.0.1", made.port), 60)
             for _ in range(3 * endpoint.CONNECTIONS)
         ]
-        time.sleep(0.1)
-        assert made._open <= endpoint.CONNECTIONS
-        time.sleep(0.7)
-        assert made._open == 0
+        for one in held:
+            # Cut at once or in time, every one of them hears the end.
+            one.settimeout(60)
+            with contextlib.suppress(ConnectionResetError):
+                assert one.recv(1) == b""
+        made.until_idle()
+        assert 1 < made.most <= endpoint.CONNECTIONS
         good = raw(made.port, b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n")
         assert good.startswith(b"HTTP/1.1 200 ")
     finally:

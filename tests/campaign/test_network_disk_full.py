@@ -29,7 +29,7 @@ from tests.network_rig import HUB, Rig, asked, assert_one_history
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(400)]
 
-FULL_SITE = SITES[1]
+FULL_SITE, HELD = SITES[1], SITES[3]
 LONGEST_FILE = 16 << 10
 """Room for what a process says, none for its store."""
 
@@ -52,9 +52,8 @@ def through_a_full_disk(
     try:
         rig.start_all()
         plan = rig.plan(contract(), LogisticRegression(), deadline_s=DEADLINE_S)
-        digest = rig.decide(plan, contract())
-        rig.until(lambda: rig.size(HUB) > 45, "the study does not begin", pause=0.02)
-        fill()
+        with rig.waiting_for(HELD, plan, contract()) as digest:
+            fill()
         rig.until(lambda: ended(rig), "the site does not notice its full disk")
         assert not rig.finished(digest), "the study ended before the disk was full"
         assert_said_so(rig)

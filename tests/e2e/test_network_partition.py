@@ -55,7 +55,7 @@ def test_the_others_go_on_and_the_one_that_was_away_catches_up(
 ) -> None:
     rig, proxy = cut
     model = MultilayerPerceptron(hidden=(2,), rounds=40)
-    digest = rig.decide(rig.plan(contract(), model, deadline_s=3), contract())
+    digest = rig.decide(rig.plan(contract(), model, deadline_s=8), contract())
     rig.until(lambda: rig.size(HUB) > 60, "the study does not begin", pause=0.02)
     proxy.sever()
     seen: list[dict[str, object]] = []
