@@ -6,7 +6,8 @@ pipe, the site sees a closed code within its time and goes on.
 
 Planted and caught: the network left open, the home directory bound, no limit of time, the process
 killed without its children, standard error passed on, an answer taken before the question was
-read, the process kept after a bad answer, code compared by name instead of by bytes. Keeping
+read, the process kept after a bad answer, code compared by name instead of by bytes, a slow
+bubblewrap taken for a missing one. Keeping
 the site's environment out is done twice, at the start of the process and by bubblewrap: either
 alone suffices, and taking both away is caught.
 """
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 
 import treaty
-from treaty.errors import PolicyError, UsageError
+from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.models.specification import LogisticRegression, MultilayerPerceptron, initial_model
 from treaty.models.task import FailureCode, TrainerFailure, TrainingTask
 from treaty.sandbox import confinement
@@ -39,7 +40,7 @@ TASK = TrainingTask(SPEC, initial_model(SPEC, 3), ROWS, LABEL, bytes(32))
 BIG = TrainingTask(SPEC, initial_model(SPEC, 3), np.ones((40_000, 3)), np.ones(40_000), bytes(32))
 """More than a pipe holds."""
 
-QUICK = Limits(call_s=20.0, cpu_s=30, memory_bytes=2 << 30, file_bytes=1 << 20)
+QUICK = Limits(call_s=60.0, cpu_s=30, memory_bytes=2 << 30, file_bytes=1 << 20)
 
 READ = (
     "import sys\nn = int.from_bytes(sys.stdin.buffer.read(8), 'little')\nsys.stdin.buffer.read(n)\n"
@@ -244,7 +245,7 @@ ANSWERS = {
 @pytest.mark.parametrize("what", ANSWERS)
 def test_whatever_a_process_does_the_site_sees_a_closed_code_in_time(what: str) -> None:
     statement, reason = ANSWERS[what]
-    patience = 1.0 if reason is FailureCode.WORKER_TIME else 20.0
+    patience = 1.0 if reason is FailureCode.WORKER_TIME else 60.0
     trainer = _trainer("import sys\n" + statement, limits=Limits(call_s=patience))
     began = time.monotonic()
     try:
@@ -399,6 +400,24 @@ def test_a_machine_without_bubblewrap_says_what_is_not_limited(
         with pytest.raises(PolicyError) as refused:
             confinement.chosen(required=True)
         assert refused.value.code == "not-confined"
+    finally:
+        confinement.available.cache_clear()
+
+
+def test_bubblewrap_that_does_not_answer_is_not_taken_for_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Under load code would run unconfined where the policy only prefers that it is confined."""
+    slow = tmp_path / "bwrap"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(confinement, "_PROBE_S", 0.2)
+    confinement.available.cache_clear()
+    try:
+        for required in (False, True):
+            with pytest.raises(ResourceError, match="did not answer within"):
+                confinement.chosen(required)
     finally:
         confinement.available.cache_clear()
 

@@ -36,7 +36,9 @@ __all__ = ["MINIMUM_VERSION", "NatsServer", "find_server", "require_free"]
 MINIMUM_VERSION = (2, 11)
 """Older servers cannot speak TLS before anything else, or cannot insist on TLS 1.3."""
 
-START_S = 10.0
+START_S = 120.0
+"""How long it may read its streams before it listens: gigabytes, on a machine under load."""
+
 STOP_S = 10.0
 
 

@@ -23,7 +23,7 @@ from treaty.errors import PolicyError, ResourceError, UsageError
 __all__ = ["CODE_PLACE", "Confinement", "Limits", "available", "chosen", "command", "environment"]
 
 CODE_PLACE = "/code"
-_PROBE_S = 10
+_PROBE_S = 60
 _COMPUTING = (
     "OMP_NUM_THREADS",
     "OPENBLAS_CORETYPE",
@@ -84,7 +84,11 @@ class Limits:
 
 @functools.cache
 def available() -> Confinement:
-    """Return the strictest confinement that this machine really offers: bubblewrap is tried."""
+    """Return the strictest confinement that this machine really offers: bubblewrap is tried.
+
+    Raises `ResourceError` when it does not answer. That it is slow is no reason to run code without
+    it: a machine under load must not confine less than an idle one.
+    """
     program = shutil.which("bwrap")
     if program is None:
         return Confinement.PROCESS
@@ -93,7 +97,12 @@ def available() -> Confinement:
         done = subprocess.run(  # fixed words and this machine's own programs
             probe, capture_output=True, timeout=_PROBE_S, check=False
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired as error:
+        raise ResourceError(
+            f"{program} did not answer within {_PROBE_S} s, expected at once: this machine is "
+            "overloaded or its disk stalls; start again once it is not"
+        ) from error
+    except OSError:
         return Confinement.PROCESS
     return Confinement.BUBBLEWRAP if done.returncode == 0 else Confinement.PROCESS
 
