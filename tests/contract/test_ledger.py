@@ -32,6 +32,9 @@ from treaty.stores import ledger_file
 from treaty.stores.ledger_file import LEDGER_HEADER, LedgerFile, parse_ledger
 from treaty.stores.memory import MemoryLedger
 
+PATIENT_S = 100.0
+"""How long a file is waited for where its holder, or the disk, may be slow."""
+
 RECORDS = [f'{{"entry":{number}}}'.encode() for number in range(4)]
 
 
@@ -318,8 +321,11 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
     assert ledger.read() == RECORDS
 
 
-def test_a_record_waits_while_another_process_holds_the_file(tmp_path: Path) -> None:
+def test_a_record_waits_while_another_process_holds_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever wrote between reading the end and writing there would be overwritten."""
+    monkeypatch.setattr(ledger_file, "_WAIT_S", PATIENT_S)
     path = written(tmp_path)
     ledger = LedgerFile(path)
     with path.open("rb") as other:
@@ -328,7 +334,7 @@ def test_a_record_waits_while_another_process_holds_the_file(tmp_path: Path) -> 
         waiting.start()
         waiting.join(0.2)
         assert waiting.is_alive() and len(LedgerFile(path, read_only=True).read()) == 3
-    waiting.join(4.0)
+    waiting.join(60)
     assert not waiting.is_alive() and ledger.read() == RECORDS
 
 
@@ -350,13 +356,14 @@ def test_a_file_that_another_process_keeps_is_not_waited_for_without_end(
         fcntl.flock(other, fcntl.LOCK_EX)
         waiting = threading.Thread(target=append)
         waiting.start()
-        waiting.join(4.0)
+        waiting.join(60)
         assert refused == [f"{path} is held by another process: stop it, or wait for its end"]
-    waiting.join(4.0)
+    waiting.join(60)
     assert ledger.read() == RECORDS[:3]
 
 
 def _writer(path: str, mine: int, rounds: int) -> None:
+    ledger_file._WAIT_S = PATIENT_S
     ledger = LedgerFile(Path(path))
     done = 0
     while done < rounds:
@@ -375,7 +382,7 @@ def test_processes_take_turns_and_lose_nothing(tmp_path: Path) -> None:
     for one in writers:
         one.start()
     for one in writers:
-        one.join(60)
+        one.join(100)
         assert one.exitcode == 0
     found = LedgerFile(path).read()[1:]
     for mine in range(2):

@@ -177,7 +177,8 @@ def test_the_version_is_compared_under_the_write_lock(tmp_path: Path) -> None:
     won: list[int] = []
 
     def run() -> None:
-        store = SqliteStore(tmp_path / "s.db")
+        # Longer than usual: a disk that stalls under the other thread is not the matter.
+        store = SqliteStore(tmp_path / "s.db", busy_timeout_ms=60_000)
         while (version := store.version("log")) < 60:
             try:
                 store.commit(Batch(appends=(("log", version, (str(version).encode(),)),)))

@@ -117,7 +117,7 @@ def test_a_suspended_member_is_cut_off_and_the_others_go_on(rig: Rig) -> None:
 def test_a_site_that_withdraws_stops_and_does_not_start_again(rig: Rig) -> None:
     name = SITES[2]
     assert treaty("site", "withdraw", "--dir", rig.place(name)) == "withdrawn\n"
-    assert rig.children[name].process.wait(20) == 0
+    assert rig.children[name].process.wait(60) == 0
     said = treaty("site", "up", "--dir", rig.place(name), code=4)
     assert "has withdrawn" in said and "to take part again" in said
     (rig.place(name) / "withdrawn").unlink()

@@ -24,7 +24,7 @@ pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
 from tests.network_rig import HUB, Rig, small_sites, treaty
 
-pytestmark = pytest.mark.nats
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
 
 FORBIDDEN = re.compile("|".join(re.escape(f"{one}") for name in SITES for one in sentinels(name)))
 PORTS = {name: free_port() for name in (HUB, *SITES)}
@@ -33,7 +33,7 @@ ODD = SITES[0]
 
 def ask(name: str, path: str) -> tuple[int, str]:
     """Return status and text of an answer; 0 where nobody answers."""
-    client = http.client.HTTPConnection("127.0.0.1", PORTS[name], timeout=5)
+    client = http.client.HTTPConnection("127.0.0.1", PORTS[name], timeout=30)
     try:
         client.request("GET", path)
         answer = client.getresponse()
@@ -139,7 +139,7 @@ def test_a_process_that_ends_says_so_and_answers_no_more(rig: Rig) -> None:
     # Withdrawn: it does not start, and so listens nowhere.
     treaty("site", "withdraw", "--dir", rig.place(name))
     child = rig.start(name)
-    assert child.process.wait(20) == 4
+    assert child.process.wait(60) == 4
 
 
 def test_a_port_in_use_is_one_clear_line(rig: Rig) -> None:
