@@ -116,6 +116,13 @@ GLOSSARY: tuple[GlossaryEntry, ...] = (
         "SHA-256 of a file or message: a fingerprint that no other content shares.",
     ),
     GlossaryEntry(
+        "epsilon",
+        "Epsilon",
+        "What taking part can cost a person: whatever was learned from noised sums is at most e to "
+        "the power of epsilon times (at epsilon 1, 2.7 times) as likely with the person's rows as "
+        "without, but for a chance of delta. Smaller is more private.",
+    ),
+    GlossaryEntry(
         "half-width",
         "Half-width",
         "How much the AUC could differ because scores are counted in bins before they are summed.",
@@ -146,8 +153,8 @@ GLOSSARY: tuple[GlossaryEntry, ...] = (
     GlossaryEntry(
         "step",
         "Step",
-        "The largest change of a coefficient in a round. Training has converged when it is "
-        "practically zero.",
+        "The largest change of a coefficient in a round. Without noise, training has "
+        "converged when it is practically zero.",
     ),
 )
 """Terms that the page links to, in alphabetical order."""

@@ -5,7 +5,8 @@ passed through; a table or a text without its limit; a page of any size returned
 unsaid; the policy weakened; a link to a host; an absent value printed; a number from the hash
 seed; the note on figures that stay at home left out; the simulation banner turned round; pooled
 figures without their heading; a quorum of one; a guarantee without its sentence; links that lead
-nowhere; statement types that are not listed dropped from the timeline.
+nowhere; statement types that are not listed dropped from the timeline; noised steps said to fall to
+zero; a difference spoken of that no row shows; epsilon without its term.
 """
 
 import os
@@ -32,6 +33,7 @@ from treaty.reports.document import (
     ReportData,
     RoundLine,
     Term,
+    Verdict,
     Verification,
 )
 
@@ -176,6 +178,28 @@ def test_the_page_says_what_it_does_not_show() -> None:
     assert "nothing is guaranteed" in empty
     assert "not reached" in empty
     assert "too-few-members" in empty
+
+
+def test_the_page_does_not_call_a_noised_training_unconverged_or_speak_of_rows_it_lacks() -> None:
+    """Noise keeps steps from zero, and no registered figure is of a site alone."""
+    exact = " ".join(Page(render_report(replace(DATA, noised=False))).text.split())
+    assert "Falling to practically zero means converged." in exact
+    assert "the difference in the table does" in exact
+    assert DATA.evaluation is not None
+    found = replace(
+        DATA.evaluation,
+        alone=None,
+        auc_difference=None,
+        auc_margin=None,
+        verdict=Verdict.NOT_COMPARED,
+    )
+    page = render_report(replace(DATA, noised=True, evaluation=found))
+    noised = " ".join(Page(page).text.split())
+    assert "keeps it from falling to zero" in noised
+    assert "means converged" not in noised
+    assert "Both models" not in noised
+    assert 'href="#g-epsilon"' in page
+    assert 'id="g-epsilon"' in page
 
 
 def test_pooled_figures_appear_only_under_the_words_simulation_only() -> None:
