@@ -38,19 +38,19 @@ from treaty.ids import Digest
 from treaty.models.specification import LogisticRegression, ModelSpecification, known_model
 from treaty.privacy.terms import ExactSums, NoisedTerms, PrivacyTerms
 from treaty.protocol.consortium import Consortium as State
-from treaty.protocol.messages import ComparisonPublished
+from treaty.protocol.messages import ComparisonPublished, HaltCode
 from treaty.protocol.study import Study as StudyState
 from treaty.provenance.bundle import Edition
 from treaty.provenance.privacy import study_privacy
-from treaty.provenance.verify import Verdict, verify_bundle
-from treaty.reports.comparison_table import ComparisonTable, figures_row
+from treaty.provenance.verify import Verdict, anchor_of, verify_bundle
+from treaty.reports.comparison_table import ComparisonTable, compared
 from treaty.reports.summary import report_html
 from treaty.simulation.federation import COORDINATOR, Federation, SiteFilesToWrite
 from treaty.simulation.intake import contract_in, member_name, sites_in
 from treaty.simulation.pooled import compare_with_pooled, compare_without_noise
 from treaty.studies.calibrating import Privacy, private_model, scaled, terms_for, with_bins
 from treaty.studies.certificates import PrivacyStatement, statement_text
-from treaty.studies.outcome import EvaluationOutcome, noised_note
+from treaty.studies.outcome import EvaluationOutcome
 from treaty.studies.plan import (
     AggregationSettings,
     EvaluationSettings,
@@ -96,8 +96,11 @@ class Bundle:
     path: Path
 
     def verify(self, anchor: str) -> Verdict:
-        """Return the verdict on the bundle; raises `FormatError` or `VerificationError`."""
-        return verify_bundle(read_bundle(self.path), Digest(anchor))
+        """Return the verdict on the bundle; raises `FormatError` or `VerificationError`.
+
+        Raises `UsageError` for an anchor that is none.
+        """
+        return verify_bundle(read_bundle(self.path), anchor_of(anchor))
 
 
 class Study:
@@ -121,7 +124,7 @@ class Study:
     def model(self) -> NamedTensors:
         """The final model; raises `UsageError` when the study halted."""
         if self.state.final_model is None:
-            raise UsageError(f"the study halted: {self.state.halt_code}")
+            raise UsageError(f"the study halted: {self._halt}")
         return self.state.progress.model
 
     @property
@@ -129,7 +132,7 @@ class Study:
         """The registered evaluation; raises `UsageError` when the study halted."""
         outcome = self.state.progress.evaluation
         if outcome is None:
-            raise UsageError(f"the study halted before its evaluation: {self.state.halt_code}")
+            raise UsageError(f"the study halted before its evaluation: {self._halt}")
         return outcome
 
     @property
@@ -142,35 +145,18 @@ class Study:
 
         Pooled exists in a simulation alone; elsewhere the table says that it is missing.
         """
-        outcome = self.evaluation
-        rows: list[tuple[str, int, int | None, int]] = [figures_row("federated", outcome.federated)]
-        if outcome.alone is not None:
-            rows.append(figures_row("each site alone", outcome.alone))
-        for name, report in sorted(self.state.reports.items()):
-            for label, figures in (("federated", report.federated), ("alone", report.alone)):
-                rows.append((f"  {name} {label}", figures.accuracy, figures.auc, figures.brier))
-        found = self.comparison
-        estimated = f"{noised_note(outcome.federated)} {self._absent_note()}".strip()
-        if found is None:
-            only = "" if self._consortium.state.charter.simulation else SIMULATION_ONLY
-            return ComparisonTable(tuple(rows), f"{estimated} {only}".strip())
-        if found.alone_private_everywhere is None:
-            rows.append(figures_row("pooled (simulation only)", found.pooled))
-            return ComparisonTable(tuple(rows), estimated)
-        rows.append(figures_row("all rows, no noise (simulation only)", found.pooled))
-        for label, table in (
-            ("same epsilon", found.alone_private_everywhere),
-            ("no noise", found.alone_everywhere),
-        ):
-            for site, figures in sorted(table.items()):
-                rows.append(figures_row(f"  {site} alone, {label} (simulation only)", figures))
-        return ComparisonTable(tuple(rows), estimated)
+        _ = self.evaluation  # Raises where the study halted before it.
+        state = self._consortium.state
+        only = "" if state.charter.simulation else SIMULATION_ONLY
+        return compared(self.state, self.comparison, missing=only)
 
-    def _absent_note(self) -> str:
-        """Return which members' rows are not in the figures, where there are such."""
-        there = self.state.rounds[-1].members_in
-        absent = [name for name in sorted(self.state.group.members) if name not in there]
-        return f"Not in these figures: {', '.join(absent)}." if absent else ""
+    @property
+    def _halt(self) -> str:
+        """The code with which the study halted, and where its cause is written."""
+        code = self.state.halt_code
+        if code is HaltCode.TOO_FEW_MEMBERS:
+            return f"{code.value}; why a site declined is in its own journal"
+        return "no code" if code is None else code.value
 
     @property
     def privacy(self) -> PrivacyStatement | None:

@@ -359,6 +359,8 @@ def open_participant(
 
 def write_bundle(directory: Path, files: Mapping[str, bytes]) -> None:
     """Write a bundle's files below `directory`, which must be new or empty."""
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is a file: name a new directory for the bundle")
     if directory.exists() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty: name a new directory for the bundle")
     for path, data in sorted(files.items()):

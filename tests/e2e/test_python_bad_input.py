@@ -3,7 +3,8 @@
 Planted and caught: an adapter of no site passed over; a file that does not conform left to its
 site's silence; a name checked only when a statement is signed; texts that are no UTF-8; booleans,
 texts and NaN taken for numbers; a plan's fields not looked at before it is proposed; an adapter
-with a byte order mark refused at the site; absent members not named beside figures.
+with a byte order mark refused at the site; absent members not named beside figures; an anchor not
+looked at; an edition that there is not exported as the attested one; a halt told by a name in code.
 """
 
 import codecs
@@ -15,7 +16,7 @@ import pytest
 
 import treaty
 from tests.small_federation import CONTRACT, ROWS, site_files
-from treaty.api import SimulatedConsortium
+from treaty.api import Bundle, SimulatedConsortium
 from treaty.contracts.schema import parse_contract
 from treaty.datasets.site_files import SiteFiles
 from treaty.errors import PolicyError, ResourceError, TreatyError, UsageError
@@ -212,6 +213,26 @@ def test_figures_name_the_members_that_are_not_in_them(
     assert study.compare().note == "Not in these figures: west."
     with pytest.raises(PolicyError):
         consortium.train(name="figures", site_figures=True)
+
+
+def test_a_halted_study_says_why_in_the_words_of_the_page(desk: Path) -> None:
+    """Two of four sites have a single row: too few are left."""
+    consortium = treaty.simulate(
+        _sites(desk, west="one-row", north="one-row"), desk / "contract.toml", exact_sums=True
+    )
+    study = consortium.train(treaty.LogisticRegression(max_rounds=2))
+    for read in (study.compare, lambda: study.model):
+        with pytest.raises(UsageError, match=r"halted.*: too-few-members; why a site declined"):
+            read()
+    with pytest.raises(UsageError, match="expected the edition full or attested, got 'whole'"):
+        study.bundle(desk / "whole", edition="whole")  # type: ignore[arg-type]  # the mistake
+    assert not (desk / "whole").exists()
+
+
+@pytest.mark.parametrize("anchor", ["", "A" * 64, f"{'a' * 64}\n", None])
+def test_an_anchor_that_is_none_is_a_mistake_on_this_side(anchor: object, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected the anchor as 64 lower-case hexadecimal"):
+        Bundle(tmp_path).verify(anchor)  # type: ignore[arg-type]  # the mistake itself
 
 
 def test_a_byte_order_mark_before_an_adapter_is_no_part_of_it(desk: Path, tmp_path: Path) -> None:

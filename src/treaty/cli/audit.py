@@ -54,7 +54,7 @@ def verify(
     bundle: BundleDirectory,
     anchor: AnchorOption,
     min_size: Annotated[
-        int | None, typer.Option("--min-size", help="Refuse a log with fewer entries.")
+        int | None, typer.Option("--min-size", min=1, help="Refuse a log with fewer entries.")
     ] = None,
     max_age: Annotated[
         str | None,
@@ -79,13 +79,9 @@ def log_show(
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Verify a bundle, then list the entries of its log."""
-    from treaty.cli.bundle_files import verdict_on
+    from treaty.cli.bundle_files import entries_of
 
-    entries = [
-        entry
-        for entry in verdict_on(bundle, anchor).history.entries
-        if kind is None or entry.kind == kind
-    ]
+    entries = entries_of(bundle, anchor, kind)
     emit(
         form,
         [

@@ -4,7 +4,6 @@ Guarantee: no fraud is shown that was not proved here, from the anchor, by the b
 proof is held against a log whose statements were verified, whoever gave either of them.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from treaty.protocol.study import Study
 from treaty.provenance.bundle import BLOBS
 from treaty.provenance.contents import log_inside
 from treaty.provenance.fraud import Fraud, verify_fraud
-from treaty.provenance.verify import examine_bundle
+from treaty.provenance.verify import anchor_of, examine_bundle
 from treaty.simulation.stored import StoredConsortium
 
 __all__ = ["Audits", "Source", "check_proof", "fraud_lines", "fraud_record", "show_audits"]
@@ -51,8 +50,8 @@ class Source:
             raise UsageError(
                 "expected --anchor beside --bundle, from another source than the bundle"
             )
-        if self.anchor is not None and re.fullmatch(r"[0-9a-f]{64}", self.anchor) is None:
-            raise UsageError("expected the anchor as 64 lower-case hexadecimal digits")
+        if self.anchor is not None:
+            anchor_of(self.anchor)
 
     @property
     def trusted(self) -> Digest:

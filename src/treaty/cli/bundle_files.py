@@ -10,14 +10,15 @@ from pathlib import Path
 
 from treaty import wiring
 from treaty.errors import UsageError
-from treaty.ids import Digest
+from treaty.protocol.statements import statement_kinds
 from treaty.provenance.bundle import CHECKPOINT, LOG
-from treaty.provenance.verify import Verdict, verify_bundle
+from treaty.provenance.record import Entry
+from treaty.provenance.verify import Verdict, anchor_of, verify_bundle
 from treaty.tlog.merkle import MerkleTree, leaf_hash
 from treaty.tlog.proof import LogProof
 from treaty.tlog.tiles import parse_entry_bundle, tiles_of_size
 
-__all__ = ["milliseconds_of", "prove_entry", "report_on", "verdict_on"]
+__all__ = ["entries_of", "milliseconds_of", "prove_entry", "report_on", "verdict_on"]
 
 _AGE = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -39,6 +40,17 @@ def verdict_on(
     Raises `UsageError` for an anchor that is none, and what `verify_bundle` raises.
     """
     return _verified(wiring.read_bundle(bundle), anchor, min_size=min_size, max_age=max_age)
+
+
+def entries_of(bundle: Path, anchor: str, kind: str | None = None) -> tuple[Entry, ...]:
+    """Return the entries of a bundle's log, once it is verified; of one `kind` where it is given.
+
+    Raises `UsageError` for a kind that no entry can have.
+    """
+    if kind is not None and kind not in statement_kinds():
+        raise UsageError(f"expected one of {', '.join(statement_kinds())}, got {kind}")
+    found = verdict_on(bundle, anchor).history.entries
+    return tuple(entry for entry in found if kind is None or entry.kind == kind)
 
 
 def prove_entry(bundle: Path, anchor: str, index: int) -> tuple[bytes, bytes]:
@@ -77,14 +89,9 @@ def _verified(
     min_size: int | None = None,
     max_age: str | None = None,
 ) -> Verdict:
-    if re.fullmatch(r"[0-9a-f]{64}", anchor) is None:
-        raise UsageError(
-            "expected the anchor as 64 lower-case hexadecimal digits, "
-            "as `treaty charter check` prints it"
-        )
     return verify_bundle(
         files,
-        Digest(anchor),
+        anchor_of(anchor),
         min_size=min_size,
         max_age_ms=None if max_age is None else milliseconds_of(max_age),
         now=None if max_age is None else wiring.SystemClock().now(),

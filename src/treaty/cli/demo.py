@@ -188,8 +188,10 @@ def run_demo(
         )
         trained = time.monotonic()
         if study.state.final_model is None:
+            code = study.state.halt_code
             raise ResourceError(
-                f"the study halted ({study.state.halt_code}): {study.state.progress.halt_reason}"
+                f"the study halted ({'no code' if code is None else code.value}): "
+                f"{study.state.progress.halt_reason}"
             )
         files = consortium.federation.bundle("full")
     finally:

@@ -265,6 +265,11 @@ def _with_form(value: FieldClass) -> tuple[Artefact, Form]:
     return value, next(iter(forms))
 
 
+def statement_kinds() -> tuple[str, ...]:
+    """Return the names of all kinds of statements that a log can hold, in alphabetical order."""
+    return tuple(sorted(kind.__name__ for kind in _BY_KIND))
+
+
 def registered(kind: type[Body]) -> StatementType:
     """Return the registry entry of a predicate Record; `UsageError` if there is none."""
     entry = _BY_KIND.get(kind)

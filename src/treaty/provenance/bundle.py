@@ -17,7 +17,7 @@ recomputed; ``attested`` leaves them out.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from treaty.crypto import canonical
 from treaty.crypto.canonical import Count, DigestField, Record
@@ -78,8 +78,10 @@ def export(
 
     `find` gives a blob by digest, `has` says whether it is at hand. The log is replayed, so a
     bundle that would not verify is not made: raises what `replay` raises, and `ResourceError`
-    when the full edition lacks a masked input.
+    when the full edition lacks a masked input, `UsageError` for another edition.
     """
+    if edition not in get_args(Edition):
+        raise UsageError(f"expected the edition {' or '.join(get_args(Edition))}, got {edition!r}")
     history = replay(entries, anchor, find, has)
     lost = sum(not has(digest) for digest in history.inputs)
     if edition == "full" and lost:

@@ -8,6 +8,7 @@ Strict: every file is accounted for, every signature line is of a charter key, e
 present, and everything derived is derived again and compared byte for byte.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -43,10 +44,14 @@ __all__ = [
     "Status",
     "Verdict",
     "VerdictRecord",
+    "anchor_of",
     "examine_bundle",
     "said_lines",
     "verify_bundle",
 ]
+
+
+_ANCHOR = re.compile(r"[0-9a-f]{64}")
 
 
 class Status(Enum):
@@ -114,6 +119,16 @@ def said_lines(record: VerdictRecord) -> tuple[str, ...]:
         *(simulated if record.simulation else ()),
         *(f"{one.status.value:<12} {one.name}: {one.statement}" for one in record.guarantees),
     )
+
+
+def anchor_of(text: object) -> Digest:
+    """Return the anchor that `text` spells; `UsageError` for anything but 64 hexadecimal digits."""
+    if not isinstance(text, str) or _ANCHOR.fullmatch(text) is None:
+        raise UsageError(
+            "expected the anchor as 64 lower-case hexadecimal digits, "
+            "as `treaty charter check` prints it"
+        )
+    return Digest(text)
 
 
 def verify_bundle(

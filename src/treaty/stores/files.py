@@ -153,7 +153,7 @@ def write_chunks(
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{next(_numbers)}-{path.name}")
     with persist_point(label):
         try:
-            fill_file(temporary, chunks, mode=mode)
+            fill_file(temporary, chunks, mode=mode, target=path)
             with os_errors(path, "write"):
                 _move(temporary, path, replace=replace)
                 sync_directory(path.parent)
@@ -162,17 +162,25 @@ def write_chunks(
 
 
 def fill_file(
-    path: Path, chunks: Iterable[bytes | memoryview], *, mode: int = PRIVATE_MODE
+    path: Path,
+    chunks: Iterable[bytes | memoryview],
+    *,
+    mode: int = PRIVATE_MODE,
+    target: Path | None = None,
 ) -> None:
-    """Write a file whose name is not final: its content is durable, its name is not yet."""
-    with os_errors(path, "write"):
+    """Write a file whose name is not final: its content is durable, its name is not yet.
+
+    Errors name `target`, where it is given: the name that whoever asked knows.
+    """
+    shown = target or path
+    with os_errors(shown, "write"):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         handle = os.open(path, flags, PRIVATE_MODE)
     try:
         for chunk in chunks:
-            with os_errors(path, "write"):
+            with os_errors(shown, "write"):
                 write_all(handle, chunk)
-        with os_errors(path, "write"):
+        with os_errors(shown, "write"):
             os.fchmod(handle, mode)
             os.fsync(handle)
     finally:

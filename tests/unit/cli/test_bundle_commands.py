@@ -4,7 +4,9 @@ The bundle is the smallest there is: the founding charter of four members, cosig
 
 Planted and caught: the anchor taken from the bundle, entries read before they were verified, the
 least size or the greatest age not handed on, another entry written beside the proof, all kinds
-listed, an anchor of another form accepted, minutes read as hours.
+listed, an anchor of another form accepted, minutes read as hours, a kind that there is not
+answered with an empty list, a least size of nothing, the name of a temporary file in an error, a
+bundle written to a file.
 """
 
 import json
@@ -161,6 +163,39 @@ def test_the_log_is_listed_by_kind(treaty: Command, bundle: Path) -> None:
     (line,) = json.loads(treaty(*words, "--format", "json", "--kind", "CharterPublished").out)
     assert (line["index"], line["author"]) == (0, CHARTER.coordinator.name)
     assert json.loads(treaty(*words, "--format", "json", "--kind", "BallotCast").out) == []
+
+
+def test_a_kind_that_no_entry_can_have_is_refused(treaty: Command, bundle: Path) -> None:
+    """An empty list would say that the log holds none of what was merely misspelt."""
+    shown = treaty("log", "show", bundle, "--anchor", ANCHOR, "--kind", "ballot-cast")
+    assert (shown.code, shown.out) == (2, "")
+    assert "BallotCast, " in shown.err
+    none = treaty("log", "show", bundle, "--anchor", ANCHOR, "--kind", "BallotCast")
+    assert (none.code, none.out) == (0, "")
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_least_size_that_asks_for_nothing_is_refused(
+    size: int, treaty: Command, bundle: Path
+) -> None:
+    shown = treaty("verify", bundle, "--anchor", ANCHOR, "--min-size", size)
+    assert (shown.code, shown.out) == (2, "")
+    assert "--min-size" in shown.err
+
+
+def test_an_error_names_the_file_that_was_asked_for(
+    treaty: Command, bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "no" / "report.html"
+    shown = treaty("report", bundle, "--anchor", ANCHOR, "--out", out)
+    assert (shown.code, shown.err.split(": ")[1]) == (5, f"cannot write {out}")
+
+
+def test_a_bundle_is_not_written_to_a_file(tmp_path: Path) -> None:
+    (tmp_path / "bundle").write_bytes(b"kept")
+    with pytest.raises(UsageError, match="is a file: name a new directory"):
+        write_bundle(tmp_path / "bundle", {"manifest.json": b"{}"})
+    assert (tmp_path / "bundle").read_bytes() == b"kept"
 
 
 def test_a_proof_stands_without_the_bundle(treaty: Command, bundle: Path, tmp_path: Path) -> None:
