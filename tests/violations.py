@@ -27,11 +27,14 @@ from treaty.ids import Digest
 from treaty.protocol.messages import (
     BallotCast,
     CharterPublished,
+    DatasetRegistered,
+    HaltCode,
     MemberSuspended,
     ProposalOpened,
     ReleaseProvenance,
     SiteReported,
     StudyCompleted,
+    StudyHalted,
     StudyOpened,
     TimeStated,
 )
@@ -394,7 +397,66 @@ def a_suspension_that_nobody_decided(forge: Forge, choose: Random) -> Forge:
     return forge.saying(body)
 
 
+def decided_on(forge: Forge, target: str) -> Forge:
+    """Return the log after the members decided to suspend `target`; nobody carries it out."""
+    forge = asking(forge, Action.MEMBER_SUSPEND, sha256(b"grounds"), target=target)
+    proposal = sha256(forge.entries[-1])
+    for name in [name for name in SITES if name != target][:2]:
+        forge = forge.saying(ballot(forge, name, proposal))
+    return forge
+
+
+@violation("T-41", "suspension-due")
+def what_begins_before_a_decided_suspension(forge: Forge, choose: Random) -> Forge:
+    kind = choose.choice([StudyOpened, EpochOpened, RoundOpened, ReleaseProvenance])
+    at = choose.choice(forge.places(kind))
+    return decided_on(forge.until(at), choose.choice(SITES)).and_entry(forge.entries[at])
+
+
+@violation("T-41", "suspension-due")
+def an_amendment_that_voids_a_decided_suspension(forge: Forge, choose: Random) -> Forge:
+    return decided_on(forge, choose.choice(SITES)).amended(retitled)
+
+
+@violation("T-43", "replayed")
+def a_data_set_that_its_officer_registered_once(forge: Forge, choose: Random) -> Forge:
+    """Each time it stands in the log, one ledger more would be let in."""
+    body = DatasetRegistered(
+        charter=under(forge),
+        author=choose.choice(SITES),
+        dataset=choose.randbytes(32).hex(),
+        persons="in no other registered data set of this site",
+    )
+    return forge.saying(body).saying(body)
+
+
 # --- studies ----------------------------------------------------------------------------------
+
+
+@violation("T-22", "wrong-code")
+def a_halt_for_a_false_sum_that_nobody_proved(forge: Forge, choose: Random) -> Forge:
+    forge = before(forge, RoundOpened, choose)
+    study = forge.state().running
+    assert study is not None
+    body = StudyHalted(
+        charter=under(forge), author=COORDINATOR, plan=study.identity, code=HaltCode.SUM_FALSE
+    )
+    return forge.saying(body)
+
+
+@violation("T-22", "wrong-code")
+def a_halt_that_hides_the_members_decision(forge: Forge, choose: Random) -> Forge:
+    forge = before(forge, RoundOpened, choose)
+    study = forge.state().running
+    assert study is not None
+    forge = asking(forge, Action.STUDY_HALT, study.identity)
+    proposal = sha256(forge.entries[-1])
+    for name in SITES:
+        if not forge.state().studies[study.identity].halt_decided:
+            forge = forge.saying(ballot(forge, name, proposal))
+    code = choose.choice([HaltCode.TOO_FEW_MEMBERS, HaltCode.NOT_CONVERGED])
+    body = StudyHalted(charter=under(forge), author=COORDINATOR, plan=study.identity, code=code)
+    return forge.saying(body)
 
 
 @violation("T-22", "sub-quorum")

@@ -10,6 +10,8 @@ Planted faults that these tests caught, each a check taken out alone:
 * votes and studies: elector, ratification, the plan that was voted on, adopted contract, lint,
   opened twice, terms of an epoch, what a round asks, results of a study, model of a report,
   builder, model, approvers and repetition of a release, the log's clock;
+* what is decided, not done: a suspension before a study, epoch, round, release or charter;
+  a halt under another name, or for a false sum without its proof; a registration counted twice;
 * rounds: keys for every slot, columns, pair commitments, roster, enough members, order, slots,
   context, logged inputs, inputs counted twice, enough survivors, one set for one question,
   answers to one set, enough answers, each once;

@@ -6,6 +6,7 @@ not voted on cannot be listed, and a version that the newcomer's keys did not si
 
 Invariants (docs/spec/governance.md, section 8):
   * An amendment lists a new member only if its acceptance by exactly this version is ratified.
+  * A ratified suspension that can take effect does so before anything else begins.
   * What was accepted by another version than the one that took effect is void, and so are the
     releases, suspensions, rotations and plans that were approved under one that is over.
 """
@@ -15,13 +16,13 @@ from types import MappingProxyType
 
 import msgspec
 
-from treaty.errors import PolicyError
+from treaty.errors import PeerError, PolicyError
 from treaty.governance.roles import Action
-from treaty.ids import Digest, MemberId
+from treaty.ids import Digest, MemberId, Timestamp
 from treaty.protocol.membership import Membership
 from treaty.protocol.proposal import Choice, Phase, Proposal
 
-__all__ = ["ProposalRecord", "carried_out", "require_accepted", "voided"]
+__all__ = ["ProposalRecord", "carried_out", "require_accepted", "require_suspended", "voided"]
 
 
 class ProposalRecord(msgspec.Struct, frozen=True):
@@ -85,6 +86,28 @@ def require_accepted(
                 "members' approval of member.accept first",
                 code="not-accepted",
             )
+
+
+def require_suspended(
+    records: Mapping[Digest, ProposalRecord], members: Membership, at: Timestamp
+) -> None:
+    """Raise `PolicyError` (``suspension-due``) if a ratified suspension waits and takes effect now.
+
+    Whoever sequences the log could otherwise keep a suspended member in every round to come. One
+    that the rules do not let take effect, since too few members would be left, stops nothing.
+    """
+    for one in records.values():
+        if not one.suspends or one.used or one.target is None:
+            continue
+        try:
+            members.suspend(one.target, one.approving, at=at)
+        except (PeerError, PolicyError):
+            continue
+        raise PolicyError(
+            f"the members decided to suspend {one.target}: expected its suspension before "
+            "anything begins",
+            code="suspension-due",
+        )
 
 
 def carried_out(records: Mapping[Digest, ProposalRecord]) -> Mapping[Digest, ProposalRecord]:

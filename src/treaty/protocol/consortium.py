@@ -30,7 +30,13 @@ from treaty.errors import PolicyError, VerificationError
 from treaty.governance.charter import Charter
 from treaty.governance.roles import Action
 from treaty.ids import Digest, MemberId, Timestamp
-from treaty.protocol.accession import ProposalRecord, carried_out, require_accepted, voided
+from treaty.protocol.accession import (
+    ProposalRecord,
+    carried_out,
+    require_accepted,
+    require_suspended,
+    voided,
+)
 from treaty.protocol.ledger_trail import LedgerTrail
 from treaty.protocol.membership import Membership, open_charter
 from treaty.protocol.messages import (
@@ -64,7 +70,7 @@ from treaty.protocol.proposal import (
     Proposal,
     VotingEnded,
 )
-from treaty.protocol.secagg_messages import MaskedInput, Reveal
+from treaty.protocol.secagg_messages import EpochOpened, MaskedInput, Reveal, RoundOpened
 from treaty.protocol.statements import (
     Body,
     Documents,
@@ -82,6 +88,7 @@ __all__ = ["DOCUMENTED", "PROPOSABLE", "Consortium", "ProposalRecord"]
 
 _IN_ROUND = (MaskedInput, Reveal)
 _CHARTERS = (CharterPublished, CharterGathered)
+_BEGINNINGS = (RoundOpened, EpochOpened, StudyOpened, ReleaseProvenance)
 
 _EPOCH = Timestamp(0)
 
@@ -170,6 +177,8 @@ class Consortium(msgspec.Struct, frozen=True):
 
     def _dispatch(self, verified: Verified[Body], documents: Documents) -> "Consortium":
         body = verified.predicate
+        if isinstance(body, _BEGINNINGS):
+            require_suspended(self.proposals, self.members, self.at)
         match body:
             case TimeStated():
                 return self._on_time(body)
@@ -189,7 +198,9 @@ class Consortium(msgspec.Struct, frozen=True):
                 return self._on_comparison(body)
             case DatasetRegistered():
                 self._own(Action.LEDGER_REBASE, verified)
-                return self._with_trail(body.author, self.trail(verified.author).registered())
+                return self._with_trail(
+                    body.author, self.trail(verified.author).registered(verified.digest)
+                )
             case LedgerRebased():
                 self._own(Action.LEDGER_REBASE, verified)
                 rebased = self.trail(verified.author).rebased(of_kind(verified, LedgerRebased))
@@ -204,13 +215,10 @@ class Consortium(msgspec.Struct, frozen=True):
             # Every mask key is bound to the charter: a new version closes the epoch first.
             raise PolicyError("a study is under way: halt it before amending", code="study-runs")
         membership, verified = open_charter(
-            self.membership,
-            entry,
-            documents,
-            anchor=self.anchor,
-            at=self.at,
+            self.membership, entry, documents, anchor=self.anchor, at=self.at
         )
         if self.membership is not None:
+            require_suspended(self.proposals, self.membership, self.at)
             require_accepted(self.proposals.values(), self.membership, membership)
         proposals = voided(carried_out(self._lapse(lambda _: True).proposals))
         size = self.size + 1

@@ -5,6 +5,7 @@ A member's masked inputs carry the head of the ledger that pays for them. Invari
   * A ledger only grows: fewer entries, or another head at the same number, is refused.
   * A member that has shown a ledger shows one with every input, and no other, unless its officer
     signed for the other one: a data set of other persons, or the successor of a lost ledger.
+  * One statement of the officer lets one ledger in, however often it is put into the log.
   * A re-base names exactly the head that the log showed last.
 
 What a ledger holds is not known here, only that it grows. Its first head is believed.
@@ -43,13 +44,15 @@ class LedgerTrail:
     """One member's ledgers: the last head of each, and what its officer signed for.
 
     `awaited` are successors of lost ledgers that have shown no head yet; `spare` counts the
-    registered data sets whose ledgers have shown none.
+    registered data sets whose ledgers have shown none, `registrations` are the statements that
+    registered them.
     """
 
     heads: Mapping[Digest, LedgerHead] = field(default_factory=dict)
     awaited: frozenset[Digest] = frozenset()
     rebases: Mapping[Digest, Verified[LedgerRebased]] = field(default_factory=dict)
     spare: int = 0
+    registrations: frozenset[Digest] = frozenset()
 
     def head_of(self, ledger: Digest) -> LedgerHead | None:
         """Return the last head that the log shows of `ledger`, if any."""
@@ -107,9 +110,15 @@ class LedgerTrail:
             spare=self.spare - 1 if fresh else self.spare,
         )
 
-    def registered(self) -> "LedgerTrail":
-        """Return the trail after the officer's statement that a new data set has other persons."""
-        return replace(self, spare=self.spare + 1)
+    def registered(self, statement: Digest) -> "LedgerTrail":
+        """Return the trail after the officer's statement that a new data set has other persons.
+
+        Raises `VerificationError` (``replayed``) where it stands in the log already: one signature
+        lets one ledger in.
+        """
+        if statement in self.registrations:
+            raise VerificationError("this data set is registered already", code="replayed")
+        return replace(self, spare=self.spare + 1, registrations=self.registrations | {statement})
 
     def rebased(self, verified: Verified[LedgerRebased]) -> "LedgerTrail":
         """Return the trail after an officer accepted a loss.

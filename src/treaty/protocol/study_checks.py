@@ -76,11 +76,24 @@ def check_completed(body: StudyCompleted, progress: StudyProgress) -> None:
 
 
 def check_halted(code: HaltCode, stage: Stage, *, decided: bool) -> None:
-    """Raise unless a study at `stage` may be halted for `code`."""
+    """Raise unless a study at `stage` may be halted for `code`.
+
+    Reasons that the log knows are those that it shows: a false sum by its proof alone, want of
+    support by the support sum, the members' decision by their ballots. None hides behind another.
+    """
+    if code is HaltCode.SUM_FALSE:
+        raise VerificationError("only the proof of a false sum says that one is", code="wrong-code")
     if code is HaltCode.LEAST_SUPPORT and stage is not Stage.HALTED:
         raise VerificationError("the study has the support it needs", code="wrong-code")
     if code is HaltCode.DECIDED and not decided:
         raise PolicyError("no ratified decision halts the study", code="sub-quorum")
+    shown = {HaltCode.DECIDED} if decided else set()
+    shown |= {HaltCode.LEAST_SUPPORT} if stage is Stage.HALTED else set()
+    if shown and code not in shown:
+        known = " or ".join(sorted(one.value for one in shown))
+        raise VerificationError(
+            f"the log shows another reason than {code.value}: expected {known}", code="wrong-code"
+        )
     if stage is Stage.COMPLETED and code is not HaltCode.DECIDED:
         # Prevents a coordinator from burying an evaluation that it does not like.
         raise VerificationError("the study is finished: complete it", code="wrong-code")

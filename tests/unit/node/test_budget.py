@@ -387,7 +387,7 @@ def test_another_ledger_than_the_one_shown_is_locked() -> None:
     assert fresh.lock == "ledger-forked"
     fresh.confirm(LedgerTrail(), keeper.head)
     assert fresh.lock == "ledger-forked"
-    fresh.confirm(trail.registered())
+    fresh.confirm(trail.registered(named("registration")))
     assert fresh.lock == ""
 
 

@@ -1,10 +1,10 @@
 """What the log lets a member show of its privacy ledgers.
 
 Every sequence of three heads over two ledgers is played, and compared with a model that knows
-nothing but the rule.Planted faults that these tests
+nothing but the rule. Planted faults that these tests
 caught: one as long with another head accepted; an input without a head after one with it; a second
-ledger without the officer; a registration that lets in two; a re-base of another head than the
-last; a successor that is in use.
+ledger without the officer; a registration that lets in two, or counts again when it is repeated; a
+re-base of another head than the last; a successor that is in use.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ def test_half_a_head_is_malformed(body: MaskedInput) -> None:
 
 
 def test_a_registration_lets_in_one_more_ledger() -> None:
-    trail = LedgerTrail().with_head(shown("x", 3)).registered()
+    trail = LedgerTrail().with_head(shown("x", 3)).registered(named("registration"))
     assert trail.admits(named("y"))
     trail = trail.with_head(shown("y", 1))
     assert not trail.admits(named("z"))
@@ -100,8 +100,19 @@ def test_a_registration_lets_in_one_more_ledger() -> None:
     assert code_of(trail, shown("x", 2)) == "ledger-rollback"
 
 
+def test_a_registration_counts_once_however_often_it_is_put_into_the_log() -> None:
+    """What an officer signed for one data set lets no second ledger in."""
+    trail = LedgerTrail().with_head(shown("x", 3)).registered(named("registration"))
+    for later in (trail, trail.with_head(shown("y", 1))):
+        with pytest.raises(VerificationError) as caught:
+            later.registered(named("registration"))
+        assert caught.value.code == "replayed"
+    twice = trail.registered(named("another")).with_head(shown("y", 1))
+    assert twice.admits(named("z"))
+
+
 def test_a_registration_before_the_first_head_is_used_up_by_it() -> None:
-    trail = LedgerTrail().registered().with_head(shown("x", 1))
+    trail = LedgerTrail().registered(named("registration")).with_head(shown("x", 1))
     assert code_of(trail, shown("y", 1)) == "strange-ledger"
 
 
@@ -132,7 +143,12 @@ def test_an_older_copy_may_go_on_after_a_rebase() -> None:
 
 
 def test_a_successor_is_not_a_ledger_in_use() -> None:
-    trail = LedgerTrail().with_head(shown("x", 7)).registered().with_head(shown("y", 2))
+    trail = (
+        LedgerTrail()
+        .with_head(shown("x", 7))
+        .registered(named("registration"))
+        .with_head(shown("y", 2))
+    )
     with pytest.raises(VerificationError) as caught:
         trail.rebased(given_up("x", 7, "h", "y"))
     assert caught.value.code == "wrong-ledger"
