@@ -4,6 +4,9 @@ Invariants (docs/spec/protocol.md, section 3):
   * New entries are accepted only if they lead from this member's own tree to a checkpoint that the
     log key signed; otherwise the mirror keeps what it has and cosigns nothing (``split-view``).
   * Of what an entry names no more is read than the log says that it can be (`treaty.node.bounds`).
+  * Of what a feed brings nothing is kept that no entry names, and what the fold had to ask for is
+    kept with the entries, as far as a feed could have brought it: without it they cannot be read
+    again, and whoever served it need not do so for ever.
   * What is cosigned is what is stored: no cosignature while entries wait for their transaction.
 
 Left to its callers: who may send a feed, and what the entries ask of this member.
@@ -18,13 +21,15 @@ from treaty.errors import FormatError, VerificationError
 from treaty.ids import Digest, MemberId
 from treaty.node.bounds import DOCUMENT_BYTES, bounds_of
 from treaty.node.cosignatures import open_cosigned
+from treaty.node.feeding import FEED_LIMIT_BYTES, brought_by
 from treaty.node.log_keeper import LogKeeper
 from treaty.node.phase_clock import SINCE_KEY, PhaseClock
 from treaty.ports import Batch, BlobStore, Clock, Engine, EventStore
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.frames import Feed
 from treaty.protocol.messages import TimeStated
-from treaty.protocol.statements import Parsed, peek
+from treaty.protocol.secagg_messages import EpochSealed
+from treaty.protocol.statements import Body, Parsed, peek
 
 __all__ = ["CHECKPOINT_KEY", "COSIGNED_KEY", "LOG_STREAM", "Accepted", "Mirror"]
 
@@ -98,15 +103,18 @@ class Mirror:
             return None
         state, made = self._state, made or {}
         digests = tuple(map(sha256, entries))
+        asked: dict[Digest, bytes] = {}
+        bodies: list[Body] = []
         known_parts = _parsed(entries, digests, made)
         signed = made.keys() | _signed(state, digests, known_parts, made)
         for place, (entry, digest) in enumerate(zip(entries, digests, strict=True)):
             parsed = known_parts[place] if place < len(known_parts) else peek(entry)
-            documents = self._finder(feed.blobs, bounds_of(parsed[1], state))
+            documents = self._finder(feed.blobs, bounds_of(parsed[1], state), asked)
             state, verified = state.apply(
                 entry, documents, parsed=parsed, made=signed, digest=digest
             )
             body = verified.predicate
+            bodies.append(body)
             if isinstance(body, TimeStated) and body.at - self._clock.now() > CLOCK_TOLERANCE_MS:
                 # Only ahead: whoever was away for days must be able to catch up.
                 raise VerificationError(
@@ -115,7 +123,9 @@ class Mirror:
                 )
         log = self._log.extended(entries)
         log.check_note(feed.checkpoint, state.members)
-        return Accepted(state, log, feed.checkpoint, entries, digests, feed.blobs)
+        return Accepted(
+            state, log, feed.checkpoint, entries, digests, {**_named(feed, bodies, state), **asked}
+        )
 
     def evidence(self, feed: Feed) -> bytes:
         """Return the newest checkpoint if `feed` shows that the coordinator has lost entries of it.
@@ -210,14 +220,23 @@ class Mirror:
         return self._log.cosign(self._note, key, member, self._clock.now())
 
     def _finder(
-        self, attached: Mapping[Digest, bytes], bounds: Mapping[Digest, int]
+        self,
+        attached: Mapping[Digest, bytes],
+        bounds: Mapping[Digest, int],
+        asked: dict[Digest, bytes] | None = None,
     ) -> Callable[[Digest], bytes]:
+        """Return what finds a document; into `asked` goes what only the engine had."""
+
         def find(digest: Digest) -> bytes:
-            if digest in attached:
-                return attached[digest]
+            for known in (attached, asked or {}):
+                if digest in known:
+                    return known[digest]
             if self._blobs.has(digest):
                 return self._blobs.get(digest)
-            return self._engine.fetch(digest, bounds.get(digest, DOCUMENT_BYTES))
+            data = self._engine.fetch(digest, bounds.get(digest, DOCUMENT_BYTES))
+            if asked is not None and len(data) <= FEED_LIMIT_BYTES:
+                asked[digest] = data
+            return data
 
         return find
 
@@ -231,6 +250,25 @@ class Mirror:
         self._state = state
         self._log = self._log.extended(entries)
         self._note = (self._store.get(CHECKPOINT_KEY) or b"").decode()
+
+
+def _named(feed: Feed, bodies: Sequence[Body], state: Consortium) -> Mapping[Digest, bytes]:
+    """Return the blobs of `feed` that its entries bring; `bodies` are the new ones, folded."""
+    if not feed.blobs:
+        return {}
+    study = state.running
+    epoch = None if study is None else study.epoch
+    dealt = () if epoch is None else epoch.shares.values()
+
+    def columns(_: EpochSealed) -> Iterable[Digest]:
+        return (Digest(one) for shares in dealt for one in shares.predicate.columns.values())
+
+    named = {one for body in bodies for one in brought_by(body, columns)}
+    if not feed.blobs.keys() <= named:
+        # Entries that this member has already may bring what it missed.
+        before = feed.entries[: len(feed.entries) - len(bodies)]
+        named |= {one for entry in before for one in brought_by(peek(entry)[1], columns)}
+    return {digest: data for digest, data in feed.blobs.items() if digest in named}
 
 
 def _parsed(

@@ -6,16 +6,19 @@ stored ones passed over, a cosignature of somebody else or of no witness, the ch
 compared with the tree, documents of a feed not kept; of a feed that is parsed, verified and folded
 in three passes: signatures believed unseen, a bad one too, one for another; a bad entry refused
 before its turn, or left out; unknown keys, or those of a suspended member, not asked for in turn;
-a checkpoint's text not compared.
+a checkpoint's text not compared; whatever a feed brings kept, or not what was asked for elsewhere,
+or not what an entry held before names.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from tests.unit.governance.test_rotation import fresh
 from tests.worlds import LOG_KEY, NAMES, NOW, World, approval, key, refused, runner, witness
+from treaty.contracts.schema import contract_bytes
 from treaty.crypto import envelope
 from treaty.crypto.canonical import sha256
 from treaty.crypto.keys import SigningKey
@@ -319,3 +322,67 @@ def test_a_cosignature_is_of_the_member_that_sends_it_and_of_a_witness() -> None
     for name in (one, "nobody"):
         with refused("unknown-key"):
             keeper.check_cosignature(line, members, MemberId(name))
+
+
+# --- what is kept of a feed -----------------------------------------------------------------------
+
+
+class _Serving(_Nowhere):
+    """An engine that serves every document of a world, and counts."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.served = 0
+
+    def fetch(self, digest: Digest, most_bytes: int) -> bytes:
+        """Return the document."""
+        self.served += 1
+        return self._world.find(digest)
+
+
+def test_what_no_entry_names_is_not_kept() -> None:
+    """A coordinator cannot fill a member's disk with what it attaches to its feeds."""
+    world, store = World(), MemoryStore()
+    junk = {sha256(bytes([place]) * 4096): bytes([place]) * 4096 for place in range(64)}
+    mirror = _mirror(world, store)
+    feed = _feed(world)
+    needed = world.state.anchor
+    accepted = mirror.check(Feed(0, feed.entries, feed.checkpoint, {**feed.blobs, **junk}))
+    assert accepted is not None and set(accepted.blobs) == {needed}
+    mirror.take(accepted)
+    mirror.write((), (), "participant-mirror")
+    assert store.blobs.has(needed) and not any(store.blobs.has(one) for one in junk)
+
+
+def test_what_a_member_asked_for_is_kept_with_the_entries_that_need_it() -> None:
+    """Whoever served it, once, cannot make the log unreadable by serving it no longer."""
+    world, store = World(), MemoryStore()
+    serving = _Serving(world)
+    mirror = Mirror(
+        anchor=world.state.anchor,
+        store=store,
+        blobs=store.blobs,
+        engine=serving,
+        clock=_Clock(NOW),
+    )
+    accepted = mirror.check(replace(_feed(world), blobs={}))
+    assert accepted is not None and serving.served == 1
+    mirror.take(accepted)
+    mirror.write((), (), "participant-mirror")
+    assert _mirror(world, store).state == mirror.state
+
+
+def test_what_was_missed_comes_with_entries_that_are_repeated() -> None:
+    """A document of an entry that the member holds already is named, and kept."""
+    world, store = World(), MemoryStore()
+    contract = sha256(contract_bytes(world.contract))
+    world.propose(Action.CONTRACT_ADOPT, contract)
+    mirror = _mirror(world, store)
+    accepted = mirror.check(replace(_feed(world), blobs={world.under: world.find(world.under)}))
+    assert accepted is not None
+    mirror.take(accepted)
+    mirror.write((), (), "participant-mirror")
+    assert not store.blobs.has(contract)
+    world.say(TimeStated, at=NOW + 1)
+    accepted = mirror.check(_feed(world))
+    assert accepted is not None and accepted.blobs[contract] == contract_bytes(world.contract)
