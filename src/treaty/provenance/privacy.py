@@ -64,8 +64,9 @@ def log_privacy(state: Consortium) -> LogPrivacy:
     for study in state.studies.values():
         terms = study.plan.privacy
         if not isinstance(terms, NoisedTerms):
-            # The first two sums are over training rows, whatever came of the study.
-            exact += any(record.reveals for record in study.rounds)
+            # The first two sums are over training rows, whatever came of the study; and a sum can
+            # have been opened by answers that were kept back (`_answered`).
+            exact += any(record.members_in for record in _rounds(study))
             continue
         private += 1
         answered = tuple(_answered(study))
@@ -79,6 +80,11 @@ def log_privacy(state: Consortium) -> LogPrivacy:
     return LogPrivacy(private, exact, len(state.comparisons), spent, delta_inverse)
 
 
+def _rounds(study: Study) -> tuple[ClosedRound, ...]:
+    """Return every round of `study`, the open one as it stands among them."""
+    return study.rounds if study.round is None else (*study.rounds, close(study.round))
+
+
 def _answered(study: Study) -> Iterator[Answered]:
     """Yield the noised sums that can have been opened, each release of a question once.
 
@@ -87,10 +93,9 @@ def _answered(study: Study) -> Iterator[Answered]:
     be opened: members are bound to it, and two sets need more members than there are. Where the
     log does not show which, that with the fewest shares counts.
     """
-    records = study.rounds if study.round is None else (*study.rounds, close(study.round))
     named: dict[str, tuple[QueryKind, list[ClosedRound]]] = {}
     planned: dict[int, Digest] = {}
-    for record in records:
+    for record in _rounds(study):
         kind = noised_kind(study.plan, record.round)
         if record.members_in and kind is not None:
             # The first that can have been opened is the one that the plan asked for.

@@ -286,7 +286,7 @@ def _record(
         model=model,
         released=released,
         guarantees=(
-            *_guarantees(history, manifest, model is not None, _release(released, withdrawn)),
+            *_guarantees(history, manifest, model is not None, _release(history, model)),
             fresh,
         ),
     )
@@ -401,13 +401,25 @@ def _guarantees(
     )
 
 
-def _release(released: bool, withdrawn: int | None) -> tuple[str, Status, str]:
-    if released:
-        return "release", Status.PROVED, "approved by as many stewards as the charter asks"
-    said = "no release in this log"
-    if withdrawn is not None:
-        said = f"released, and taken back by its stewards in entry {withdrawn}"
-    return "release", Status.NOT_COVERED, said
+def _release(history: History, model: Digest | None) -> tuple[str, Status, str]:
+    """Say whether the last completed `model` is released, and which others of the log are.
+
+    A log can hold more studies after a release: what the last one did says nothing about it.
+    """
+    state = history.state
+    present = {one: at for one, at in state.releases.items() if one not in state.withdrawn}
+    others = sorted(at for one, at in present.items() if one != model)
+    status, said = Status.NOT_COVERED, "no release in this log"
+    if model in present:
+        status, said = Status.PROVED, "approved by as many stewards as the charter asks"
+    elif model is not None and model in state.withdrawn:
+        said = f"released, and taken back by its stewards in entry {state.withdrawn[model]}"
+    elif state.releases:
+        said = "the last completed model is not released"
+    if others:
+        listed = ", ".join(map(str, others))
+        said += f"; models of other studies are released, in entries {listed}"
+    return "release", status, said
 
 
 def _privacy(history: History) -> list[tuple[str, Status, str]]:

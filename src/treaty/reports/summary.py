@@ -443,6 +443,9 @@ class _Terms:
         for other in state.studies.values():
             if study is None or other.identity != study.identity:
                 code = f" ({other.halt_code.value})" if other.halt_code is not None else ""
+                model = other.final_model
+                if model is not None and model in state.releases and model not in state.withdrawn:
+                    code += f", released in entry {state.releases[model]}"
                 yield Term(
                     label="Another study in this log",
                     value=f"{other.plan.title or other.plan.study}: {other.phase.value}{code}",
