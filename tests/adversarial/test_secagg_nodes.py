@@ -61,9 +61,15 @@ class Traitor:
         self.turn(directory, federation, small_plan(federation), contract())
 
     def turn(
-        self, directory: Path, federation: SmallFederation, plan: Plan, made: Contract
+        self,
+        directory: Path,
+        federation: SmallFederation,
+        plan: Plan,
+        made: Contract,
+        *,
+        sums: int = 0,
     ) -> None:
-        """Run `plan` until all have sent their inputs of its first round."""
+        """Run `plan` until all have sent their inputs of the round after `sums` published ones."""
         self.federation = federation
         parties = directory / "parties"
         self.runner = load_key(parties / COORDINATOR, "coordinator")
@@ -72,7 +78,11 @@ class Traitor:
         self.federation.decide(Action.CONTRACT_ADOPT, Digest(plan.contract), contract_bytes(made))
         self.federation.decide(Action.STUDY_APPROVE, plan_digest(plan), plan_bytes(plan))
         assert self.federation.run(
-            lambda state: state.running is not None and state.running.round is not None
+            lambda state: (
+                state.running is not None
+                and state.running.round is not None
+                and state.running.progress.index == sums
+            )
         )
         self.entries = self.federation.coordinator.entries
         self.state = self.federation.coordinator.state

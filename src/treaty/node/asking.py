@@ -6,6 +6,7 @@ release. An exact question waits for the members that it is bound to.
 
 from treaty.errors import UsageError
 from treaty.ids import MemberId, Timestamp
+from treaty.protocol.column_support import require_support
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.messages import TimeStated
 from treaty.protocol.secagg_coordinator import CoordinatorEpoch
@@ -20,10 +21,13 @@ __all__ = ["base_of", "circumstances_of", "next_round", "time_due"]
 def next_round(study: Study, epoch: CoordinatorEpoch) -> RoundOpened:
     """Return the opening of the study's next round in a ready epoch.
 
-    Raises `PolicyError` where too few can be asked, `VerificationError` (``fresh-releases``).
+    Raises `PolicyError` where too few can be asked, for the sum or for one of its columns
+    (``least-support``), `VerificationError` (``fresh-releases``).
     """
     barred = _left_out(study, epoch)
-    return epoch.next_round(study.expected_round(), attempt=study.attempts, exclude=barred)
+    opened = epoch.next_round(study.expected_round(), attempt=study.attempts, exclude=barred)
+    require_support(study, opened.participants)
+    return opened
 
 
 def _left_out(study: Study, epoch: CoordinatorEpoch) -> frozenset[str]:

@@ -4,7 +4,8 @@ The machines of `treaty.protocol` decide; this module derives from the log which
 computes inputs, and performs what the machines order: persist, then send.
 
 Invariants (docs/spec/secagg.md):
-  * A masked input leaves only if the gate lets its class of sum be opened over so many members.
+  * A masked input leaves only if the gate lets its class of sum be opened over so many members,
+    and input and answer only for members of whom enough surely support every column.
   * What an input costs stands in the site's ledger before it is masked.
   * The vector before masking is stored with the slot, so that a repeated slot masks the same one.
   * What went wrong with the rows stays in the journal; the log sees one closed code.
@@ -32,6 +33,7 @@ from treaty.node.mirror import Mirror
 from treaty.node.noise_kept import kept_noise, noise_record, took_noise_off
 from treaty.node.spending import Spending
 from treaty.ports import Entropy, EventStore, Journal, SecretFile
+from treaty.protocol.column_support import require_support
 from treaty.protocol.gate import check_sum
 from treaty.protocol.ledger_trail import head_in
 from treaty.protocol.secagg_effects import (
@@ -225,7 +227,7 @@ class Performer:
                 return
             self._open_slot(study, record)
         if self._slot is not None and record.sealed is not None:
-            self._answer(record)
+            self._answer(study, record)
 
     def _open_slot(self, study: Study, record: RoundRecord) -> None:
         if self._epoch is None:
@@ -267,6 +269,7 @@ class Performer:
                 members=study.group.min_survivors,
                 form=query.kind.form,
             )
+            require_support(study, record.participants)
             self._admission.require_consent(self._mirror.state, study)
             need = effects[0]
             event = self._input(study, record, need)
@@ -336,7 +339,7 @@ class Performer:
         blob = self._mirror.keep(vector.tobytes())
         return InputReady(digest, root, blob, noise, paid, surplus, keys)
 
-    def _answer(self, record: RoundRecord) -> None:
+    def _answer(self, study: Study, record: RoundRecord) -> None:
         slot = self._slot
         if slot is None or record.sealed is None:
             return
@@ -356,6 +359,7 @@ class Performer:
                     # Prevents keys for another set, once a policy and an older store are put back.
                     self._secrets.erase(name)
         if slot.phase is SlotPhase.INPUT_SENT:
+            require_support(study, record.members_in)
             first, *others = record.inputs.values()
             self._drive_slot(InputLogged(first, tuple(others)))
             self._drive_slot(SurvivorsAnnounced(record.sealed, secret, noise, claim))

@@ -17,6 +17,7 @@ from treaty.node.asking import base_of, circumstances_of, next_round, time_due
 from treaty.node.auditing import AuditDriver, claims_hold
 from treaty.node.intake import check_columns
 from treaty.ports import BlobStore, Engine, Journal
+from treaty.protocol.column_support import is_supported
 from treaty.protocol.consortium import Consortium
 from treaty.protocol.messages import (
     HaltCode,
@@ -107,8 +108,7 @@ class RoundDriver:
         self._orders: list[Order] = []
         self._need: NeedSum | None = None
         self._running: Study | None = None
-        self._bound: frozenset[MemberId] | None = None
-        self._freed: frozenset[MemberId] = frozenset()
+        self._asked: Study | None = None
         self._failed_epochs = 0
         self._put_off: dict[Digest, tuple[int, int]] = {}
         self._audits = AuditDriver(blobs)
@@ -172,7 +172,7 @@ class RoundDriver:
             case RoundOpened():
                 opened = of_kind(verified, RoundOpened)
                 self._in_epoch(RoundLogged(opened))
-                running = state.running
+                running = self._asked = state.running
                 record = None if running is None else running.round
                 self._round = CoordinatorRound.begin(
                     self._open_epoch(),
@@ -180,9 +180,6 @@ class RoundDriver:
                     surplus=record is not None and bool(record.tiers),
                     claimed=record is not None and record.claim_bound is not None,
                 )
-                if running is not None:
-                    self._bound = running.bound_among(body.participants, body.epoch_hash)
-                    self._freed = running.freed
             case MaskedInput():
                 self._in_round(InputArrived(of_kind(verified, MaskedInput)))
             case InputDeclined():
@@ -464,9 +461,13 @@ class RoundDriver:
                     self._journal.note("blame", f"{names}: {effect.reason}")
 
     def _may_seal(self, sealed: SurvivorsSealed) -> bool:
-        """Say whether `sealed` names the members that are bound to this question, if any are."""
-        names = frozenset(MemberId(one.member) for one in sealed.survivors)
-        return self._bound is None or (self._bound ^ names) <= self._freed
+        """Say whether `sealed` names who is bound to this question, and enough for every column."""
+        names, study = frozenset(MemberId(one.member) for one in sealed.survivors), self._asked
+        if study is None or study.round is None:
+            return True
+        ask = study.round.opened.predicate
+        bound = study.bound_among(ask.participants, ask.epoch_hash)
+        return (bound is None or (bound ^ names) <= study.freed) and is_supported(study, names)
 
     def _sum(self, need: NeedSum, find: Find) -> None:
         def pieces(blob: Digest) -> Iterable[bytes]:

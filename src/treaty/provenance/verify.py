@@ -18,6 +18,7 @@ from treaty.crypto.canonical import Count, DigestField, Name, Record, Text
 from treaty.errors import UsageError, VerificationError
 from treaty.ids import Digest, Timestamp
 from treaty.privacy.certificate import shown_epsilon
+from treaty.protocol.column_support import weak_sums
 from treaty.protocol.differencing import lone_changes
 from treaty.protocol.membership import log_verifier
 from treaty.provenance.bundle import (
@@ -316,6 +317,20 @@ def _differences(history: History) -> list[tuple[str, Status, str]]:
     return [("differences", Status.NOT_COVERED, "; ".join(said))] if said else []
 
 
+def _support(history: History) -> list[tuple[str, Status, str]]:
+    """Say where fewer sites than should may stand behind a column, in a line where there are any.
+
+    Members refuse such sums (`column_support`); histories of those that did not look are valid.
+    """
+    found = [weak_sums(study) for study in history.state.studies.values()]
+    sums, fewest = sum(one for one, _ in found), min((few for one, few in found if one), default=0)
+    said = (
+        f"{sums} sums left out members whose support was counted: as few as {fewest} may stand "
+        "behind a column, too few to hide one of them"
+    )
+    return [("support", Status.NOT_COVERED, said)] if sums else []
+
+
 def _audits(history: History) -> list[tuple[str, Status, str]]:
     """What members say about the sums of audited studies, in a line of its own where there are any.
 
@@ -381,6 +396,7 @@ def _guarantees(
     found += _audits(history)
     found += _claims(history)
     found += _differences(history)
+    found += _support(history)
     found.append(
         ("model", proved, "derived again from the published sums, bit for bit")
         if completed
