@@ -6,7 +6,8 @@ what it should sign.
 
 Planted and caught: a key that was given up listed again, for its member, for another, for another
 purpose; fewer members than may collude who exchange everybody's keys; a suspension that an exchange
-of keys makes void although it was decided first, or that its approvers' old keys stop for ever; a
+of keys makes void although it was decided first, in the fold or at the coordinator, or that stops
+an exchange although it cannot be carried out, or that its approvers' old keys stop for ever; a
 cosignature of an old key that counts, alone or beside the new one; a plan waited for that can never
 be opened; a report that takes a release for approved by who holds one of its keys later.
 """
@@ -59,11 +60,17 @@ from treaty.studies.plan import plan_bytes
 A, B, C, D = NAMES[:4]
 
 
-def exchange(world: World, name: str, keys: MemberKeys, *new: SigningKey) -> None:
+def exchange(
+    world: World,
+    name: str,
+    keys: MemberKeys,
+    *new: SigningKey,
+    by: tuple[str, ...] = (B, C, D),
+) -> None:
     """Let three members exchange the keys of `name`; `new` ones prove possession."""
     suspended = world.state.members.history.suspended
     charter = rotated(world.state.charter, name, keys, suspended=suspended)
-    world.publish(charter, [*(approval(one) for one in (B, C, D)), *new])
+    world.publish(charter, [*(approval(one) for one in by), *new])
 
 
 @pytest.mark.parametrize(
@@ -115,21 +122,30 @@ def test_those_who_may_collude_are_too_few_to_exchange_keys(colluders: int) -> N
         assert codes == (["threshold"] if threshold <= colluders else [])
 
 
-def test_a_suspension_that_was_not_carried_out_is_void_under_other_keys() -> None:
-    """Its approvals were signed by keys that may count no longer; it can be asked anew."""
+def test_no_exchange_comes_before_a_suspension_that_is_decided() -> None:
+    """Whoever sequences could otherwise have the decision voided by it."""
     world = World()
     number = world.decide(Action.MEMBER_SUSPEND, digest("suspend"), target=D)
     assert world.state.proposals[number].proposal.ballots.keys() == {A, B}
-    exchange(world, A, fresh(A, "approval"), key(f"{A} new approval"))
+    with world.refuses("suspension-due"):
+        exchange(world, A, fresh(A, "approval"), key(f"{A} new approval"))
+    world.say(MemberSuspended, proposal=number, target=D)
+    exchange(world, A, fresh(A, "approval"), key(f"{A} new approval"), by=(A, B, C))
+    assert world.state.members.history.excluded() == {D}
+    assert world.replayed() == world.state
+
+
+def test_a_suspension_that_cannot_be_carried_out_is_void_under_other_keys() -> None:
+    """Its approvals were signed by keys that may count no longer; until then it stops nothing."""
+    world = World()
+    world.propose_and_suspend(C)
+    number = world.decide(Action.MEMBER_SUSPEND, digest("suspend"), target=D)
+    with world.refuses("deadlock"):
+        world.say(MemberSuspended, proposal=number, target=D)
+    exchange(world, A, fresh(A, "approval"), key(f"{A} new approval"), by=(A, B, D))
     assert world.state.proposals[number].used
     with world.refuses("sub-quorum"):
         world.say(MemberSuspended, proposal=number, target=D)
-    asked = world.say(
-        ProposalOpened, B, action="member.suspend", subject=digest("suspend"), target=D, nonce=1
-    )
-    world.vote(asked.digest, [B, C])
-    world.say(MemberSuspended, proposal=asked.digest, target=D)
-    assert world.state.members.history.excluded() == {D}
     assert world.replayed() == world.state
 
 
