@@ -198,9 +198,8 @@ class Consortium(msgspec.Struct, frozen=True):
                 return self._on_comparison(body)
             case DatasetRegistered():
                 self._own(Action.LEDGER_REBASE, verified)
-                return self._with_trail(
-                    body.author, self.trail(verified.author).registered(verified.digest)
-                )
+                trail = self.trail(verified.author).registered(verified.digest)
+                return self._with_trail(body.author, trail)
             case LedgerRebased():
                 self._own(Action.LEDGER_REBASE, verified)
                 rebased = self.trail(verified.author).rebased(of_kind(verified, LedgerRebased))
