@@ -120,7 +120,8 @@ def test_one_script_runs_over_both(rig: Rig, contract_file: Path, tmp_path: Path
     table, other = study.compare(), simulated.compare()
     assert table.rows == other.rows and other.note == ""
     assert str(table).endswith("exist in a simulation only: nobody has all rows here.")
-    assert said[0] == "study rivers waits for its proposal to be logged, by coordinator.example"
+    # Logged, by coordinator.example, or, where this process was held up, waiting for ballots.
+    assert said[0].startswith("study rivers waits for ")
     assert any("waits for ballots on" in line for line in said)
     assert any("rivers waits for " in line and ", since 20" in line for line in said)
     assert (tmp_path / "joined" / "report.html").stat().st_size > 10_000
@@ -154,8 +155,14 @@ def test_the_wait_ends_and_names_who_is_missing_and_is_taken_up(rig: Rig) -> Non
     """The first call ends while nobody has voted; the second goes on where it ended."""
     said: list[str] = []
     brief = treaty.join(rig.place(LEAD), wait_s=1, say=said.append)
-    with pytest.raises(ResourceError, match=r"on study\.approve, from aare, birs, emme, reuss"):
-        brief.train(name="second", seed=1)
+
+    def names_them() -> bool:
+        # On a slow machine not even the proposal is logged when a call ends.
+        with pytest.raises(ResourceError, match="takes it up again") as caught:
+            brief.train(name="second", seed=1)
+        return "on study.approve, from aare, birs, emme, reuss" in str(caught.value)
+
+    rig.until(names_them, "nobody says who is missing")
     end = officers(rig, "approve", SITES[1:4])
     try:
         study = treaty.join(rig.place(LEAD), wait_s=90, say=said.append).train(
