@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 import treaty
+from tests.standstill import has_ended
 from treaty.errors import PolicyError, ResourceError, UsageError
 from treaty.models.specification import LogisticRegression, MultilayerPerceptron, initial_model
 from treaty.models.task import FailureCode, TrainerFailure, TrainingTask
@@ -306,14 +307,6 @@ def test_a_process_that_answered_badly_is_not_asked_again(tmp_path: Path) -> Non
         trainer.close()
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
 def test_what_code_starts_ends_with_it() -> None:
     worker = (
         f"{READ}{SAY}import subprocess\n"
@@ -321,12 +314,12 @@ def test_what_code_starts_ends_with_it() -> None:
     )
     trainer = _trainer(worker)
     child = int(trainer.site_state(TASK))
-    assert _alive(child)
+    assert not has_ended(child)
     trainer.close()
     until = time.monotonic() + 30.0
-    while _alive(child) and time.monotonic() < until:
+    while not has_ended(child) and time.monotonic() < until:
         time.sleep(0.02)
-    assert not _alive(child)
+    assert has_ended(child)
 
 
 def test_calls_from_several_threads_do_not_meet() -> None:
