@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
+from unittest import mock
 
 from treaty.crypto.keys import SigningKey
 from treaty.deployment.server import NatsServer
+from treaty.engines import streams
 from treaty.engines.jetstream import JetStreamEngine, NatsParty
 from treaty.engines.server_config import ServerSettings, server_config
 from treaty.engines.subjects import Subjects
@@ -79,7 +81,14 @@ class NatsNetwork:
         members: Iterable[MemberId],
         *,
         websocket: bool = False,
+        ack_wait_s: float = FRAME_S,
     ) -> None:
+        """`ack_wait_s` is after how long without a word of its reader a frame comes again.
+
+        That of the product is short: a frame comes twice where a process is held up for longer, as
+        receivers must bear. Where a test is not about that, it should not come.
+        """
+        self.ack_wait_s = ack_wait_s
         self.hub, self.members = hub, tuple(members)
         self.keys = {
             name: SigningKey(bytes([number + 1]) * 32)
@@ -121,14 +130,14 @@ class NatsNetwork:
 
     def open(self, name: MemberId, **changes: object) -> JetStreamEngine:
         """Open an end that is not remembered; the caller closes it."""
-        engine = JetStreamEngine(
-            self.party(name, **changes), self.journals.setdefault(name, MemoryJournal())
-        )
-        try:
-            engine.connect(FRAME_S)
-        except BaseException:
-            engine.close()
-            raise
+        journal = self.journals.setdefault(name, MemoryJournal())
+        with mock.patch.object(streams, "ACK_WAIT_S", self.ack_wait_s):
+            engine = JetStreamEngine(self.party(name, **changes), journal)
+            try:
+                engine.connect(FRAME_S)
+            except BaseException:
+                engine.close()
+                raise
         return engine
 
     # --- what the contract suite asks of a network ----------------------------------------------

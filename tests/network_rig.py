@@ -305,7 +305,7 @@ class Rig:
         return known[1]
 
     def until(
-        self, condition: Callable[[], bool], what: str, seconds: float = 60, pause: float = 0.1
+        self, condition: Callable[[], bool], what: str, seconds: float = 100, pause: float = 0.1
     ) -> None:
         """Wait for `condition`; fail with what the parties said when it does not come."""
         end = time.monotonic() + seconds
@@ -437,7 +437,7 @@ class Rig:
         study = self.state(HUB).studies.get(plan)  # type: ignore[call-overload]  # a digest
         return study is not None and bool(study.finished)
 
-    def export(self, out: Path, seconds: float = 30, hub: str = HUB) -> Path:
+    def export(self, out: Path, seconds: float = 100, hub: str = HUB) -> Path:
         """Write the bundle, once the whole log is cosigned, and verify it."""
 
         def whole() -> bool:

@@ -57,9 +57,11 @@ def net(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Net]:
     if request.param == "embedded":
         yield Embedded((C, A, B))
         return
-    from tests.nats_network import NatsNetwork
+    from tests.nats_network import FRAME_S, NatsNetwork
+    from treaty.engines.streams import ACK_WAIT_S
 
-    nats = NatsNetwork(tmp_path, C, (A, B))
+    wait_s = ACK_WAIT_S if "comes_again" in request.node.name else FRAME_S
+    nats = NatsNetwork(tmp_path, C, (A, B), ack_wait_s=wait_s)
     try:
         yield nats
     finally:
