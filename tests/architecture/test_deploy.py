@@ -265,6 +265,13 @@ def test_the_compose_file_of_the_standby_runs_two_equal_replicas() -> None:
     assert "host=database" in store and "--other-server" in prepared
 
 
+def put(path: Path, text: str) -> None:
+    """Write it as the coordinator does: whoever reads finds the old text or the new one."""
+    beside = path.with_suffix(".new")
+    beside.write_text(text)
+    beside.replace(path)
+
+
 def test_the_server_of_the_standby_reads_its_configuration_again(tmp_path: Path) -> None:
     """The script of the compose file: it waits, starts, signals on a change, and ends in order."""
     words = standby()["server"]["entrypoint"]
@@ -289,9 +296,9 @@ def test_the_server_of_the_standby_reads_its_configuration_again(tmp_path: Path)
     assert process.stdout is not None
     try:
         config = tmp_path / "server.conf"
-        config.write_text("first\n")
+        put(config, "first\n")
         assert process.stdout.readline() == f"started -c {config}\n"
-        config.write_text("second\n")
+        put(config, "second\n")
         assert process.stdout.readline() == "HUP\n"
         process.terminate()
         assert process.stdout.readline() == "TERM\n"
