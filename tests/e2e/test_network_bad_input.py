@@ -1,25 +1,30 @@
 """Enrolment and processes given what is wrong: one line, the right exit code, and nothing changed.
 
 Planted and caught: terms that are not compared with the paper, a key file that others may read, a
-server of any version, a port that is taken.
+server of any version, a port that is taken, settings that nothing reads again before they are on
+paper, terms looked at after the keys were made, a charter that has expired.
 """
 
 import os
-import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.small_federation import site_files
 from treaty.errors import ResourceError
+from treaty.governance.charter import parse_charter
+from treaty.ids import Timestamp
 
 pytest.importorskip("nats", reason="nats: nats-py is not installed")
 
 from tests.nats_network import free_port
 from tests.network_rig import POLICY, SOURCE, asked, attempt, treaty
+from treaty.deployment.hub import prepare
+from treaty.deployment.places import HubSettings
 from treaty.deployment.server import find_server
 
 pytestmark = pytest.mark.nats
@@ -68,6 +73,37 @@ def one_line(said: str, *words: str) -> None:
     assert said.startswith("error: ") and said.count("\n") == 1, said
     for word in words:
         assert word in said, said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ((*NAMED, "--port", "99999"), 2, "a port is 1 to 65535"),
+        ((*NAMED, "--port", "0"), 2, "a port is 1 to 65535"),
+        ((*NAMED, "--host", "a b"), 2, "no coordinator can be set up so"),
+        ((*NAMED, "--url", "http://hub.example:4222"), 2, "an address such as tls://"),
+        ((*NAMED, "--member", "A.example"), 2, "1 to 63 lower-case letters"),
+        ((*NAMED, "--coordinator", "a.example"), 4, "a member is called a.example"),
+        (("--charter", "expired.toml"), 4, "expires at 2021-01-01T00:00:00Z, which is past"),
+        (("--charter", "simulated.toml"), 4, "simulation = true"),
+    ],
+)
+def test_terms_that_cannot_hold_are_not_prepared(
+    words: tuple[str, ...], code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their digest would stand on paper before anyone saw; and no key is made."""
+    monkeypatch.chdir(tmp_path)
+    treaty("charter", "new", "x.example", *NAMED, "--out", "sound.toml")
+    sound = (tmp_path / "sound.toml").read_text()
+    (tmp_path / "expired.toml").write_text(sound.replace("expires = 2031", "expires = 2021"))
+    (tmp_path / "simulated.toml").write_text(
+        sound.replace("simulation = false", "simulation = true")
+    )
+    found = attempt("coordinator", "init", "x.example", *words, "--dir", tmp_path / "hub")
+    assert found[0] == code
+    one_line(found[1], says)
+    assert not (tmp_path / "hub").exists()
+    treaty("coordinator", "init", "x.example", "--charter", "sound.toml", "--dir", tmp_path / "hub")
 
 
 @pytest.mark.parametrize(
@@ -139,18 +175,26 @@ def test_the_terms_may_be_a_text_of_ones_own(place: Place) -> None:
         *("--charter", place.root / "charter.toml"),
     )
     assert "Our own words" in (other / "terms.json").read_text()
-    expired = re.sub(r"expires = 20\d\d", "expires = 2020", text)
-    assert expired != text
-    (place.root / "expired.toml").write_text(expired)
-    old = place.root / "old"
-    made = asked(
-        *("coordinator", "init", "y.example", "--dir", old),
-        *("--charter", place.root / "expired.toml"),
+
+
+def test_an_invitation_by_a_charter_that_has_expired_is_refused(place: Place) -> None:
+    """It was good when it was prepared."""
+    terms = parse_charter((place.hub / "terms.json").read_bytes())
+    long_ago = Timestamp(1_500_000_000_000)
+    settings = HubSettings(
+        consortium=terms.consortium,
+        name=terms.coordinator.name,
+        url="tls://127.0.0.1:4222",
+        host="127.0.0.1",
+        port=4222,
+        made_at=long_ago,
     )
+    old = place.root / "old"
+    digest = prepare(old, settings, msgspec.structs.replace(terms, expires=long_ago + 1000))
     treaty("coordinator", "invite", "--dir", old, "--out", place.root / "old-invites")
     code, said = attempt(
         *("site", "join", place.root / "old-invites" / "invite-a.example.json"),
-        *("--terms", str(made["terms"]), "--dir", place.site),
+        *("--terms", digest, "--dir", place.site),
     )
     assert code == 4
     one_line(said, "has expired")

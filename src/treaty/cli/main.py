@@ -100,7 +100,8 @@ def run(arguments: Sequence[str], *, perform: Callable[[Order], int] = serve) ->
 
 def _explain(error: _Misuse, as_json: bool) -> int:
     """Print a mistake on the command line."""
-    message = error.format_message().rstrip(".")
+    # The parser's checker of values puts the name of an exception before some of its sentences.
+    message = error.format_message().rstrip(".").replace(": Value error, ", ": ")
     print_error(
         message[:1].lower() + message[1:],
         code="usage",

@@ -23,6 +23,7 @@ from treaty.deployment.papers import (
     encode_invite,
     open_request,
     require_terms,
+    require_terms_text,
     terms_of,
 )
 from treaty.deployment.places import (
@@ -31,6 +32,7 @@ from treaty.deployment.places import (
     exclusive,
     founded,
     load_hub,
+    require_settings,
     settled_files,
     write_anchor,
 )
@@ -42,7 +44,7 @@ from treaty.engines.subjects import Subjects
 from treaty.errors import ResourceError, UsageError
 from treaty.governance.charter import Charter, charter_bytes, charter_digest, parse_charter
 from treaty.governance.roles import KeyKind
-from treaty.ids import Digest, MemberId
+from treaty.ids import Digest, MemberId, Timestamp
 from treaty.node.coordinator import Coordinator
 from treaty.node.founding import FoundingDesk
 from treaty.node.runtime import deliver
@@ -83,7 +85,8 @@ def prepare(
 
     `terms` are completed with the coordinator's keys. `store` names the database that replicas
     share, where there is one. Raises `UsageError` for a directory in use or a server that would end
-    with one of the replicas, `PolicyError` when the terms do not hold.
+    with one of the replicas, or settings that no server can have, `PolicyError` when the terms do
+    not hold. Nothing is made then.
     """
     if store is not None and settings.managed:
         raise UsageError(
@@ -92,6 +95,8 @@ def prepare(
         )
     if (directory / "terms.json").exists():
         raise UsageError(f"{directory} holds a coordinator already: name another directory")
+    require_settings(settings)
+    require_terms_text(terms, settings.name, Timestamp(settings.made_at))
     make_directory(directory)
     if store is not None:
         write_shared_store(directory, store)

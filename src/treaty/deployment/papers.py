@@ -21,7 +21,7 @@ from treaty.crypto.canonical import DigestField, MemberName, Record
 from treaty.crypto.keys import PublicKey, SigningKey
 from treaty.errors import FormatError, PolicyError, UsageError, VerificationError
 from treaty.governance.accession import with_keys
-from treaty.governance.charter import Charter, charter_digest, require_networked
+from treaty.governance.charter import Charter, charter_digest, require_networked, time_to_text
 from treaty.governance.terms import MemberKeys
 from treaty.governance.validity import check
 from treaty.ids import Digest, MemberId, Timestamp
@@ -40,6 +40,7 @@ __all__ = [
     "open_request",
     "require_accession_terms",
     "require_terms",
+    "require_terms_text",
     "seal_accession",
     "seal_request",
     "terms_of",
@@ -104,6 +105,27 @@ def require_terms(terms: Charter) -> None:
         raise PolicyError("the terms pin no certificate of the coordinator", code="no-pin")
     # Any keys will do to see whether the rest holds.
     check(_with_keys(terms, {MemberId(name): _stand_ins(name) for name in terms.members}))
+
+
+def require_terms_text(terms: Charter, name: str, now: Timestamp) -> None:
+    """Raise `PolicyError` when `terms` cannot be prepared by the coordinator `name`, whatever keys.
+
+    Before any key is made: `terms` have places to fill in where the coordinator's keys belong.
+    """
+    stand_in = msgspec.structs.replace(
+        terms.coordinator,
+        name=name,
+        runner=_stand_in(name, "runner"),
+        log=_stand_in(name, "log"),
+        certificate=_digest(name),
+    )
+    require_terms(terms_of(msgspec.structs.replace(terms, coordinator=stand_in)))
+    if now >= terms.expires:
+        raise PolicyError(
+            f"the charter expires at {time_to_text(Timestamp(terms.expires))}, which is past: "
+            "set a later end",
+            code="expired",
+        )
 
 
 def require_accession_terms(terms: Charter, member: str, founding: Charter) -> None:

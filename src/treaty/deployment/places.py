@@ -39,6 +39,7 @@ __all__ = [
     "load_party",
     "load_site",
     "read_record",
+    "require_settings",
     "settled_files",
     "write_anchor",
 ]
@@ -51,6 +52,7 @@ LOOK_S = 0.5
 
 _T = TypeVar("_T", bound=Record)
 
+HostName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9.:\-]{1,255}\Z")]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
@@ -61,11 +63,22 @@ class HubSettings(Record):
     consortium: MemberName
     name: MemberName
     url: Address
-    host: str
-    port: Port
+    host: HostName
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     websocket_port: Port = 0
     managed: bool = True
     made_at: canonical.Count
+
+
+def require_settings(settings: HubSettings) -> None:
+    """Raise `UsageError` for settings that could not be read again: a port, a host, a URL."""
+    try:
+        canonical.decode(canonical.encode(settings), HubSettings)
+    except FormatError as error:
+        raise UsageError(
+            f"no coordinator can be set up so: {error}; a port is 1 to 65535, a host a name or an "
+            "address, a URL tls://HOST:PORT"
+        ) from error
 
 
 class SiteSettings(Record):

@@ -43,7 +43,7 @@ class StoredConsortium:
         self.directory = directory
         if not (directory / "anchor.txt").is_file():
             raise UsageError(
-                f"{directory} holds no consortium: name the directory that a simulation was run in"
+                f"{directory} holds no consortium: name the directory of a party or a simulation"
             )
         self.anchor = Digest(read_file(directory / "anchor.txt").decode().strip())
         self.charter: Charter = parse_charter(read_file(directory / "charter.json"))
