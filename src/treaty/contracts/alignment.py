@@ -47,7 +47,7 @@ from treaty.contracts.schema import Code, Contract, Number
 from treaty.contracts.table import RawTable
 from treaty.contracts.units import UNITS
 from treaty.crypto import canonical
-from treaty.crypto.canonical import MemberName, Name, Record, Text
+from treaty.crypto.canonical import MemberName, Name, Record, Text, in_words
 from treaty.errors import FormatError, UsageError
 from treaty.ids import Digest
 
@@ -111,7 +111,7 @@ def parse_adapter(text: str) -> Adapter:
     """
     try:
         table = tomllib.loads(text, parse_float=decimal.Decimal)
-    except (tomllib.TOMLDecodeError, decimal.DecimalException, RecursionError) as error:
+    except (ValueError, decimal.DecimalException, RecursionError) as error:
         raise UsageError(f"expected an adapter in TOML: {error}") from error
     prepared = prepare_toml(table, decimals=_DECIMAL_KEYS, codes=_CODE_KEYS)
     if not isinstance(prepared, dict) or "format" not in prepared:
@@ -120,7 +120,7 @@ def parse_adapter(text: str) -> Adapter:
         adapter = msgspec.convert(prepared, Adapter, strict=True)
         adapter = canonical.decode(canonical.encode(adapter), Adapter)
     except (msgspec.ValidationError, FormatError) as error:
-        raise UsageError(f"adapter does not hold: {error}") from error
+        raise UsageError(f"adapter does not hold: {in_words(error)}") from error
     for operation in adapter.operations:
         check_operation(operation)
     return adapter

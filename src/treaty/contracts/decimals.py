@@ -34,7 +34,11 @@ def decimal_text(value: int | decimal.Decimal) -> str:
     number = decimal.Decimal(value)
     if not number.is_finite():
         raise UsageError(f"expected a finite decimal number, got {number}")
-    text = format(number, "f")
+    # Before it is written out: an exponent of nine digits is a number of a gigabyte.
+    if number and not -16 <= number.adjusted() < 15:
+        size = f"{number:.3e}"
+        raise UsageError(f"expected at most 15 digits on either side of the point, got {size}")
+    text = format(number, "f") if number else "0"
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     if text in {"-0", ""}:

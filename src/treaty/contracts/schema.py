@@ -24,7 +24,7 @@ import msgspec
 from treaty.contracts.decimals import DecimalText, decimal_text, exact, prepare_toml
 from treaty.contracts.units import are_convertible
 from treaty.crypto import canonical
-from treaty.crypto.canonical import MemberName, Name, Record, Text
+from treaty.crypto.canonical import MemberName, Name, Record, Text, in_words
 from treaty.errors import FormatError, UsageError
 from treaty.ids import Digest
 
@@ -189,7 +189,7 @@ def contract_from_bytes(data: bytes) -> Contract:
     try:
         check_contract(contract)
     except UsageError as error:
-        raise FormatError(f"contract does not hold: {error}") from error
+        raise FormatError(f"contract does not hold: {in_words(error)}") from error
     return contract
 
 
@@ -201,7 +201,7 @@ def parse_contract(text: str) -> Contract:
     """
     try:
         table = tomllib.loads(text, parse_float=decimal.Decimal)
-    except (tomllib.TOMLDecodeError, decimal.DecimalException, RecursionError) as error:
+    except (ValueError, decimal.DecimalException, RecursionError) as error:
         raise UsageError(f"expected a contract in TOML: {error}") from error
     prepared = prepare_toml(table, decimals=_DECIMAL_KEYS, codes=_CODE_KEYS)
     if not isinstance(prepared, dict) or "format" not in prepared:
@@ -213,7 +213,7 @@ def parse_contract(text: str) -> Contract:
         contract = msgspec.convert(prepared, Contract, strict=True)
         contract = canonical.decode(canonical.encode(contract), Contract)
     except (msgspec.ValidationError, FormatError) as error:
-        raise UsageError(f"contract does not hold: {error}") from error
+        raise UsageError(f"contract does not hold: {in_words(error)}") from error
     check_contract(contract)
     return contract
 
@@ -282,9 +282,9 @@ def _check_number(number: Number) -> None:
             raise UsageError(f"{where}: expected a typical interval within the range")
     for unit in (number.unit, *number.accept_units):
         if not are_convertible(unit, number.unit, number.analyte):
+            what = "a unit" if unit == number.unit else f"one convertible to {number.unit!r}"
             raise UsageError(
-                f"{where}: expected a unit of the closed table convertible to {number.unit!r}, "
-                f"got {unit!r}"
+                f"{where}: expected {what} of the closed table of UCUM codes, got {unit!r}"
             )
 
 

@@ -17,6 +17,7 @@ LIMIT: a field of type `msgspec.Raw` is passed through as it stands. Decode what
 
 import functools
 import hashlib
+import re
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin
 
 import msgspec
@@ -51,6 +52,27 @@ DigestField = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 MemberName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9.\-]{0,62}\Z")]
 Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.:/+\-]{0,127}\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
+
+# Expressions are precise and few people read them: errors say the same in words.
+_IN_WORDS = {
+    r"\A[0-9a-f]{64}\Z": "64 lower-case hexadecimal digits",
+    r"\A[a-z0-9][a-z0-9.\-]{0,62}\Z": (
+        "1 to 63 lower-case letters, digits, dots and hyphens, starting with a letter or digit"
+    ),
+    r"\A[A-Za-z0-9][A-Za-z0-9_.:/+\-]{0,127}\Z": (
+        "1 to 128 letters, digits and any of _ . : / + -, starting with a letter or digit"
+    ),
+    r"\A[a-z][a-z0-9_]{0,62}\Z": (
+        "1 to 63 lower-case letters, digits and underscores, starting with a letter"
+    ),
+    r"\A(0|0\.[0-9]{1,20}|[1-9]e-[1-9][0-9]?)\Z": "a number such as 1e-5 or 0.001",
+    r"\A(tls|wss)://[A-Za-z0-9.\-\[\]:]{1,255}\Z": "an address such as tls://hub.example:4222",
+    r"\A[A-Z]{2}(-[A-Z0-9]{1,3})?\Z": "a country or region such as CH or CH-ZH",
+    r"\A(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\Z": "a version such as 1.0.0",
+    r"\ADUO:[0-9]{7}\Z": "a code such as DUO:0000042",
+    r"\A[,;|\t]\Z": "a comma, semicolon, bar or tab",
+}
+_EXPRESSION = re.compile(r"`str` matching regex '([^']*)'")
 
 
 class _RecordMeta(msgspec.StructMeta):
@@ -101,6 +123,21 @@ def encode(value: object) -> bytes:
     return data
 
 
+def in_words(error: Exception) -> str:
+    """Return what a failed check of fields says, with known expressions in words.
+
+    The field's path stays. For texts that people write: it is they who read what was expected.
+    """
+
+    def say(found: re.Match[str]) -> str:
+        expression = found[1].replace("\\\\", "\\")
+        if expression.startswith(r"\A[^"):
+            return "one line of text without hidden characters"
+        return _IN_WORDS.get(expression, found[0])
+
+    return _lower(_EXPRESSION.sub(say, str(error)))
+
+
 def decode(data: bytes, kind: type[_T], *, limit: int = MAX_SIZE_BYTES) -> _T:
     """Return the value of type `kind` whose canonical bytes are `data`.
 
@@ -112,7 +149,7 @@ def decode(data: bytes, kind: type[_T], *, limit: int = MAX_SIZE_BYTES) -> _T:
     try:
         value: _T = decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise FormatError(f"expected {_kind_name(kind)}: {_lower(str(error))}") from error
+        raise FormatError(f"expected {_kind_name(kind)}: {in_words(error)}") from error
     try:
         again = _ENCODER.encode(value)
         flaw = "" if closed else _flaw_of(value)

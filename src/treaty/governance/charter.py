@@ -21,7 +21,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from treaty.crypto import canonical
-from treaty.crypto.canonical import DigestField, MemberName, Record
+from treaty.crypto.canonical import DigestField, MemberName, Record, in_words
 from treaty.crypto.keys import PublicKey
 from treaty.errors import FormatError, PolicyError, UsageError
 from treaty.governance.data_use import DataUse
@@ -214,7 +214,7 @@ def charter_from_toml(text: str) -> Charter:
     """
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"expected a charter in TOML: {error}") from error
     expires = table.get("expires")
     if isinstance(expires, datetime):
@@ -230,7 +230,9 @@ def charter_from_toml(text: str) -> Charter:
         charter = msgspec.convert(table, Charter, strict=True)
         return parse_charter(charter_bytes(charter))
     except (msgspec.ValidationError, FormatError) as error:
-        raise UsageError(f"the charter does not hold: {error}; correct that field") from error
+        raise UsageError(
+            f"the charter does not hold: {in_words(error)}; correct that field"
+        ) from error
 
 
 def charter_to_toml(charter: Charter) -> str:

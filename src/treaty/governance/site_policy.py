@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from treaty.crypto.canonical import Count, DigestField, MemberName, Record
+from treaty.crypto.canonical import Count, DigestField, MemberName, Record, in_words
 from treaty.errors import PolicyError, UsageError
 from treaty.governance.charter import Charter
 from treaty.governance.data_use import require_data_use
@@ -108,10 +108,12 @@ def site_policy_from_toml(text: str) -> SitePolicy:
     """Return the policy that the site's officer wrote; `UsageError` naming the field otherwise."""
     try:
         return msgspec.convert(tomllib.loads(text), SitePolicy, strict=True)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"expected a site policy in TOML: {error}") from error
     except msgspec.ValidationError as error:
-        raise UsageError(f"the site policy does not hold: {error}; correct that field") from error
+        raise UsageError(
+            f"the site policy does not hold: {in_words(error)}; correct that field"
+        ) from error
 
 
 def effective_matrix(

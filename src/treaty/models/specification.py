@@ -33,7 +33,7 @@ from treaty.aggregation.tensors import (
     check_manifest,
     manifest_elements,
 )
-from treaty.crypto.canonical import Name, Record
+from treaty.crypto.canonical import Name, Record, in_words
 from treaty.errors import UsageError
 
 __all__ = [
@@ -211,7 +211,7 @@ def known_model(value: object) -> ModelSpecification:
             )
             return found
         except msgspec.ValidationError as error:
-            raise UsageError(f"{type(value).__name__} does not hold: {error}") from error
+            raise UsageError(f"{type(value).__name__} does not hold: {in_words(error)}") from error
     got = f"{value.__name__} itself: call it" if isinstance(value, type) else repr(value)
     raise UsageError(
         f"expected a description of a model such as treaty.LogisticRegression(), got {got}"

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from treaty.crypto.canonical import Record
+from treaty.crypto.canonical import Record, in_words
 from treaty.errors import ResourceError, UsageError
 from treaty.stores.files import (
     make_directory,
@@ -61,10 +61,10 @@ def read_dataset_file(directory: Path) -> DatasetFile | None:
         return None
     try:
         return msgspec.convert(tomllib.loads(read_file(path).decode()), DatasetFile, strict=True)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"expected {path} in TOML: {error}") from error
     except msgspec.ValidationError as error:
-        raise UsageError(f"{path} does not hold: {error}; correct that field") from error
+        raise UsageError(f"{path} does not hold: {in_words(error)}; correct that field") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"expected {path} in TOML: {error}") from error
 
 
 class DatasetHome:

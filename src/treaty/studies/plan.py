@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from treaty.crypto import canonical
-from treaty.crypto.canonical import DigestField, MemberName, Name, Record
+from treaty.crypto.canonical import DigestField, MemberName, Name, Record, in_words
 from treaty.errors import FormatError, UsageError
 from treaty.governance.exposure import Line
 from treaty.ids import Digest
@@ -126,7 +126,7 @@ def plan_from_toml(text: str, *, charter: Digest, contract: Digest, code: Digest
     """
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"expected a plan in TOML: {error}") from error
     for bound in ("charter", "contract", "code"):
         if bound in table:
@@ -142,7 +142,7 @@ def plan_from_toml(text: str, *, charter: Digest, contract: Digest, code: Digest
     try:
         plan = msgspec.convert(table, Plan, strict=True)
     except msgspec.ValidationError as error:
-        raise UsageError(f"plan does not hold: {error}") from error
+        raise UsageError(f"plan does not hold: {in_words(error)}") from error
     return checked_plan(plan)
 
 
@@ -154,4 +154,4 @@ def checked_plan(plan: Plan) -> Plan:
     try:
         return parse_plan(plan_bytes(plan))
     except FormatError as error:
-        raise UsageError(f"plan does not hold: {error}") from error
+        raise UsageError(f"plan does not hold: {in_words(error)}") from error

@@ -2,8 +2,12 @@
 
 Planted and seen to fail: decimals kept as typed; no check that a merged level's target is kept;
 support counting the level alone; reference level given a
-column; every new range taken for a wider one; every change of a set taken for growth.
+column; every new range taken for a wider one; every change of a set taken for growth; a number
+written out before its size is known; a number too long for the interpreter left to it.
 """
+
+import re
+from decimal import Decimal
 
 import msgspec
 import pytest
@@ -17,6 +21,7 @@ from treaty.contracts import (
     design_columns,
     parse_contract,
 )
+from treaty.contracts.decimals import decimal_text
 from treaty.contracts.diff import Compatibility, compare, require_version
 from treaty.errors import FormatError, PolicyError, UsageError
 from treaty.ids import MemberId
@@ -154,3 +159,24 @@ def test_a_change_has_its_class(old: str, new: str, expected: Compatibility) -> 
 def test_equal_contracts_need_no_new_version() -> None:
     assert compare(example_contract(), example_contract()) == ()
     assert require_version(example_contract(), example_contract()) is Compatibility.SAME
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("bound", ["1e999999999", "1e-999999999", "-1e15", "1e-17", "9" * 16])
+def test_a_bound_of_any_exponent_is_refused_before_it_is_written_out(bound: str) -> None:
+    """Nine digits of exponent are a gigabyte of zeros."""
+    text = re.sub(r"range = \[[^,]*,", f"range = [{bound},", CONTRACT, count=1)
+    assert text != CONTRACT
+    with pytest.raises(UsageError, match="at most 15 digits") as caught:
+        parse_contract(text)
+    assert len(str(caught.value)) < 120
+
+
+def test_a_number_that_the_interpreter_does_not_read_is_no_bug() -> None:
+    with pytest.raises(UsageError, match="expected a contract in TOML"):
+        parse_contract(f"min_cell = {'9' * 5000}\n{CONTRACT}")
+
+
+def test_zero_has_one_spelling_whatever_its_exponent() -> None:
+    for zero in ("0e999999999", "-0.0", "0"):
+        assert decimal_text(Decimal(zero)) == "0"

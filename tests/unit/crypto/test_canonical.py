@@ -2,12 +2,14 @@
 
 The oracle of the bytes is the package rfc8785. Planted and caught: the comparison with the
 re-encoded bytes left out, floats let through in `decode`, integers beyond 2^53 - 1 let through,
-keys beyond U+D7FF let through, the look into nested records left out.
+keys beyond U+D7FF let through, the look into nested records left out, expressions shown
+as they are.
 """
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 import rfc8785
 from hypothesis import given
@@ -24,9 +26,11 @@ from treaty.crypto.canonical import (
     decode,
     digest_of,
     encode,
+    in_words,
     sha256,
 )
 from treaty.errors import FormatError, UsageError
+from treaty.governance.exposure import Line
 
 LARGEST = 2**53 - 1
 
@@ -207,6 +211,30 @@ def test_named_fields_hold_their_alphabet(kind: Any, good: list[str], bad: list[
     for text in bad:
         with pytest.raises(FormatError):
             decode(encode(text), kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (DigestField, "expected 64 lower-case hexadecimal digits"),
+        (
+            MemberName,
+            "expected 1 to 63 lower-case letters, digits, dots and hyphens, starting with",
+        ),
+        (Name, "expected 1 to 128 letters, digits and any of _ . : / + -, starting with a letter"),
+        (Line, "expected one line of text without hidden characters"),
+    ],
+)
+def test_what_a_field_may_hold_is_said_in_words(kind: Any, says: str) -> None:
+    """An officer reads it; an expression that has no words yet is shown as it is."""
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert({"a": ["\n"]}, dict[str, list[kind]], strict=True)
+    assert in_words(caught.value).startswith(says)
+    assert "regex" not in in_words(caught.value)
+    assert in_words(caught.value).endswith(" - at `$[...][0]`")
+    with pytest.raises(msgspec.ValidationError) as strange:
+        msgspec.convert("b", Annotated[str, msgspec.Meta(pattern="a")])
+    assert in_words(strange.value) == "expected `str` matching regex 'a'"
 
 
 def test_digests_are_of_the_canonical_bytes() -> None:
