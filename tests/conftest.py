@@ -72,13 +72,14 @@ def vectors_root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Any]:
+def postgres(pytestconfig: pytest.Config) -> Iterator[Any]:
     """A PostgreSQL server of the tests' own (`tests.postgres_server.PostgresServer`)."""
     from tests.postgres_server import running
 
     if missing := _missing_for_postgres():
         pytest.skip(f"postgres: {missing} is not installed")
-    with running() as server:
+    # What removing its files takes is not to be counted against whichever test comes last.
+    with running(pytestconfig.add_cleanup) as server:
         yield server
 
 

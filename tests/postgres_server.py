@@ -11,7 +11,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,8 +139,13 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[PostgresServer]:
-    """A server while the block lasts, in a directory that its user can reach."""
+def running(
+    later: Callable[[Callable[[], None]], object] = lambda remove: remove(),
+) -> Iterator[PostgresServer]:
+    """A server while the block lasts, in a directory that its user can reach.
+
+    `later` is given the removal of its files: after many tests they are tens of thousands.
+    """
     root = Path(tempfile.mkdtemp(prefix="treaty-pg-"))
     server = None
     try:
@@ -149,4 +154,4 @@ def running() -> Iterator[PostgresServer]:
     finally:
         if server is not None:
             server.stop("immediate")
-        shutil.rmtree(root, ignore_errors=True)
+        later(lambda: shutil.rmtree(root, ignore_errors=True))

@@ -167,11 +167,12 @@ def test_the_figures_come_with_errors_that_reach_the_exact_ones(run: Run) -> Non
     assert outcome is not None and outcome.verdict == "not-compared" and not outcome.calibration
     found = outcome.federated
     assert not isinstance(found.noised, msgspec.UnsetType)
-    assert abs(found.rows - exact.rows) < 4 * found.noised.rows
-    assert abs(found.accuracy - exact.accuracy) < 4 * found.noised.accuracy
+    # Five deviations: by chance once in a million runs.
+    assert abs(found.rows - exact.rows) < 5 * found.noised.rows
+    assert abs(found.accuracy - exact.accuracy) < 5 * found.noised.accuracy
     assert found.accuracy != exact.accuracy
     if found.auc is not None and exact.auc is not None:
-        assert found.auc_error is not None and abs(found.auc - exact.auc) < 4 * found.auc_error
+        assert found.auc_error is not None and abs(found.auc - exact.auc) < 5 * found.auc_error
 
 
 # --- who pays, and what is said ---------------------------------------------------------------
