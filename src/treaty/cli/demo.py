@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -222,9 +223,12 @@ def _earlier(
 
     Raises `UsageError` when it is finished, asked for something else, or is no demonstration.
     """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: name a new directory with --out")
     if (out / "bundle").exists():
+        bundle = quote(str(out / "bundle"))
         raise UsageError(
-            f"{out} holds a finished demonstration: check it with `treaty verify {out}/bundle "
+            f"{out} holds a finished demonstration: check it with `treaty verify {bundle} "
             f"--anchor HEX`, HEX from {out}/anchor.txt, or name another directory with --out"
         )
     if not (out / SETTINGS).exists():

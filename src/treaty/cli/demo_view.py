@@ -7,6 +7,7 @@ comes from the folded log and the verifier's process.
 
 import sys
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 
 from rich.console import Console
@@ -103,7 +104,7 @@ def result_lines(result: DemoResult, out: Path) -> list[str]:
                     ("bundle", f"{out / 'bundle'}/"),
                     ("report", out / "report.html"),
                     ("result", out / "result.json"),
-                    ("verify", f"treaty verify {out / 'bundle'} --anchor {anchor}"),
+                    ("verify", f"treaty verify {quote(str(out / 'bundle'))} --anchor {anchor}"),
                 ]
             )
         ),

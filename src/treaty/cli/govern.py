@@ -134,9 +134,11 @@ def charter_check(
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Say everything that is wrong with a charter, and its digest."""
+    from treaty import wiring
     from treaty.cli.charter_files import read_charter, read_statement, require_complete
-    from treaty.governance.charter import charter_digest
+    from treaty.governance.charter import charter_digest, time_to_text
     from treaty.governance.validity import problems
+    from treaty.ids import Timestamp
 
     document = read_charter(charter)
     found = problems(document)
@@ -153,12 +155,18 @@ def charter_check(
             f"witness quorum {limits.witness_quorum}"
         )
         lines.append("holds" if signed is None else "holds and is signed as it must be")
+    # No fault: what was done under it stays checkable from it.
+    expired = wiring.SystemClock().now() >= document.expires
+    if expired:
+        end = time_to_text(Timestamp(document.expires))
+        lines.append(f"expired at {end}: nothing is allowed under it but its amendment")
     lines += aligned([(one.code, one.sentence) for one in found])
     emit(
         form,
         {
             "consortium": document.consortium,
             "digest": digest,
+            "expired": expired,
             "problems": [{"code": one.code, "sentence": one.sentence} for one in found],
             "signed": signed is not None and not found,
             "simulation": document.simulation,

@@ -7,6 +7,7 @@ of one party of a real consortium it is that party's own command.
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from treaty.cli.network_files import party_standing
 from treaty.cli.release_view import release_status
@@ -163,7 +164,8 @@ class _Desk:
         return f"treaty bundle export --dir {self.stored.directory} --out BUNDLE"
 
     def _verify(self) -> str:
-        return f"treaty verify {self.stored.directory / 'bundle'} --anchor {self.stored.anchor}"
+        bundle = quote(str(self.stored.directory / "bundle"))
+        return f"treaty verify {bundle} --anchor {self.stored.anchor}"
 
 
 def _next_here(directory: Path, role: str, member: str | None) -> Step:

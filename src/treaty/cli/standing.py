@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from treaty import wiring
 from treaty.cli.output import aligned
@@ -65,7 +66,7 @@ class Exported:
         """Return it for people."""
         return [
             f"written {self.path}/, {self.edition} edition, {self.files} files",
-            f"verify: treaty verify {self.path} --anchor {self.anchor}",
+            f"verify: treaty verify {quote(str(self.path))} --anchor {self.anchor}",
         ]
 
 

@@ -187,3 +187,18 @@ def test_help_loads_no_numerical_library() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_demonstration_is_not_run_in_a_file(treaty: Command, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"kept")
+    shown = treaty("demo", "--out", tmp_path / "out")
+    assert shown.code == 2
+    assert "is a file: name a new directory" in shown.err
+    assert (tmp_path / "out").read_bytes() == b"kept"
+
+
+def test_a_command_that_is_shown_can_be_pasted(treaty: Command, tmp_path: Path) -> None:
+    """Also where a directory has a space in its name."""
+    (tmp_path / "my demo" / "bundle").mkdir(parents=True)
+    shown = treaty("demo", "--out", tmp_path / "my demo")
+    assert f"`treaty verify '{tmp_path}/my demo/bundle' --anchor HEX`" in shown.err

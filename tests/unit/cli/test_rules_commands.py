@@ -4,19 +4,26 @@ Planted and caught: the seed printed by `key new`, mode 0644, a key file that ot
 accepted, a key of the wrong role accepted, a key that the charter does not list accepted, a
 statement about another charter merged, a charter that does not hold signed, an existing file
 replaced, `--signed` not verified, any signature of the version before accepted, `--previous` left
-out or another version, sums asked about over one member, exit 0 in spite of problems.
+out or another version, sums asked about over one member, exit 0 in spite of problems, an end
+that has passed unsaid.
 """
 
 import json
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.unit.cli.conftest import Command, write_key
 from treaty.crypto import envelope
 from treaty.crypto.keys import decode_key_file
-from treaty.governance.charter import charter_bytes, charter_digest, charter_from_toml
+from treaty.governance.charter import (
+    charter_bytes,
+    charter_digest,
+    charter_from_toml,
+    charter_to_toml,
+)
 from treaty.protocol.messages import CharterPublished
 from treaty.protocol.statements import peek
 
@@ -148,6 +155,19 @@ def test_check_prints_the_anchor_and_says_what_is_wrong(treaty: Command, desk: P
     bad = treaty("charter", "check", path, "--format", "json")
     assert (bad.code, bad.err) == (4, "")
     assert [one["code"] for one in json.loads(bad.out)["problems"]] == ["threshold"]
+
+
+def test_check_says_that_a_charter_has_expired(treaty: Command, desk: Path) -> None:
+    """No fault, since what was done under it is checked from it; but nothing new is allowed."""
+    text = (desk / "charter.toml").read_text()
+    assert "expired" not in treaty("charter", "check", desk / "charter.toml").out
+    old = msgspec.structs.replace(charter_from_toml(text), expires=1_609_459_200_000)
+    (desk / "old.toml").write_text(charter_to_toml(old))
+    shown = treaty("charter", "check", desk / "old.toml")
+    assert shown.code == 0
+    assert shown.out.splitlines()[-1].startswith("expired at 2021-")
+    record = json.loads(treaty("charter", "check", desk / "old.toml", "--format", "json").out)
+    assert (record["expired"], record["problems"]) == (True, [])
 
 
 def test_the_canonical_form_is_shown_and_read_again(treaty: Command, desk: Path) -> None:
