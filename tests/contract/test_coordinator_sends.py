@@ -90,8 +90,9 @@ def test_frames_leave_in_order_and_nobody_waits_for_the_server(
 
 @pytest.mark.parametrize("size", [6, CHUNK_BYTES + 1], ids=["small", "as an object"])
 def test_what_the_server_does_not_confirm_is_said_at_the_next_frame_to_the_same_member(
-    net: NatsNetwork, paused: int, size: int
+    net: NatsNetwork, paused: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(jetstream, "SEND_S", PATIENT_S)
     second = b"s" * size
     c = net.endpoint(C)
     assert isinstance(c, JetStreamEngine)
