@@ -108,12 +108,12 @@ def site_policy_from_toml(text: str) -> SitePolicy:
     """Return the policy that the site's officer wrote; `UsageError` naming the field otherwise."""
     try:
         return msgspec.convert(tomllib.loads(text), SitePolicy, strict=True)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"expected a site policy in TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise UsageError(
             f"the site policy does not hold: {in_words(error)}; correct that field"
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"expected a site policy in TOML: {error}") from error
 
 
 def effective_matrix(
