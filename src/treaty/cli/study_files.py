@@ -17,7 +17,7 @@ from treaty import wiring
 from treaty.cli.charter_files import read_charter, unnamed
 from treaty.cli.output import aligned
 from treaty.contracts.alignment import parse_adapter
-from treaty.contracts.conformance import conform, examine
+from treaty.contracts.conformance import ConformedData, conform, examine
 from treaty.contracts.design import design_columns
 from treaty.contracts.diff import compare, require_version
 from treaty.contracts.findings import Finding as DataFinding
@@ -152,6 +152,7 @@ class DataReport:
     usable: int
     dropped: tuple[tuple[str, int], ...]
     findings: tuple[DataFinding, ...]
+    notes: tuple[str, ...] = ()
 
     def record(self) -> Mapping[str, object]:
         """Return it for programs."""
@@ -161,6 +162,7 @@ class DataReport:
                 {"column": one.column, "fault": one.fault.value, "sentence": one.sentence}
                 for one in self.findings
             ],
+            "notes": list(self.notes),
             "rows": self.rows,
             "site": self.site,
             "usable": self.usable,
@@ -176,6 +178,8 @@ class DataReport:
         for reason, rows in self.dropped:
             if rows:
                 yield f"{rows} dropped: {reason}"
+        for note in self.notes:
+            yield f"note: {note}"
         yield "conforms to the contract; nothing was sent"
 
 
@@ -193,7 +197,18 @@ def check_data(contract: Contract, adapter: Path, data: Path) -> DataReport:
     if findings:
         return DataReport(reader.site, table.rows, 0, (), findings)
     found = conform(contract, table, site=MemberId(reader.site))
-    return DataReport(reader.site, found.rows_read, found.rows, found.dropped, ())
+    return DataReport(
+        reader.site, found.rows_read, found.rows, found.dropped, (), tuple(_notes(found))
+    )
+
+
+def _notes(found: ConformedData) -> Iterator[str]:
+    """Yield what is allowed and yet mostly a mistake: one label, or one value, in every row."""
+    if (found.label == found.label[0]).all():
+        yield "every usable row has the same label: are the label's codes right?"
+    for column, values in zip(found.columns, found.features.T, strict=True):
+        if column.level is None and (values == values[0]).all():
+            yield f"{column.feature} has the same value in every usable row: is the column right?"
 
 
 def check_plan(plan: Path, contract: Path, charter: Path) -> tuple[Plan, tuple[PlanFinding, ...]]:

@@ -2,9 +2,11 @@
 
 Planted and caught: a cell of the site's file in a finding, exit 0 in spite of findings, the
 version rule of contracts left out, the site's name kept from the checks, recipients read from the
-matrix without the number of members, the plan bound to another charter.
+matrix without the number of members, the plan bound to another charter, one label or one value
+in every row passed over.
 """
 
+import csv
 import json
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from tests.unit.cli.conftest import FAR, Command
 from tests.unit.governance.consortia import founding
-from treaty.contracts.schema import contract_bytes, contract_digest, parse_contract
+from treaty.contracts.schema import Number, contract_bytes, contract_digest, parse_contract
 from treaty.governance.charter import charter_digest, charter_from_toml, charter_to_toml
 from treaty.governance.template import CharterOptions
 from treaty.studies.plan import plan_bytes, plan_from_toml
@@ -102,6 +104,31 @@ def test_a_site_that_conforms_is_told_its_counts(treaty: Command, desk: Path) ->
     record = json.loads(treaty("data", "check", *_data_words(desk), "--format", "json").out)
     assert record["rows"] == 60 == record["usable"] + sum(record["dropped"].values())
     assert record["findings"] == []
+
+
+def test_what_is_the_same_in_every_row_is_noted(treaty: Command, desk: Path) -> None:
+    """Such a site takes part; mostly it is the wrong column, or a code misread."""
+    contract = parse_contract((desk / "contract.toml").read_text())
+    number = next(one.name for one in contract.features if isinstance(one, Number))
+    sound = json.loads(treaty("data", "check", *_data_words(desk), "--format", "json").out)
+    assert sound["notes"] == []
+    for column, note in (
+        (contract.label.name, "every usable row has the same label"),
+        (number, f"{number} has the same value in every usable row"),
+    ):
+        with (desk / "site.csv").open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        given = next(row for row in rows if row[column] and row[contract.label.name] != "9")
+        with (desk / "same.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({**row, column: given[column]} for row in rows)
+        words = [*_data_words(desk)[:-1], desk / "same.csv"]
+        shown = treaty("data", "check", *words)
+        assert shown.code == 0
+        assert f"note: {note}" in shown.out
+        found = json.loads(treaty("data", "check", *words, "--format", "json").out)["notes"]
+        assert [one.startswith(note) for one in found] == [True]
 
 
 DAMAGES = {
