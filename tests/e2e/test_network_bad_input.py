@@ -2,7 +2,8 @@
 
 Planted and caught: terms that are not compared with the paper, a key file that others may read, a
 server of any version, a port that is taken, settings that nothing reads again before they are on
-paper, terms looked at after the keys were made, a charter that has expired.
+paper, terms looked at after the keys were made, a charter that has expired, an adapter or a policy
+that is looked at when the site runs, terms shown as a charter that does not hold.
 """
 
 import os
@@ -198,6 +199,35 @@ def test_an_invitation_by_a_charter_that_has_expired_is_refused(place: Place) ->
     )
     assert code == 4
     one_line(said, "has expired")
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "says"),
+    [
+        ("adapter", b"\x1f\x8b\x08", "is not UTF-8 text"),
+        ("adapter", b"a = 1\n", 'expected format = "treaty.adapter/v1"'),
+        ("policy", b"studies = [", "expected a site policy in TOML"),
+        ("policy", POLICY.format(site="b.example", automatic="true").encode(), "of b.example"),
+    ],
+)
+def test_a_site_does_not_join_with_what_it_could_not_use(
+    option: str, content: bytes, says: str, place: Place
+) -> None:
+    own = place.root / "own.toml"
+    own.write_bytes(content)
+    code, said = place.join(**{option: str(own)})
+    assert code == 2
+    one_line(said, str(own), says)
+    assert not (place.root / "a.example").exists()
+    assert place.join()[0] == 0
+
+
+def test_the_terms_are_shown_as_terms(place: Place) -> None:
+    """An officer agrees to this page: keys are to come, and nothing is wrong with it."""
+    code, said = place.join(format="table")
+    assert code == 0
+    assert "members' keys are filled in as they join" in said
+    assert "DOES NOT HOLD" not in said
 
 
 def test_requests_that_do_not_belong_here_are_refused(place: Place, tmp_path: Path) -> None:

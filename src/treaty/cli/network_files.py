@@ -280,7 +280,7 @@ def join_site(
     files = {"data": data, "adapter": adapter, "policy": policy}
     request, digest = join(directory, paper, terms, files)
     newcomer = paper.founding is not None
-    return Joined(request, digest, paper.member, charter_page(paper.terms), newcomer)
+    return Joined(request, digest, paper.member, charter_page(paper.terms, as_terms=True), newcomer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,11 +188,12 @@ def _kind_name(kind: object) -> str:
     origin = get_origin(kind)
     if isinstance(origin, type) and issubclass(origin, msgspec.Struct):
         return _kind_name(get_args(kind)[0])
-    return getattr(kind, "__name__", str(kind))
+    return str(getattr(kind, "__name__", kind)).lstrip("_")
 
 
 def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    # "JSON is malformed" begins with a name.
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 def _is_free_of_flaws(value: object) -> bool:

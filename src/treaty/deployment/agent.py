@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from treaty.contracts.alignment import Adapter, parse_adapter
 from treaty.crypto import canonical
 from treaty.crypto.canonical import MAX_SIZE_BYTES, sha256
 from treaty.crypto.keys import SigningKey
@@ -47,6 +48,7 @@ from treaty.governance.charter import (
     parse_charter,
     require_networked,
 )
+from treaty.governance.site_policy import SitePolicy, site_policy_from_toml
 from treaty.governance.terms import MemberKeys
 from treaty.ids import Digest, MemberId
 from treaty.node.founding import founding_post, sign_founding
@@ -62,6 +64,7 @@ from treaty.wiring import (
     make_directory,
     open_participant,
     read_file,
+    read_text,
     write_file,
     write_new_file,
     write_new_private_file,
@@ -95,7 +98,8 @@ def join(
     """Make a site's directory and keys, and the request to send back; return where it lies.
 
     `terms` are the hexadecimal digits that the officer has on paper. Raises `VerificationError`
-    (code ``wrong-terms``) when the invitation has other terms: then nothing is written.
+    (code ``wrong-terms``) when the invitation has other terms, and `UsageError` for an adapter or
+    a policy that the site could not use: then nothing is written.
     """
     found = charter_digest(invite.terms)
     said = "".join(terms.split()).lower()
@@ -108,6 +112,7 @@ def join(
     if (directory / "site.json").exists():
         raise UsageError(f"{directory} holds a site already: name another directory")
     contents = {kind: read_file(path) for kind, path in own_files.items() if path is not None}
+    _require_readable(invite.member, own_files)
     make_directory(directory)
     for kind, data in contents.items():
         target = directory / _PLACES[kind]
@@ -130,6 +135,20 @@ def join(
     # The settings come last: a directory without them has not joined.
     write_file(directory / "site.json", canonical.encode(SiteSettings(invite=invite)))
     return path, found
+
+
+def _require_readable(member: str, own_files: dict[str, Path | None]) -> None:
+    """Raise `UsageError` for an adapter or a policy that the site could not use."""
+    adapter, policy = own_files.get("adapter"), own_files.get("policy")
+    for path, parse in ((adapter, parse_adapter), (policy, site_policy_from_toml)):
+        if path is not None:
+            text = read_text(path)
+            try:
+                found: Adapter | SitePolicy = parse(text)
+            except UsageError as error:
+                raise UsageError(f"{path}: {error}") from error
+            if isinstance(found, SitePolicy) and found.site != member:
+                raise UsageError(f"{path} is the policy of {found.site}, expected {member}'s")
 
 
 def withdraw(directory: Path) -> bool:

@@ -197,8 +197,14 @@ def open_request(data: bytes, terms: Charter) -> JoinRequest:
 
     Raises `FormatError` or `VerificationError`.
     """
-    parsed = envelope.parse(data.removesuffix(b"\n"))
-    request = canonical.decode(parsed.payload, JoinRequest)
+    try:
+        parsed = envelope.parse(data.removesuffix(b"\n"))
+        request = canonical.decode(parsed.payload, JoinRequest)
+    except FormatError as error:
+        raise FormatError(
+            f"this is no member's request, or it was changed on the way: {error}; ask for another "
+            "copy"
+        ) from error
     if request.terms != charter_digest(terms):
         raise VerificationError(
             f"{request.member} agreed to the terms {request.terms[:16]}, expected "

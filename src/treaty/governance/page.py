@@ -25,7 +25,7 @@ from treaty.governance.roles import (
     describe_role,
 )
 from treaty.governance.terms import DecisionRule, PrivacyMode, RetentionRule
-from treaty.governance.validity import problems
+from treaty.governance.validity import KEY_MISSING, problems
 from treaty.ids import Timestamp
 
 __all__ = ["CharterDifference", "charter_diff", "charter_page"]
@@ -61,15 +61,15 @@ _NOT_PROTECTED = (
 )
 
 
-def charter_page(charter: Charter) -> str:
+def charter_page(charter: Charter, *, as_terms: bool = False) -> str:
     """Return the charter as a page that can be read without technical knowledge.
 
     Plain text with headings; the same charter gives the same page everywhere. A charter that
-    does not hold is shown too, its problems first.
+    does not hold is shown too, its problems first. With `as_terms` it is one whose places for keys
+    are filled in as members join: that they are empty is said, and is no problem.
     """
-    lines: list[str] = []
+    lines: list[str] = [*_head(charter, as_terms), ""]
     for section in (
-        _head,
         _parties,
         _leaving,
         _deciding,
@@ -84,12 +84,16 @@ def charter_page(charter: Charter) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _head(charter: Charter) -> Iterator[str]:
+def _head(charter: Charter, as_terms: bool) -> Iterator[str]:
     yield charter.title
     yield "=" * max(len(charter.title), 3)
     yield ""
     for problem in problems(charter):
+        if as_terms and problem.code == KEY_MISSING:
+            continue
         yield f"THIS CHARTER DOES NOT HOLD: {problem.sentence}."
+    if as_terms:
+        yield "Terms, not in force yet: members' keys are filled in as they join."
     if charter.simulation:
         yield "FOR SIMULATION ONLY: no institution may run this charter on its data."
     yield f"Consortium: {charter.consortium}"

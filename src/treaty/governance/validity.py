@@ -24,7 +24,10 @@ from treaty.governance.roles import ELIGIBLE_ROLES, OWN_ACTIONS, Action, Role
 from treaty.governance.terms import PrivacyMode
 from treaty.privacy.ledger_entries import MAX_DELTA_INVERSE
 
-__all__ = ["Problem", "check", "problems"]
+__all__ = ["KEY_MISSING", "Problem", "check", "problems"]
+
+KEY_MISSING = "key-missing"
+"""The code of a place for keys that is empty, as in terms it must be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +154,14 @@ def _keys(charter: Charter) -> Iterator[Problem]:
         ]
         if missing:
             yield Problem(
-                "key-missing",
+                KEY_MISSING,
                 f"{name} has no {' and no '.join(missing)} key: "
                 "expected one, run `treaty key new` there and enter the public key",
             )
         # Two cosigners of one member would count as two witnesses elsewhere.
         if len(keys.witness) > 1 or (keys.witness and not needs_all):
             yield Problem(
-                "key-missing",
+                KEY_MISSING,
                 f"{name} lists {len(keys.witness)} witness keys: "
                 "expected exactly one for a member and none for others",
             )

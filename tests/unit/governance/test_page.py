@@ -1,7 +1,8 @@
 """Page: everything that binds is on it; every difference is named.
 
 Planted faults seen to fail: an exposure row, a decision, a suspended mark or a problem left off the
-page; a changed row that the difference does not name.
+page; a changed row that the difference does not name; empty places of terms called a fault; other
+faults of terms left out.
 """
 
 import msgspec
@@ -19,7 +20,7 @@ from treaty.governance.exposure import Artefact, HowOften
 from treaty.governance.page import charter_diff, charter_page
 from treaty.governance.roles import Action, Role
 from treaty.governance.template import CharterOptions
-from treaty.governance.terms import Contact, DecisionRule, Document, Member
+from treaty.governance.terms import Contact, DecisionRule, Document, Member, MemberKeys
 
 A, D = NAMES[0], NAMES[3]
 
@@ -63,6 +64,22 @@ def test_the_page_says_what_is_special() -> None:
     suspended = charter_page(with_member(founding(5), A, suspended=True))
     assert "SUSPENDED" in suspended
     broken = charter_page(msgspec.structs.replace(founding(), escalation=()))
+    assert "THIS CHARTER DOES NOT HOLD: no contact for escalation" in broken
+
+
+def test_terms_say_that_keys_are_to_come_and_show_every_other_problem() -> None:
+    """An officer agrees to this page: that no keys are there yet is as it must be."""
+    whole = founding(3)
+    empty = {
+        name: msgspec.structs.replace(one, keys=MemberKeys()) for name, one in whole.members.items()
+    }
+    terms = msgspec.structs.replace(whole, members=empty)
+    page = charter_page(terms, as_terms=True)
+    assert "DOES NOT HOLD" not in page
+    assert "members' keys are filled in as they join" in page
+    assert "THIS CHARTER DOES NOT HOLD: " in charter_page(terms)
+    broken = charter_page(msgspec.structs.replace(terms, escalation=()), as_terms=True)
+    assert broken.count("DOES NOT HOLD") == 1
     assert "THIS CHARTER DOES NOT HOLD: no contact for escalation" in broken
 
 
