@@ -1,7 +1,8 @@
 """Audits of published sums, and proofs that one is false: shown and checked offline.
 
 Guarantee: no fraud is shown that was not proved here, from the anchor, by the bytes at hand; a
-proof is held against a log whose statements were verified, whoever gave either of them.
+proof is held against a log whose statements were verified, whoever gave either of them, and which
+the coordinator signed as a whole.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,13 +62,21 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """A log at hand. `party` is whose copy it is, `value` what that party keeps under a key."""
+    """A log at hand. `party` is whose copy it is, `value` what that party keeps under a key.
+
+    `note` is the checkpoint of a log that others bring; a party held its own copy against it.
+    """
 
     anchor: Digest
     entries: Sequence[bytes] = field(repr=False)
     find: _Find = field(repr=False)
     party: MemberId | None = None
     value: Callable[[str], bytes | None] = field(default=lambda _: None, repr=False)
+    note: bytes | None = None
+
+    def fraud(self, proof: bytes) -> Fraud:
+        """Return what `proof` proves about this log."""
+        return verify_fraud(self.entries, self.anchor, self.find, proof, self.note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +176,7 @@ def check_proof(proof: Path, source: Source) -> Fraud:
     Raises `FormatError` or `VerificationError` when it proves nothing.
     """
     data = wiring.read_file(proof, PROOF_LIMIT_BYTES)
-    return _with_log(source, lambda log: verify_fraud(log.entries, log.anchor, log.find, data))
+    return _with_log(source, lambda log: log.fraud(data))
 
 
 def fraud_record(fraud: Fraud) -> dict[str, object]:
@@ -194,8 +203,8 @@ def fraud_lines(fraud: Fraud) -> list[str]:
 def _with_log(source: Source, use: Callable[[_Log], _Result]) -> _Result:
     """Return what `use` makes of the log, of which nothing is verified yet."""
     if source.bundle is not None:
-        entries, find = log_inside(wiring.read_bundle(source.bundle), source.trusted)
-        return use(_Log(source.trusted, entries, find))
+        entries, find, note = log_inside(wiring.read_bundle(source.bundle), source.trusted)
+        return use(_Log(source.trusted, entries, find, note=note))
     directory = source.directory or Path()
     own = is_party(directory)
     if own and source.member is not None:
@@ -242,4 +251,4 @@ def _audited(state: Consortium) -> tuple[Study, ...]:
 
 def _proved(log: _Log, proof: Digest, by: MemberId, entry: int | None) -> Proved:
     data = log.find(proof)
-    return Proved(verify_fraud(log.entries, log.anchor, log.find, data), by, entry, proof, data)
+    return Proved(log.fraud(data), by, entry, proof, data)

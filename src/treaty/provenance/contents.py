@@ -21,13 +21,14 @@ MAX_ENTRIES = 10_000_000
 
 def log_inside(
     files: Mapping[str, bytes], anchor: Digest
-) -> tuple[list[bytes], Callable[[Digest], bytes]]:
-    """Return the entries of a bundle's log and its blobs by digest: steps 1 and 2, no more.
+) -> tuple[list[bytes], Callable[[Digest], bytes], bytes]:
+    """Return the entries of a bundle's log, its blobs by digest, its checkpoint: steps 1 and 2.
 
-    For who holds single statements of it against their own signatures (`provenance.fraud`).
+    For who holds single statements of it against their own signatures (`provenance.fraud`); whether
+    anybody signed the checkpoint is not known yet.
     """
     entries, _ = open_log(files, open_manifest(files, anchor))
-    return entries, finder(open_blobs(files))
+    return entries, finder(open_blobs(files)), files[CHECKPOINT]
 
 
 def finder(blobs: Mapping[Digest, bytes]) -> Callable[[Digest], bytes]:
