@@ -45,6 +45,7 @@ from treaty.node.noising import clipped_gradient
 from treaty.privacy.distributed import persons_in_order
 from treaty.privacy.events import SAMPLING_UNIT
 from treaty.privacy.terms import ExactSums
+from treaty.protocol.frequency import kind_of
 from treaty.protocol.messages import (
     BallotCast,
     ComparisonPublished,
@@ -66,6 +67,7 @@ from treaty.protocol.statements import holds_something, peek, registered
 from treaty.protocol.study import Study
 from treaty.provenance.privacy import log_privacy, study_privacy
 from treaty.provenance.verify import Status, verify_bundle
+from treaty.reports.opened_sums import opened_sums
 from treaty.reports.summary import report_data
 from treaty.simulation.federation import COORDINATOR
 from treaty.studies.calibrating import Privacy
@@ -421,6 +423,16 @@ def test_another_study_and_a_comparison_are_told_beside(
         studies={**state.studies, plan_digest(plain): replace(study, plan=plain)},
     )
     assert log_privacy(mixed).exact == 1
+
+
+def test_the_kinds_of_noised_questions_are_those_of_the_program(
+    run: tuple[Genuine, Study, dict[str, LocalStudy]],
+) -> None:
+    """By them a site counts how often it has contributed to sums of one class."""
+    _, study, _ = run
+    assert [kind_of(study, one.record.round) for one in opened_sums(study)] == [
+        one.kind for one in opened_sums(study)
+    ]
 
 
 def test_the_statement_in_the_bundle_must_follow(

@@ -239,6 +239,11 @@ _ARTEFACT_WORDS: Mapping[Artefact, str] = MappingProxyType(
 _OFTEN = {value: rank for rank, value in enumerate(HowOften)}
 
 
+def rarest(rules: Iterable["ExposureRule"]) -> HowOften:
+    """Return how often all of `rules` allow at the same time; there is at least one."""
+    return min((rule.how_often for rule in rules), key=_OFTEN.__getitem__)
+
+
 def describe_artefact(artefact: Artefact) -> str:
     """Return what `artefact` is, in words."""
     return _ARTEFACT_WORDS[artefact]

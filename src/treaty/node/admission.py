@@ -19,8 +19,12 @@ from treaty.node.contribution import LocalStudy
 from treaty.ports import Batch, DataSource, EventStore, Journal, Trainer
 from treaty.privacy.ledger_entries import HOLDOUT
 from treaty.privacy.terms import NoisedTerms
+from treaty.protocol.column_support import require_support
 from treaty.protocol.consortium import Consortium
+from treaty.protocol.frequency import require_rare
+from treaty.protocol.gate import check_sum
 from treaty.protocol.membership import Membership
+from treaty.protocol.secure_round import RoundRecord
 from treaty.protocol.study import Study
 from treaty.studies.queries import sums_at_most
 from treaty.studies.surplus import may_open
@@ -127,6 +131,19 @@ class Admission:
             return True
         self._note_waiting(study, "study-waits", "waits for the officer's approval")
         return False
+
+    def require_sum(self, state: Consortium, study: Study, record: RoundRecord, site: str) -> None:
+        """Raise `PolicyError` unless `site` may contribute to the open round `record` of `study`.
+
+        1 the matrix lets its class of sum be opened over so many members, and so often; 2 enough
+        of those asked stand behind every column; 3 the officer has not withdrawn.
+        """
+        kind = study.progress.expected_query().kind
+        least = study.group.min_survivors
+        masked, shown = check_sum(self.matrix(state), kind.artefact, members=least, form=kind.form)
+        require_rare(state.studies.values(), study, record, site, masked=masked, shown=shown)  # 1
+        require_support(study, record.participants)  # 2
+        self.require_consent(state, study)  # 3
 
     def require_consent(self, state: Consortium, study: Study) -> None:
         """Raise `PolicyError` (``withdrawn``) when the officer has taken consent back since.

@@ -4,8 +4,8 @@ The machines of `treaty.protocol` decide; this module derives from the log which
 computes inputs, and performs what the machines order: persist, then send.
 
 Invariants (docs/spec/secagg.md):
-  * A masked input leaves only if the gate lets its class of sum be opened over so many members,
-    and input and answer only for members of whom enough surely support every column.
+  * A masked input leaves only if the gate lets its class of sum be opened over so many members, and
+    so often, and input and answer only for members of whom enough surely support every column.
   * What an input costs stands in the site's ledger before it is masked.
   * The vector before masking is stored with the slot, so that a repeated slot masks the same one.
   * What went wrong with the rows stays in the journal; the log sees one closed code.
@@ -34,7 +34,6 @@ from treaty.node.noise_kept import kept_noise, noise_record, took_noise_off
 from treaty.node.spending import Spending
 from treaty.ports import Entropy, EventStore, Journal, SecretFile
 from treaty.protocol.column_support import require_support
-from treaty.protocol.gate import check_sum
 from treaty.protocol.ledger_trail import head_in
 from treaty.protocol.secagg_effects import (
     Effect,
@@ -263,14 +262,7 @@ class Performer:
             self._refused.add(record.context)
             raise
         try:
-            check_sum(
-                self._admission.matrix(self._mirror.state),
-                query.kind.artefact,
-                members=study.group.min_survivors,
-                form=query.kind.form,
-            )
-            require_support(study, record.participants)
-            self._admission.require_consent(self._mirror.state, study)
+            self._admission.require_sum(self._mirror.state, study, record, self._name)
             need = effects[0]
             event = self._input(study, record, need)
         except TreatyError as refusal:

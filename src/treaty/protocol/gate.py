@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from treaty.errors import PolicyError
-from treaty.governance.exposure import Artefact, ExposureMatrix, Form
+from treaty.governance.exposure import Artefact, ExposureMatrix, Form, HowOften, rarest
 from treaty.governance.roles import Role
 from treaty.protocol.statements import Body, holds_something, registered
 
@@ -84,15 +84,16 @@ def check_sum(
     members: int,
     recipients: Sequence[Role] = LOG_READERS,
     form: Form = Form.EXACT,
-) -> None:
+) -> tuple[HowOften, HowOften]:
     """Raise `PolicyError` unless an opened sum of class `artefact` may go to all recipients.
 
     Everything in a published sum counts as released to all who receive it. `members` is the
-    least number of sites over which the sum can be opened.
+    least number of sites over which the sum can be opened. Returns how often masked inputs, and
+    such sums, are allowed (`frequency.require_rare`).
     """
-    matrix.require(Artefact.MASKED_INPUT, Role.COORDINATOR, Form.MASKED, members)
-    for recipient in recipients:
-        matrix.require(artefact, recipient, form, members)
+    masked = matrix.require(Artefact.MASKED_INPUT, Role.COORDINATOR, Form.MASKED, members)
+    rows = [matrix.require(artefact, recipient, form, members) for recipient in recipients]
+    return masked.how_often, rarest(rows)
 
 
 def _behind(artefact: Artefact, members: int) -> int:
