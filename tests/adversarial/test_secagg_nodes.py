@@ -8,7 +8,7 @@ from one log, is left to the member's machine: there nothing may leave that shou
 
 Planted faults that these tests caught: a feed taken without its checkpoint; survivors answered
 without looking for the member's own name; the fold's check of the logged inputs taken out; a lock
-that forgets the set it was answered for.
+that forgets the set it was answered for; a question answered in any number of rounds.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,11 +29,12 @@ from treaty.node.log_keeper import LogKeeper
 from treaty.node.participant import Participant
 from treaty.protocol.frames import Feed, decode_post, encode_frame
 from treaty.protocol.messages import CharterPublished, TimeStated
-from treaty.protocol.secagg_keys import survivors_digest
+from treaty.protocol.secagg_keys import context_of, survivors_digest
 from treaty.protocol.secagg_messages import (
     CloseCode,
     EpochClosed,
     EpochOpened,
+    InputDeclined,
     MaskedInput,
     Reveal,
     RoundAbandoned,
@@ -515,3 +516,18 @@ def test_a_node_keeps_no_secret_of_a_round_that_was_abandoned(fresh: Traitor) ->
     fresh.show(VICTIM, [over])
     assert "epoch-000001-slot-0000" not in slot_secrets(fresh, VICTIM)
     assert "epoch-000001-slot-0001" in slot_secrets(fresh, VICTIM)
+
+
+@pytest.mark.parametrize(("times", "expected"), [(7, MaskedInput), (8, InputDeclined)])
+def test_a_node_is_not_asked_the_same_without_end(
+    fresh: Traitor, times: int, expected: type[Predicate]
+) -> None:
+    """T-50: every round of a question leaves a masked vector on a member's disk."""
+    ask, more = fresh.round.opened.predicate, []
+    for number in range(1, times + 1):
+        over = context_of(Digest(ask.charter), ask)
+        more.append(fresh.sign(RoundAbandoned, context=over, code=RoundCode.TOO_FEW_INPUTS))
+        ask = msgspec.structs.replace(ask, slot=number, attempt=number)
+        more.append(seal_statement(ask, fresh.runner))
+    said = [peek(one)[1] for one in fresh.show(VICTIM, more)]
+    assert [type(one) for one in said] == [expected]

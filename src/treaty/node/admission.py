@@ -33,6 +33,9 @@ __all__ = ["Admission"]
 
 APPROVED_KEY = "approved/"
 
+MOST_ATTEMPTS = 8
+"""Rounds of one question to which a site contributes. An honest coordinator gives up after five."""
+
 MENDABLE = frozenset({"data", "consent-unreadable", "known-content", "person-naming", "rows-moved"})
 """Refusals that the site's people can mend while the study runs."""
 
@@ -136,7 +139,8 @@ class Admission:
         """Raise `PolicyError` unless `site` may contribute to the open round `record` of `study`.
 
         1 the matrix lets its class of sum be opened over so many members, and so often; 2 enough
-        of those asked stand behind every column; 3 the officer has not withdrawn.
+        of those asked stand behind every column; 3 the officer has not withdrawn; 4 it was not
+        asked too often before: every round leaves a masked vector on this site's disk.
         """
         kind = study.progress.expected_query().kind
         least = study.group.min_survivors
@@ -144,6 +148,12 @@ class Admission:
         require_rare(state.studies.values(), study, record, site, masked=masked, shown=shown)  # 1
         require_support(study, record.participants)  # 2
         self.require_consent(state, study)  # 3
+        if record.opened.predicate.attempt >= MOST_ATTEMPTS:  # 4
+            raise PolicyError(
+                f"this question was asked {record.opened.predicate.attempt} times before, expected "
+                f"at most {MOST_ATTEMPTS} rounds of it: let the coordinator halt the study",
+                code="attempts",
+            )
 
     def require_consent(self, state: Consortium, study: Study) -> None:
         """Raise `PolicyError` (``withdrawn``) when the officer has taken consent back since.
