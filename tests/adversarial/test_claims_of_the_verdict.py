@@ -2,11 +2,12 @@
 
 A consortium released the model of one study and completed another one afterwards. What it had
 released is said, before and after it is taken back; an exact study whose answers were kept back
-counts beside an epsilon.
+counts beside an epsilon, and every sum that can have been opened unpublished is counted.
 
 Planted faults, each seen to fail: releases of the last completed study alone; withdrawn models
 among those released; the report silent about another study's release; exact sums counted by logged
-answers, or without the open round.
+answers, or without the open round; unpublished sums counted in rounds that are over alone, or once
+they are published, or not at all.
 """
 
 import msgspec
@@ -88,6 +89,26 @@ def test_what_was_taken_back_is_not_among_what_is_released(forge: Forge) -> None
     )
     before = forge.until(forge.places(ReleaseProvenance)[0])
     assert of_release(verdict(before)) == (Status.NOT_COVERED, "no release in this log")
+
+
+def said(forge: Forge) -> dict[str, str]:
+    return {one.name: one.statement for one in verdict(forge).record.guarantees}
+
+
+def test_a_sum_that_can_have_been_opened_and_was_not_published_is_counted(forge: Forge) -> None:
+    """Also while its round is open; no more once it is published, in whichever round."""
+    assert "unpublished" not in said(forge)
+    at = forge.places(SurvivorsSealed)[2]
+    assert "unpublished" not in said(forge.until(at))
+    open_round = forge.until(at + 1)
+    assert said(open_round)["unpublished"].startswith("the survivors of 1 question(s)")
+    over = RoundAbandoned(
+        charter=under(open_round),
+        author=COORDINATOR,
+        context=forge.said(at, SurvivorsSealed).context,
+        code=RoundCode.TOO_FEW_REVEALS,
+    )
+    assert said(open_round.saying(over))["unpublished"].startswith("the survivors of 1 question(s)")
 
 
 def test_an_exact_sum_counts_once_its_survivors_are_named(forge: Forge) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "freed_members",
     "lone_changes",
     "round_to_resume",
+    "unpublished",
 ]
 
 Resumed = Mapping[Digest, frozenset[MemberId]]
@@ -105,3 +106,13 @@ def lone_changes(rounds: Iterable[ClosedRound]) -> tuple[tuple[Digest, MemberId]
         if len(apart) == 1:
             found.append((after.context, apart.pop()))
     return tuple(found)
+
+
+def unpublished(rounds: Iterable[ClosedRound]) -> int:
+    """Return of how many questions the survivors were named and no sum was ever published.
+
+    Members answer once they are named, and whoever holds the answers can open the sum.
+    """
+    rounds = tuple(rounds)
+    named = {one.question for one in rounds if one.members_in}
+    return len(named - {one.question for one in rounds if one.phase is RoundPhase.PUBLISHED})

@@ -23,7 +23,7 @@ from treaty.studies.certificates import (
 )
 from treaty.studies.queries import QueryKind, noised_kind
 
-__all__ = ["LogPrivacy", "log_privacy", "study_privacy"]
+__all__ = ["LogPrivacy", "log_privacy", "rounds_of", "study_privacy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def log_privacy(state: Consortium) -> LogPrivacy:
         if not isinstance(terms, NoisedTerms):
             # The first two sums are over training rows, whatever came of the study; and a sum can
             # have been opened by answers that were kept back (`_answered`).
-            exact += any(record.members_in for record in _rounds(study))
+            exact += any(record.members_in for record in rounds_of(study))
             continue
         private += 1
         answered = tuple(_answered(study))
@@ -80,7 +80,7 @@ def log_privacy(state: Consortium) -> LogPrivacy:
     return LogPrivacy(private, exact, len(state.comparisons), spent, delta_inverse)
 
 
-def _rounds(study: Study) -> tuple[ClosedRound, ...]:
+def rounds_of(study: Study) -> tuple[ClosedRound, ...]:
     """Return every round of `study`, the open one as it stands among them."""
     return study.rounds if study.round is None else (*study.rounds, close(study.round))
 
@@ -95,7 +95,7 @@ def _answered(study: Study) -> Iterator[Answered]:
     """
     named: dict[str, tuple[QueryKind, list[ClosedRound]]] = {}
     planned: dict[int, Digest] = {}
-    for record in _rounds(study):
+    for record in rounds_of(study):
         kind = noised_kind(study.plan, record.round)
         if record.members_in and kind is not None:
             # The first that can have been opened is the one that the plan asked for.

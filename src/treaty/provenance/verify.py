@@ -18,8 +18,6 @@ from treaty.crypto.canonical import Count, DigestField, Name, Record, Text
 from treaty.errors import UsageError, VerificationError
 from treaty.ids import Digest, Timestamp
 from treaty.privacy.certificate import shown_epsilon
-from treaty.protocol.column_support import weak_sums
-from treaty.protocol.differencing import lone_changes
 from treaty.protocol.membership import log_verifier
 from treaty.provenance.bundle import (
     BLOBS,
@@ -32,6 +30,7 @@ from treaty.provenance.bundle import (
     policy_of,
 )
 from treaty.provenance.contents import finder, open_blobs, open_log, open_manifest
+from treaty.provenance.disclosures import disclosures
 from treaty.provenance.privacy import LogPrivacy, log_privacy, study_privacy
 from treaty.provenance.record import Record as History
 from treaty.provenance.record import replay
@@ -293,44 +292,6 @@ def _record(
     )
 
 
-def _differences(history: History) -> list[tuple[str, Status, str]]:
-    """What differences of published sums show of one site, in a line where there are any.
-
-    Survivors of two sums may differ by one member, by chance or because it approved.
-    """
-    exposed: list[str] = []
-    alone = 0
-    for study in history.state.studies.values():
-        exposed += [name for one in study.exposures for name in one.members]
-        alone += len(lone_changes(study.rounds))
-    said = []
-    if exposed:
-        said.append(
-            f"one question was summed with and without {', '.join(sorted(set(exposed)))}, who "
-            "approved: the difference of the sums is theirs"
-        )
-    if alone:
-        said.append(
-            f"{alone} sums are over one member more or less than the sum before: between questions "
-            "that differ little, the difference tells of it"
-        )
-    return [("differences", Status.NOT_COVERED, "; ".join(said))] if said else []
-
-
-def _support(history: History) -> list[tuple[str, Status, str]]:
-    """Say where fewer sites than should may stand behind a column, in a line where there are any.
-
-    Members refuse such sums (`column_support`); histories of those that did not look are valid.
-    """
-    found = [weak_sums(study) for study in history.state.studies.values()]
-    sums, fewest = sum(one for one, _ in found), min((few for one, few in found if one), default=0)
-    said = (
-        f"{sums} sums left out members whose support was counted: as few as {fewest} may stand "
-        "behind a column, too few to hide one of them"
-    )
-    return [("support", Status.NOT_COVERED, said)] if sums else []
-
-
 def _audits(history: History) -> list[tuple[str, Status, str]]:
     """What members say about the sums of audited studies, in a line of its own where there are any.
 
@@ -373,8 +334,8 @@ def _guarantees(
             "log",
             proved,
             (
-                f"{manifest.size} entries, every signature and rule replayed; two histories can "
-                "be shown only if more than the tolerated number of witnesses collude"
+                f"{manifest.size} entries, every signature and rule replayed; another history "
+                "holds beside it only if more than the tolerated number of witnesses collude"
             ),
         ),
         (
@@ -395,8 +356,7 @@ def _guarantees(
         )
     found += _audits(history)
     found += _claims(history)
-    found += _differences(history)
-    found += _support(history)
+    found += [(name, uncovered, said) for name, said in disclosures(history.state)]
     found.append(
         ("model", proved, "derived again from the published sums, bit for bit")
         if completed

@@ -4,7 +4,7 @@ Guarantees (docs/spec/log.md, section 5; C2SP tlog-policy):
   * `Policy.require` raises unless the cosignatures of a checkpoint meet the quorum, counting
     each witness once.
   * `witness_quorum` is the number for which any two quorums share an honest witness and the
-    honest ones can still form one: no two members are shown different histories.
+    honest ones can still form one: no two different histories are cosigned.
 
 A text written here names the URL of every witness: C2SP makes it optional, but a widespread
 reader refuses a witness line without one.
