@@ -84,6 +84,49 @@ MODULES = (
     "privacy/terms",
     "stores/ledger_file",
     "stores/secret_files",
+    "governance/charter",
+    "governance/data_use",
+    "governance/exposure",
+    "governance/rotation",
+    "governance/site_policy",
+    "governance/template",
+    "contracts/alignment",
+    "contracts/calendar",
+    "contracts/conformance",
+    "contracts/decimals",
+    "contracts/diff",
+    "contracts/findings",
+    "contracts/normalisation",
+    "contracts/operations",
+    "contracts/schema",
+    "contracts/splitting",
+    "contracts/table",
+    "contracts/units",
+    "aggregation/masking",
+    "aggregation/quantization",
+    "aggregation/sketch",
+    "aggregation/tensors",
+    "models/averaging",
+    "models/descent",
+    "models/fixed_point",
+    "models/linear_solve",
+    "models/newton",
+    "models/quadratic",
+    "models/specification",
+    "models/task",
+    "evaluation/comparison",
+    "evaluation/forecast",
+    "evaluation/metrics",
+    "evaluation/noised_figures",
+    "studies/calibrating",
+    "studies/certificates",
+    "studies/lint",
+    "studies/noise",
+    "studies/outcome",
+    "studies/plan",
+    "studies/private_lint",
+    "studies/progress",
+    "studies/queries",
 )
 """Modules of `treaty.protocol`, and of other packages with the package's name before them."""
 
@@ -131,15 +174,22 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "governance": (
         "tests/unit/governance",
         "tests/property/test_governance_laws.py",
+        "tests/unit/cli/test_rules_commands.py",
         "tests/unit/protocol/test_accession.py",
         "tests/unit/protocol/test_membership.py",
     ),
     "tlog": ("tests/unit/tlog", "tests/property/test_log_laws.py"),
+    "contracts": ("tests/unit/contracts", "tests/unit/datasets"),
+    "aggregation": ("tests/unit/aggregation", "tests/property/test_mask_laws.py"),
+    "models": ("tests/unit/models", "tests/property/test_training_laws.py"),
+    "evaluation": ("tests/unit/evaluation",),
+    "studies": ("tests/unit/studies",),
     "provenance": (
         "tests/adversarial/test_altered_bundles.py",
         "tests/adversarial/test_forged_logs.py",
         "tests/unit/cli/test_bundle_commands.py",
         "tests/adversarial/test_proved_frauds.py",
+        "tests/adversarial/test_false_accusations.py",
     ),
     "crypto": ("tests/unit/crypto", "tests/fuzz/test_protocol_parsers.py"),
     "statements": (
@@ -196,6 +246,9 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "tests/unit/node/test_spending.py",
         "tests/adversarial/test_person_identity.py",
         "tests/adversarial/test_hostile_spending.py",
+        "tests/adversarial/test_how_often.py",
+        "tests/adversarial/test_left_out_supporters.py",
+        "tests/adversarial/test_secagg_nodes.py",
     ),
     "node/amending": (
         "tests/unit/node/test_amending.py",
@@ -305,7 +358,10 @@ FIRST: dict[str, tuple[str, ...]] = {
     "statements": ("tests/unit/protocol/test_statements.py",),
     "stores/ledger_file": ("tests/contract/test_ledger.py",),
     "crypto/transport_keys": ("tests/unit/crypto/test_transport_keys.py",),
-    "provenance/fraud": ("tests/adversarial/test_proved_frauds.py",),
+    "provenance/fraud": (
+        "tests/adversarial/test_proved_frauds.py",
+        "tests/adversarial/test_false_accusations.py",
+    ),
     "stores/secret_files": ("tests/contract/test_secret_file.py",),
     "accession": ("tests/unit/protocol/test_accession.py",),
     "consortium": ("tests/unit/protocol/test_consortium.py", "tests/unit/protocol/test_study.py"),
@@ -328,6 +384,17 @@ FIRST: dict[str, tuple[str, ...]] = {
 """By module, what is asked before all others where no test is known to notice."""
 
 REDUNDANT: dict[str, str] = {
+    "governance/exposure.require[exposure]|2": (
+        "a decision that allows names its row; the check tells the types so"
+    ),
+    "aggregation/tensors._manifest_of[check_manifest]": (
+        "`NamedTensors` looks at the manifest that it is made of; here it is looked at before an "
+        "array is made"
+    ),
+    "aggregation/tensors._manifest_of[FormatError]|1": (
+        "`check_manifest` refuses the same, after the header has been read; here no product of "
+        "many sizes is formed"
+    ),
     "secagg_audit.plan[UsageError]": (
         "cases are made of published sums alone, whose epoch and survivors are sealed; the check "
         "tells the types so"

@@ -113,9 +113,9 @@ def parse_adapter(text: str) -> Adapter:
         table = tomllib.loads(text, parse_float=decimal.Decimal)
     except (ValueError, decimal.DecimalException, RecursionError) as error:
         raise UsageError(f"expected an adapter in TOML: {error}") from error
-    prepared = prepare_toml(table, decimals=_DECIMAL_KEYS, codes=_CODE_KEYS)
-    if not isinstance(prepared, dict) or "format" not in prepared:
+    if "format" not in table:
         raise UsageError(f'expected format = "{ADAPTER_FORMAT}" in the adapter')
+    prepared = prepare_toml(table, decimals=_DECIMAL_KEYS, codes=_CODE_KEYS)
     try:
         adapter = msgspec.convert(prepared, Adapter, strict=True)
         adapter = canonical.decode(canonical.encode(adapter), Adapter)

@@ -7,6 +7,7 @@ negative zero. Two contracts that state the same number therefore have the same 
 
 import decimal
 import re
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from fractions import Fraction
 from typing import Annotated
@@ -43,8 +44,7 @@ def decimal_text(value: int | decimal.Decimal) -> str:
         text = text.rstrip("0").rstrip(".")
     if text in {"-0", ""}:
         text = "0"
-    whole, _, rest = text.lstrip("-").partition(".")
-    if len(whole) > 15 or len(rest) > 15:
+    if len(text.partition(".")[2]) > 15:
         raise UsageError(f"expected at most 15 digits on either side of the point, got {text}")
     return text
 
@@ -64,21 +64,24 @@ def parse_number(text: str) -> decimal.Decimal | None:
 
 
 def prepare_toml(
-    value: TomlValue, *, decimals: AbstractSet[str], codes: AbstractSet[str], key: str = ""
-) -> TomlValue:
-    """Return `value` with numbers spelled as text under the keys that ask for it.
+    table: Mapping[str, TomlValue], *, decimals: AbstractSet[str], codes: AbstractSet[str]
+) -> dict[str, TomlValue]:
+    """Return `table` with numbers spelled as text under the keys that ask for it.
 
     Under the keys `decimals` whole and decimal numbers become `DecimalText`; under `codes`
     whole numbers become their digits, so that people may write ``positive = [1, 2]``. Decimal
     numbers elsewhere become text too: no record has a field for a floating-point number.
     """
+    return {name: _prepared(item, decimals, codes, name) for name, item in table.items()}
+
+
+def _prepared(
+    value: TomlValue, decimals: AbstractSet[str], codes: AbstractSet[str], key: str
+) -> TomlValue:
     if isinstance(value, dict):
-        return {
-            name: prepare_toml(item, decimals=decimals, codes=codes, key=str(name))
-            for name, item in value.items()
-        }
+        return prepare_toml(value, decimals=decimals, codes=codes)
     if isinstance(value, list):
-        return [prepare_toml(item, decimals=decimals, codes=codes, key=key) for item in value]
+        return [_prepared(item, decimals, codes, key) for item in value]
     if isinstance(value, decimal.Decimal):
         return decimal_text(value)
     if isinstance(value, int) and not isinstance(value, bool):

@@ -79,7 +79,9 @@ class Normaliser:
     def __post_init__(self) -> None:
         shape = (len(self.columns),)
         if self.mean.shape != shape or self.scale.shape != shape:
-            raise UsageError(f"expected {len(self.columns)} means and scales")
+            raise UsageError(
+                f"expected {shape[0]} means and scales, got {self.mean.size} and {self.scale.size}"
+            )
         if not (np.isfinite(self.mean).all() and np.isfinite(self.scale).all()):
             raise UsageError("expected finite means and scales")
         if not (self.scale > 0).all():
@@ -156,9 +158,14 @@ def normaliser_from_sums(
     """
     columns = design_columns(contract)
     if count < 1 or contributors < 1 or scale_bits < 0:
-        raise UsageError(f"expected at least one row and one contributor, got {count} rows")
+        raise UsageError(
+            "expected a count of at least one row, contributors of at least one, and a scale of no "
+            f"less than 0 bits, got {count}, {contributors} and {scale_bits}"
+        )
     if len(sums) != len(columns) or len(squares) != len(columns):
-        raise UsageError(f"expected {len(columns)} sums and squares, got {len(sums)}")
+        raise UsageError(
+            f"expected {len(columns)} sums and squares, got {len(sums)} and {len(squares)}"
+        )
     pairs = [
         _mean_and_scale(column, count, int(total), int(square), scale_bits, contributors)
         for column, total, square in zip(columns, sums, squares, strict=True)
@@ -203,8 +210,6 @@ def with_public_bounds(contract: Contract) -> Contract:
 
 def normaliser_from_record(record: NormaliserRecord) -> Normaliser:
     """Return the normaliser of a published record; `FormatError` when it is unsound."""
-    if not len(record.columns) == len(record.mean) == len(record.scale):
-        raise FormatError("normaliser does not hold: lengths of columns, mean and scale differ")
     try:
         mean = [float.fromhex(value) for value in record.mean]
         scale = [float.fromhex(value) for value in record.scale]

@@ -203,9 +203,9 @@ def parse_contract(text: str) -> Contract:
         table = tomllib.loads(text, parse_float=decimal.Decimal)
     except (ValueError, decimal.DecimalException, RecursionError) as error:
         raise UsageError(f"expected a contract in TOML: {error}") from error
-    prepared = prepare_toml(table, decimals=_DECIMAL_KEYS, codes=_CODE_KEYS)
-    if not isinstance(prepared, dict) or "format" not in prepared:
+    if "format" not in table:
         raise UsageError(f'expected format = "{CONTRACT_FORMAT}" in the contract')
+    prepared = prepare_toml(table, decimals=_DECIMAL_KEYS, codes=_CODE_KEYS)
     features = prepared.get("features")
     if isinstance(features, list):
         prepared["features"] = [_with_defaults(feature) for feature in features]

@@ -219,7 +219,10 @@ def known_model(value: object) -> ModelSpecification:
 
 
 def check_specification(spec: ModelSpecification, columns: int) -> None:
-    """Raise `UsageError` unless `spec` makes sense for a design of `columns` columns."""
+    """Raise `UsageError` unless `spec` makes sense for a design of `columns` columns.
+
+    `FormatError` where the manifest of a module breaks a limit of `treaty.aggregation.tensors`.
+    """
     if not 1 <= columns <= MAX_COLUMNS:
         raise UsageError(f"expected 1 to {MAX_COLUMNS} design columns, got {columns}")
     if has_site_intercepts(spec) and getattr(spec, "ridge_milli", 0) < 1:

@@ -206,7 +206,10 @@ def answered_events(plan: Plan, contract: Contract, answered: Sequence[Answered]
     terms = noise_terms(plan)
     events: list[Event] = []
     for one in answered:
-        planned = _sums(plan, contract, one.cohort).get(one.kind) or holdout_sum(terms, one.cohort)
+        if one.kind is QueryKind.SCORES:
+            planned = holdout_sum(terms, one.cohort)
+        else:
+            planned = _sums(plan, contract, one.cohort).get(one.kind)
         if planned is None:
             raise UsageError(f"the plan has no noised sum of kind {one.kind.value}")
         known = effective_cohort(terms, one.cohort).max_colluders

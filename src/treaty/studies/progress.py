@@ -54,7 +54,6 @@ from treaty.studies.outcome import EvaluationOutcome, outcome_from_noised, outco
 from treaty.studies.plan import Plan
 from treaty.studies.queries import (
     CONTRIBUTORS,
-    COUNTED,
     NO_DIGEST,
     PERSONS,
     ROWS,
@@ -223,7 +222,7 @@ class StudyProgress:
                 f"the sum is over {contributors} contributors, expected {survivors}",
                 code="contributors-mismatch",
             )
-        if rows < 0 or (rows and query.kind not in COUNTED):
+        if rows < 0:
             raise VerificationError(f"the sum is over {rows} rows", code="sum-implausible")
         following = replace(self, index=self.index + 1)
         match query.kind:

@@ -182,9 +182,16 @@ def test_misuse_is_a_usage_error() -> None:
         (np.zeros((2, 2), "<u4"), 32),
         (frozen, 32),
     ):
-        with pytest.raises(UsageError):
-            apply_masks(values, plan, bits)
-    with pytest.raises(UsageError):
+        for work in (apply_masks, mask_input):
+            with pytest.raises(UsageError, match=r"expected|must be writable"):
+                work(values, plan, bits)
+        if values is not frozen:
+            with pytest.raises(UsageError, match="expected"):
+                recompute_sum([vector(4, bits if bits != 48 else 32), values], plan, bits)
+    for values in (vector(8, 32)[::2], np.zeros(0, "<u4"), np.zeros((2, 2), "<u4"), np.zeros(4)):
+        with pytest.raises(UsageError, match=r"expected (a contiguous vector|words of)"):
+            input_root(values)
+    with pytest.raises(UsageError, match="expected first_chunk of at least 0, got -1"):
         apply_masks(vector(4, 32), plan, 32, first_chunk=-1)
     with pytest.raises(UsageError):
         apply_masks(vector(4, 32), ((bytes(32), 0),), 32)

@@ -70,9 +70,16 @@ def test_capacity_is_the_exact_inequality(bits: int, contributors: int) -> None:
     largest = (2 ** (bits - 1) - 1) // contributors - 1
     largest = min(largest, 2**62 - 1)
     check_capacity(one(1, 0, largest, bits, contributors))
-    with pytest.raises(PolicyError) as refusal:
-        check_capacity(one(1, 0, largest + 1, bits, contributors))
-    assert refusal.value.code == "capacity"
+    wider = one(1, 0, largest + 1, bits, contributors)
+    for work in (
+        lambda: check_capacity(wider),
+        lambda: encode([0], wider),
+        lambda: encode(np.zeros(1), wider),
+        lambda: encode_grid(np.zeros(1, np.int64), wider),
+    ):
+        with pytest.raises(PolicyError) as refusal:
+            work()
+        assert refusal.value.code == "capacity"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 8.000001, -8.5, 1e308])
@@ -91,8 +98,11 @@ def test_a_bound_that_no_float_holds_is_kept_exactly() -> None:
         encode(np.array([2.0**60]), layout)
     with pytest.raises(PolicyError):
         encode([2**60], layout)
-    with pytest.raises(PolicyError):
-        encode_grid(np.array([-(2**60)]), layout)
+    for beyond in (2**60, -(2**60), 2**63 - 1, -(2**63)):
+        with pytest.raises(PolicyError, match="segment x"):
+            encode_grid(np.array([beyond]), layout)
+    for bound in (2**60 - 1, 1 - 2**60):
+        assert decode_sum(encode_grid(np.array([bound]), layout), layout)["x"].tolist() == [bound]
     assert decode_sum(encode([-(2**60) + 1], layout), layout)["x"].tolist() == [-(2**60) + 1]
 
 
@@ -109,7 +119,13 @@ def test_segments_keep_their_places_and_empty_ones_are_empty() -> None:
 def test_a_sum_out_of_reach_is_refused() -> None:
     layout = one(1, 0, 5, 32, 3)
     assert decode_sum(np.array([2**32 - 15], "<u4"), layout)["x"].tolist() == [-15]
-    for total in (np.array([16], "<u4"), np.array([1, 2], "<u4"), np.array([1], "<u8")):
+    for total in (
+        np.array([16], "<u4"),
+        np.array([2**32 - 16], "<u4"),
+        np.array([2**31], "<u4"),
+        np.array([1, 2], "<u4"),
+        np.array([1], "<u8"),
+    ):
         with pytest.raises(VerificationError) as refusal:
             decode_sum(total, layout)
         assert refusal.value.code == "sum-implausible"
@@ -120,9 +136,19 @@ def test_misuse_is_a_usage_error() -> None:
     for values in (np.zeros(3), np.zeros((1, 2)), np.zeros(2, np.float32)):
         with pytest.raises(UsageError):
             encode(values, layout)  # type: ignore[arg-type]  # wrong on purpose
+    for exact in ([0], [0, 0, 0], np.zeros(3, np.int64), np.zeros((2, 1), np.int64)):
+        with pytest.raises(UsageError, match="expected 2 values to encode"):
+            encode(exact, layout)
+    for grid in (np.zeros(3, np.int64), np.zeros(1, np.int64), np.zeros((2, 1), np.int64)):
+        with pytest.raises(UsageError, match="expected 2 values to encode"):
+            encode_grid(grid, layout)
+    for other in (np.float64, np.int32, np.uint64):
+        with pytest.raises(UsageError, match="expected int64 grid values"):
+            encode_grid(np.zeros(2, other), layout)  # type: ignore[arg-type]  # wrong on purpose
     for build in (
         lambda: Segment("", 1, 0, 1),
         lambda: Segment("a", -1, 0, 1),
+        lambda: Segment("a", 1, 0, -1),
         lambda: Segment("a", 1, 63, 1),
         lambda: one(1, 0, 1, 48),
         lambda: one(1, 0, 1, 64, 0),

@@ -151,6 +151,10 @@ def test_what_is_no_vector_seed_or_claim_is_the_callers_mistake() -> None:
         within_bound(sketch(one, seed_of(1)), -1)
     with pytest.raises(UsageError):
         residual((one,), one, seed_of(1))
+    narrow = sketch(one.astype(RING_TYPES[32]), seed_of(1))
+    assert narrow.shape == sketch(one, seed_of(1)).shape
+    with pytest.raises(UsageError, match="one length in the ring of the sum"):
+        residual((narrow,), one, seed_of(1))
 
 
 def test_what_silent_members_leave_unexplained_is_held_against_as_many_bounds() -> None:

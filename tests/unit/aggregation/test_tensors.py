@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from treaty.aggregation.tensors import NamedTensors, TensorSpec, check_manifest
+from treaty.aggregation.tensors import (
+    MAX_RANK,
+    MAX_TENSORS,
+    NamedTensors,
+    TensorSpec,
+    check_manifest,
+)
 from treaty.errors import FormatError, UsageError
 
 SAMPLE = {
@@ -124,6 +130,31 @@ def test_a_file_with_another_spelling_is_refused(name: str) -> None:
         NamedTensors.from_bytes(BAD_FILES[name])
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("empty", "at least 8 bytes, got 0"),
+        ("short", "at least 8 bytes, got 7"),
+        ("header longer than file", "announces a header of 99 bytes"),
+        ("huge header", f"announces a header of {1 << 62} bytes"),
+    ],
+)
+def test_what_a_file_announces_is_not_believed(name: str, said: str) -> None:
+    with pytest.raises(FormatError, match=said):
+        NamedTensors.from_bytes(BAD_FILES[name])
+
+
+def test_a_manifest_is_looked_at_before_anything_is_made_of_it() -> None:
+    bad = (TensorSpec(name="a", shape=(-1,)),)
+    for make in (
+        lambda: NamedTensors(bad, [np.zeros(1)]),
+        lambda: NamedTensors.zeros(bad),
+        lambda: NamedTensors.from_flat(bad, np.zeros(1)),
+    ):
+        with pytest.raises(FormatError, match="at most 8 dimensions from 0 up in a"):
+            make()
+
+
 def test_a_file_over_the_limit_is_refused_before_it_is_read() -> None:
     data = NamedTensors.from_arrays({"a": np.zeros(100)}).to_bytes()
     assert NamedTensors.from_bytes(data, limit=len(data))["a"].shape == (100,)
@@ -159,6 +190,16 @@ def test_a_manifest_must_ascend_and_stay_within_limits() -> None:
     for bad in ((b, a), (a, a), (TensorSpec(name="a", shape=(1 << 14, 1 << 14)),)):
         with pytest.raises(FormatError):
             check_manifest(bad)
+    most = tuple(TensorSpec(name=f"t{place:04}", shape=()) for place in range(MAX_TENSORS))
+    check_manifest(most)
+    with pytest.raises(FormatError, match="at most 4096 tensors, got 4097"):
+        check_manifest((*most, TensorSpec(name="u", shape=())))
+    check_manifest((TensorSpec(name="a", shape=(1,) * MAX_RANK),))
+    for shape in ((1,) * (MAX_RANK + 1), (-1,), (2, -1), (-1, -1)):
+        with pytest.raises(FormatError, match="at most 8 dimensions from 0 up in a"):
+            check_manifest((TensorSpec(name="a", shape=shape),))
+    with pytest.raises(FormatError, match="element type F64, F32 or I64 in a"):
+        check_manifest((TensorSpec(name="a", shape=(1,), dtype="F16"),))  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_conformance_looks_at_name_shape_and_type() -> None:

@@ -23,6 +23,7 @@ from treaty.governance.template import CharterOptions
 from treaty.protocol.messages import CharterPublished
 from treaty.protocol.statements import seal_statement
 from treaty.provenance.bundle import export, policy_of
+from treaty.provenance.verify import anchor_of
 from treaty.tlog.checkpoint import Checkpoint, add_cosignatures, cosign, sign
 from treaty.tlog.merkle import MerkleTree, leaf_hash
 from treaty.tlog.notes import Cosigner, Signer
@@ -114,6 +115,15 @@ def test_an_anchor_that_is_none_is_a_mistake_on_this_side(
 ) -> None:
     """It came from the caller, so exit 2."""
     assert treaty("verify", bundle, "--anchor", anchor).code == 2
+
+
+def test_an_anchor_is_text_and_an_edition_one_of_two() -> None:
+    for wrong in (None, 7, ANCHOR.encode()):
+        with pytest.raises(UsageError, match="64 lower-case hexadecimal digits"):
+            anchor_of(wrong)
+    assert anchor_of(str(ANCHOR)) == ANCHOR
+    with pytest.raises(UsageError, match="edition full or attested, got 'half'"):
+        export([], b"", ANCHOR, lambda _: b"", lambda _: False, "half")  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_a_directory_that_is_not_there_is_a_mistake_too(treaty: Command, tmp_path: Path) -> None:

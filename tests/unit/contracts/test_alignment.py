@@ -1,7 +1,8 @@
 """Alignment: each operation does what its record says, or refuses.
 
 Planted and seen to fail: missing values scaled; bucket edges counted below instead of at;
-age without the birthday; unknown codes passed through; examples not replayed.
+age without the birthday; unknown codes passed through; examples not replayed; an adapter without
+its format taken; a column left unmade; dates in the wrong order; numbers beyond the exact range.
 """
 
 import pytest
@@ -96,6 +97,44 @@ REFUSED: list[tuple[str, str]] = [
 ]
 
 
+@pytest.mark.parametrize(("born", "at"), [("1950-02-30", "2000-01-01"), ("2000-01-01", "?")])
+def test_of_both_dates_each_must_be_one_and_the_later_comes_last(born: str, at: str) -> None:
+    age = 'op = "age"\nborn = "a"\nat = "b"\nto = "c"'
+    with pytest.raises(UsageError, match="row 1 give no age"):
+        run(age, a=[born], b=[at])
+    assert run(age, a=["2000-01-02"], b=["2000-01-02"])["c"] == ["0"]
+    with pytest.raises(UsageError, match="row 1 give no age"):
+        run(age, a=["2000-01-02"], b=["2000-01-01"])
+
+
+@pytest.mark.parametrize("factor", ["1", "10", "1000000"])
+def test_what_leaves_the_exact_range_is_refused_and_not_rounded(factor: str) -> None:
+    scale = f'op = "scale"\ncolumn = "a"\nfactor = {factor}'
+    assert run(scale, a=["1"])["a"] == [factor]
+    offset = "\noffset = 999999999999999"
+    with pytest.raises(UsageError, match=r"operation 1: expected numbers below 10\*\*15"):
+        run(scale + offset, a=["999999999999999"])
+
+
+def test_a_table_is_rectangular_and_its_units_are_of_its_columns() -> None:
+    made = RawTable.from_rows(["a", "b"], [["1", "2"], ["3", "4"]])
+    assert made.columns == {"a": ("1", "3"), "b": ("2", "4")}
+    with pytest.raises(UsageError, match=r"one length, got lengths \[1, 2\]"):
+        RawTable({"a": ("1",), "b": ("1", "2")})
+    with pytest.raises(UsageError, match="got one for 'c'"):
+        RawTable({"a": ("1",)}, {"c": "kg"})
+    with pytest.raises(UsageError, match=r"distinct column names, .*: columns 1 and 2"):
+        RawTable.from_rows(["a", "a"], [["1", "2"]])
+    for row in (["1"], ["1", "2", "3"], []):
+        with pytest.raises(UsageError, match=f"row 2: expected 2 cells, got {len(row)}"):
+            RawTable.from_rows(["a", "b"], [["1", "2"], row])
+
+
+def test_an_adapter_says_its_format() -> None:
+    with pytest.raises(UsageError, match=r'expected format = "treaty\.adapter/v1"'):
+        parse_adapter(HEAD.partition("\n")[2])
+
+
 @pytest.mark.parametrize(("operation", "value"), REFUSED)
 def test_what_an_operation_does_not_understand_refuses_the_table(
     operation: str, value: str
@@ -163,12 +202,22 @@ def test_a_sound_adapter_passes_on_names_alone() -> None:
         ('sex = "f" }', 'sex = "m" }', "example 1"),
         ('{ "1" = "m", "2" = "f" }', '{ "1" = "f", "2" = "m" }', "example 1"),
         ('contract = "example"', 'contract = "other"', "other"),
+        ('sex = "f" }', 'weight = "70" }', "example 1: adapter makes no column 'weight'"),
     ],
 )
 def test_an_adapter_that_leads_elsewhere_is_refused(old: str, new: str, names: str) -> None:
     assert old in SOUND
     with pytest.raises(UsageError, match=names):
         check_adapter(parse_adapter(SOUND.replace(old, new, 1)), example_contract(), COLUMNS)
+
+
+@pytest.mark.parametrize("missing", ["person", "day", "outcome", "ecg"])
+def test_an_adapter_makes_every_column_also_the_ones_that_no_operation_touches(
+    missing: str,
+) -> None:
+    left = [name for name in COLUMNS if name != missing]
+    with pytest.raises(UsageError, match=rf"makes no column '{missing}' \(1 missing in all\)"):
+        check_adapter(parse_adapter(SOUND), example_contract(), left)
 
 
 def test_an_adapter_has_one_digest() -> None:

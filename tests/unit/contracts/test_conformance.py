@@ -205,6 +205,8 @@ def test_support_asks_for_rows_on_both_sides_of_an_indicator() -> None:
     # age, chol, sex=f, ecg=1, ecg=2, ecg=u
     assert support_indicator(data, 2).tolist() == [1, 1, 0, 1, 0, 0]
     assert support_indicator(data, 3).tolist() == [1, 1, 0, 0, 0, 0]
+    with pytest.raises(UsageError, match="min_rows of at least 1, got 0"):
+        support_indicator(data, 0)
 
 
 def test_the_data_show_only_their_size() -> None:

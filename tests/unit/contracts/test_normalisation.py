@@ -165,18 +165,49 @@ def test_a_record_brings_back_every_bit_and_no_other_spelling() -> None:
         changed = type(record)(columns=("a",), mean=("0x0.0p+0",), scale=(bad,))
         with pytest.raises(FormatError):
             normaliser_from_record(changed)
-    with pytest.raises(FormatError):
-        normaliser_from_record(type(record)(columns=("a",), mean=(), scale=()))
+    one, zero = "0x1.0000000000000p+0", "0x0.0p+0"
+    assert normaliser_from_record(type(record)(columns=("a",), mean=(zero,), scale=(one,)))
+    for other in ("0x0.8000000000000p+1", "0x1.0000000000000p+00", "0x1.0000000000000p-0"):
+        for mean, scale in ((other, one), (zero, other)):
+            with pytest.raises(FormatError, match="another spelling"):
+                normaliser_from_record(type(record)(columns=("a",), mean=(mean,), scale=(scale,)))
+    for means, scales in (((), ()), ((), (one,)), ((zero,), ()), ((zero, zero), (one,))):
+        with pytest.raises(FormatError, match="expected 1 means and scales"):
+            normaliser_from_record(type(record)(columns=("a",), mean=means, scale=scales))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_normaliser_holds_finite_numbers_one_of_each_for_every_column(value: float) -> None:
+    good = np.array([1.0])
+    for mean, scale in ((np.array([value]), good), (good, np.array([value]))):
+        with pytest.raises(UsageError, match="finite means and scales"):
+            Normaliser(("a",), mean, scale)
+    for shape in ((2,), (0,), (1, 1)):
+        for mean, scale in ((np.ones(shape), good), (good, np.ones(shape))):
+            with pytest.raises(UsageError, match="expected 1 means and scales"):
+                Normaliser(("a",), mean, scale)
+    with pytest.raises(UsageError, match=r"shape \(n, 1\), got \(1,\)"):
+        Normaliser(("a",), good, good).apply(good)
+    with pytest.raises(UsageError, match=r"shape \(n, 1\), got \(1, 1, 1\)"):
+        Normaliser(("a",), good, good).apply(np.ones((1, 1, 1)))
 
 
 def test_impossible_sums_are_refused() -> None:
-    for count, length in ((0, 6), (3, 5)):
-        with pytest.raises(UsageError):
-            normaliser_from_sums(
-                example_contract(),
-                count=count,
-                sums=[0] * length,
-                squares=[0] * length,
-                scale_bits=20,
-                contributors=1,
-            )
+    possible: dict[str, object] = {
+        "count": 3,
+        "sums": [0] * 6,
+        "squares": [0] * 6,
+        "scale_bits": 20,
+        "contributors": 1,
+    }
+    normaliser_from_sums(example_contract(), **possible)  # type: ignore[arg-type]  # by name
+    for name, wrong in (
+        ("count", 0),
+        ("contributors", 0),
+        ("scale_bits", -1),
+        ("sums", [0] * 5),
+        ("squares", [0] * 5),
+        ("squares", [0] * 7),
+    ):
+        with pytest.raises(UsageError, match=name.removesuffix("_bits")):
+            normaliser_from_sums(example_contract(), **possible | {name: wrong})  # type: ignore[arg-type]  # by name

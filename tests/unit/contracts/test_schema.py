@@ -66,8 +66,28 @@ BAD: list[tuple[str, str, str, str]] = [
     ("a level that is missing too", 'missing = ["?"]', 'missing = ["u"]', "both"),
     ("a subgroup of nothing", 'feature = "sex"', 'feature = "height"', "height"),
     ("a threshold for a category", "at_least = 70", 'levels = ["0"]', "at_least"),
+    ("a number without a threshold", "at_least = 70", "", "at_least for a number"),
+    ("levels of a number", "at_least = 70", 'at_least = 70\nlevels = ["f"]', "at_least for a"),
+    ("a category's threshold", 'levels = ["f"]', 'levels = ["f"]\nat_least = 1', "kept levels"),
+    ("an unknown level", 'levels = ["f"]', 'levels = ["f", "x"]', "kept levels of 'sex'"),
+    (
+        "a merged level",
+        'feature = "sex"\nlevels = ["f"]',
+        'feature = "ecg"\nlevels = ["0", "3"]',
+        "kept levels of 'ecg'",
+    ),
+    ("a subgroup of no levels", 'levels = ["f"]', "levels = []", "at least one level"),
     ("a label code in two roles", "unknown = [9]", "unknown = [0]", "once"),
     ("no negative code", "negative = [0]", "negative = []", "negative"),
+    ("no positive code", "positive = [1, 2]", "positive = []", "positive and negative codes"),
+    ("an empty code", 'code = "f"', 'code = ""', "distinct codes that are not empty"),
+    (
+        "one level after merging",
+        'code = "f", meaning = "female"',
+        'code = "f", meaning = "female", merged_into = "m"',
+        "at least two levels after merging, got 1",
+    ),
+    ("a share that falls", "[500, 1000]", "[501, 500]", "level 'm' has a share that falls"),
     ("a float where none belongs", 'version = "1.2.3"', "version = 1.2", "version"),
     ("sixteen digits", "range = [18, 110]", "range = [18, 1100000000000000000]", "digits"),
     ("not a number", "centre = 200", "centre = nan", "finite"),
@@ -159,6 +179,13 @@ def test_a_change_has_its_class(old: str, new: str, expected: Compatibility) -> 
 def test_equal_contracts_need_no_new_version() -> None:
     assert compare(example_contract(), example_contract()) == ()
     assert require_version(example_contract(), example_contract()) is Compatibility.SAME
+    assert "1.2.3" in CONTRACT
+    for higher in ("1.2.4", "1.3.0", "2.0.0"):
+        renumbered = parse_contract(CONTRACT.replace("1.2.3", higher))
+        assert require_version(example_contract(), renumbered) is Compatibility.SAME
+    for lower in ("1.2.2", "1.1.9", "0.9.9"):
+        with pytest.raises(PolicyError, match=f"from version 1.2.3, got {lower}"):
+            require_version(example_contract(), parse_contract(CONTRACT.replace("1.2.3", lower)))
 
 
 @pytest.mark.timeout(10)

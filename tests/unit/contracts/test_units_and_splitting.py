@@ -4,11 +4,14 @@ Planted and seen to fail: molar factor upside down; offset forgotten; split unke
 holdout rounded down; rows of a person on both sides; a person moved by the others.
 """
 
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
+from treaty.contracts.calendar import parse_date
+from treaty.contracts.decimals import decimal_text
 from treaty.contracts.splitting import split_persons, split_rows
 from treaty.contracts.units import UNITS, are_convertible, conversion, convert
 from treaty.errors import UsageError
@@ -33,6 +36,20 @@ KNOWN: list[tuple[str, str, str, str, str]] = [
     ("wk", "d", "", "7", "0"),
     ("kcal", "kJ", "", "4.184", "0"),
 ]
+
+
+def test_a_decimal_has_fifteen_digits_on_either_side_at_most() -> None:
+    assert decimal_text(Decimal("-0.500")) == "-0.5"
+    assert decimal_text(Decimal("1E-15")) == "0.000000000000001"
+    assert decimal_text(10**14) == "100000000000000"
+    for beyond in (Decimal("1E-16"), Decimal(10**15), Decimal("NaN"), Decimal("-Infinity")):
+        with pytest.raises(UsageError, match=r"digits on either side|finite"):
+            decimal_text(beyond)
+
+
+def test_a_locale_outside_the_list_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"expected a locale of cs, de, .*, got 'xx'"):
+        parse_date("1-2-2001", order="day-month-year", locale="xx", century=1900, aliases={})
 
 
 @pytest.mark.parametrize(("source", "target", "analyte", "factor", "offset"), KNOWN)

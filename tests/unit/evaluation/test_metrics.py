@@ -183,6 +183,8 @@ def test_scores_must_be_probabilities_and_labels_binary() -> None:
     ):
         with pytest.raises(UsageError):
             local_histogram(scores, labels)
+        with pytest.raises(UsageError, match="expected"):
+            exact_figures(scores, labels)
     for bins in (0, 1, 3):
         with pytest.raises(UsageError):
             local_histogram(*good, bins)

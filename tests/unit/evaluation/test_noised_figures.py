@@ -143,3 +143,5 @@ def test_counts_that_no_histogram_is_are_refused() -> None:
     assert caught.value.code == "sum-implausible"
     with pytest.raises(UsageError):
         NoisedCounts((1,), (1,), 0, 0)
+    with pytest.raises(UsageError, match="a positive unit and a variance"):
+        NoisedCounts((1, 2), (1, 2), 1, -1)

@@ -416,6 +416,8 @@ def test_the_template_passes_once_its_keys_are_filled_in() -> None:
             "hearts.example", {n: member_keys(n) for n in (A, B, C)}, filled.coordinator, options
         )
         assert built == filled
+    with pytest.raises(PolicyError, match="key"):
+        build_charter("hearts.example", {n: member_keys(A) for n in (A, B, C)}, filled.coordinator)
 
 
 def test_names_are_counted_in_order_and_without_the_suspended() -> None:

@@ -1,7 +1,7 @@
 """A rotation changes the keys of one member and nothing else.
 
 Planted and caught: another change beside the keys; two members' keys; no change; a version that
-does not follow; a suspension that a rotation would take back.
+does not follow; a suspension that a rotation would take back; keys of a suspended member.
 """
 
 import msgspec
@@ -44,6 +44,13 @@ def test_whoever_is_suspended_stays_so(current: Charter) -> None:
     assert rotated_member(current, made, suspended=out) == B
     for suspended, version in ((NOBODY, made), (out, rotated(current, B, fresh(B), suspended=out))):
         refused("not-a-rotation", current, version, suspended)
+
+
+def test_the_keys_of_whoever_is_suspended_are_not_exchanged(current: Charter) -> None:
+    out = frozenset({B})
+    made = rotated(current, B, fresh(B, "runner"), suspended=out)
+    assert made.members[B].suspended
+    refused("suspended", current, made, out)
 
 
 def refused(

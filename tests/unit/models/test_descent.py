@@ -90,3 +90,9 @@ def test_nobody_divides_by_a_count_of_nothing() -> None:
     with pytest.raises(UsageError, match="positive"):
         step(persons=0.0)
     assert least_persons(4) == 80.0
+
+
+def test_whole_numbers_are_no_parameters_of_a_descent() -> None:
+    whole = NamedTensors.from_arrays({"w": np.array([1, 2], dtype=np.int64)})
+    with pytest.raises(UsageError, match="floating-point parameters, w is I64"):
+        next_iterate(whole, {"gradient.w": [0, 0]}, unit=0.25, persons=4.0, rate=2.0)

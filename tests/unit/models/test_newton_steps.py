@@ -25,7 +25,7 @@ from treaty.aggregation.tensors import NamedTensors
 from treaty.errors import UsageError
 from treaty.models.linear_solve import apply_symmetric, factor_spd, inner, solve_factored
 from treaty.models.newton import NewtonMemory, NewtonTrace, next_coefficients
-from treaty.models.specification import LogisticRegression, initial_model
+from treaty.models.specification import COEFFICIENTS, LogisticRegression, initial_model
 
 BITS = 32
 SPEC = LogisticRegression()
@@ -375,3 +375,16 @@ def test_the_memory_of_another_model_is_refused() -> None:
             BITS,
             memory=first.memory,
         )
+
+
+def test_a_model_of_another_kind_is_refused() -> None:
+    sums = sums_of([0], [0], 1.0)
+    for other in (
+        {"w": np.zeros(1)},
+        {COEFFICIENTS: np.zeros(0)},
+        {COEFFICIENTS: np.zeros((1, 1))},
+        {COEFFICIENTS: np.zeros(1, dtype=np.float32)},
+        {COEFFICIENTS: np.zeros(1), "w": np.zeros(1)},
+    ):
+        with pytest.raises(UsageError, match="expected a model of LogisticRegression, got"):
+            next_coefficients(SPEC, NamedTensors.from_arrays(other), sums, BITS)

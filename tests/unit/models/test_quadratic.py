@@ -135,8 +135,19 @@ def test_what_gives_no_model_is_refused() -> None:
     with pytest.raises(VerificationError) as caught:
         fitted({GRADIENT: [1] * 4, HESSIAN: [-1] * 10}, ridge_milli=0)
     assert caught.value.code == "not-positive-definite"
+    assert "noised" not in str(caught.value), "without noise no ridge is doubled"
     with pytest.raises(VerificationError):
         fitted({GRADIENT: [1] * 4, HESSIAN: [-(2**62)] * 10}, 1e-300)
+    with pytest.raises(VerificationError) as caught:
+        # No ridge is doubled for a step that leaves the range of numbers.
+        model_from_statistics(
+            LogisticRegression(site_intercepts=False, unit_rows=True, ridge_milli=0),
+            MANIFEST,
+            {GRADIENT: [2**62] * 4, HESSIAN: [0] * 10},
+            unit=1e280,
+            deviation=1e-310,
+        )
+    assert caught.value.code == "not-finite"
     for wrong in (-1.0, float("nan")):
         with pytest.raises(UsageError, match="deviation"):
             fitted(sums, wrong)

@@ -157,6 +157,7 @@ def test_senseless_descriptions_are_named() -> None:
         (LogisticRegression(), 0),
         (LogisticRegression(), 5000),
         (LogisticRegression(ridge_milli=0), 3),
+        (LogisticRegression(unit_rows=True), 3),
         (TorchModule(module="mlp-tanh", manifest=()), 3),
         (
             TorchModule(
@@ -167,8 +168,13 @@ def test_senseless_descriptions_are_named() -> None:
     ):
         with pytest.raises(UsageError):
             model_manifest(spec, columns)
-    with pytest.raises(UsageError):
-        contribution_bounds(LogisticRegression(), 3, max_persons=0, feature_clip=1)
+    for names in (("b", "a"), ("a", "a")):
+        manifest = tuple(TensorSpec(name=name, shape=(1,)) for name in names)
+        with pytest.raises(FormatError, match="ascending"):
+            model_manifest(TorchModule(module="mlp-tanh", manifest=manifest), 3)
+    for persons, clip in ((0, 1), (1, 0)):
+        with pytest.raises(UsageError, match=f"got {persons} persons and clip {clip}"):
+            contribution_bounds(LogisticRegression(), 3, max_persons=persons, feature_clip=clip)
     model_manifest(LogisticRegression(ridge_milli=0, site_intercepts=False), 3)
 
 
@@ -217,6 +223,7 @@ def test_a_task_checks_shapes_and_hides_its_data() -> None:
     assert "1234" not in repr(task)
     for bad in (
         (rows[0], label, entropy),
+        (rows.reshape(3, 2, 1), label, entropy),
         (rows, label[:2], entropy),
         (rows.astype(np.float32), label, entropy),
         (rows, label.astype(np.int64), entropy),

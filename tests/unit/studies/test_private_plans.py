@@ -5,9 +5,11 @@ identifier that is not used, the budget, persons replaced, claims under noise, c
 epsilon rounded up.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 
 import msgspec
+import numpy as np
 import pytest
 
 from tests.worlds import CONTRACT, refused, small_charter, small_contract, small_plan
@@ -21,14 +23,17 @@ from treaty.models.specification import (
     MultilayerPerceptron,
     has_site_intercepts,
     has_unit_rows,
+    initial_model,
 )
 from treaty.privacy.events import SAMPLING_UNIT
-from treaty.privacy.terms import ExactSums, claimed_epsilon_micro
+from treaty.privacy.terms import ExactSums, NoisedHoldout, claimed_epsilon_micro
 from treaty.studies.calibrating import Privacy, private_model, terms_for, with_noise
-from treaty.studies.certificates import privacy_statement
+from treaty.studies.certificates import Answered, answered_events, privacy_statement
 from treaty.studies.lint import kinds_of, lint_plan
-from treaty.studies.noise import cohort_of, noise_terms, planned_events
+from treaty.studies.noise import cohort_of, descent_terms, noise_terms, planned_events
+from treaty.studies.outcome import outcome_from_noised
 from treaty.studies.plan import EvaluationSettings, Plan
+from treaty.studies.progress import Stage, begin, sufficient_model
 from treaty.studies.queries import NO_DIGEST, QueryKind, make_query, sums_at_most
 
 OPTIONS = CharterOptions(post_quantum=False, epsilon_budget_milli=3000, delta="1e-5")
@@ -200,6 +205,55 @@ def test_a_plan_that_cannot_keep_its_promise_is_found(code: str, make: object) -
     assert code in codes(plan, contract, charter)
 
 
+def test_a_holdout_with_less_noise_than_it_promises_is_found() -> None:
+    plan = private(asked=Privacy(holdout_epsilon=0.9))
+    assert codes(plan) == []
+    holdout = noise_terms(plan).holdout
+    assert isinstance(holdout, NoisedHoldout)
+    less = f"{int(holdout.variance, 16) * 99 // 100:x}"
+    changed = msgspec.structs.replace(holdout, variance=less)
+    found = private(asked=Privacy(holdout_epsilon=0.9), holdout=changed)
+    assert codes(found) == ["epsilon-claim"]
+    [message] = [one.message for one in lint_plan(found, DATA, CHARTER)]
+    assert "for the holdout" in message
+
+
+def test_what_a_plan_does_not_have_is_not_made_up() -> None:
+    exact, cohort = small_plan(CHARTER, DATA), cohort_of(CHARTER.parameters())
+    with pytest.raises(UsageError, match="sums are exact: it has no noise"):
+        noise_terms(exact)
+    for other in (exact, private(asked=ONCE)):
+        with pytest.raises(UsageError, match="not one of noised gradient descent"):
+            descent_terms(other)
+    plan = private()
+    with pytest.raises(UsageError, match="the plan's holdout is exact"):
+        outcome_from_noised(plan, {}, cohort, sites=4)
+    with pytest.raises(UsageError, match="exact: it has no noised histogram"):
+        make_query(
+            plan, DATA, QueryKind.SCORES, 1, members=4, model=NO_DIGEST, normaliser=NO_DIGEST
+        )
+    for kind in (QueryKind.SCORES, QueryKind.SUFFICIENT):
+        with pytest.raises(UsageError, match=f"no noised sum of kind {kind.value}"):
+            answered_events(plan, DATA, [Answered(kind, 4, cohort)])
+    perceptron = private(spec=MultilayerPerceptron(hidden=(4,)))
+    with pytest.raises(UsageError, match="those of a logistic regression"):
+        sufficient_model(perceptron, initial_model(perceptron.model, 2), {}, 4)
+
+
+def test_a_noised_histogram_is_read_with_the_group_that_it_was_asked_of() -> None:
+    plan = private(asked=Privacy(rounds=1, holdout_epsilon=0.9))
+    begun = begin(plan, DATA, members=4, least_support=3)
+    ready = replace(begun, stage=Stage.EVALUATION)
+    query = ready.expected_query()
+    assert query.kind is QueryKind.SCORES
+    layout = query.layout
+    total = np.zeros(layout.length, dtype=np.uint64)
+    total[-1] = 4
+    with pytest.raises(UsageError, match="needs the group"):
+        ready.absorb(query, total, 4)
+    assert ready.absorb(query, total, 4, cohort_of(CHARTER.parameters())).stage is Stage.COMPLETED
+
+
 def test_a_sum_that_could_wrap_is_refused() -> None:
     """Two to the 24 persons of 2^32 units at each of 128 sites pass the signed range."""
     plan = private(grid_bits=32)
@@ -298,6 +352,13 @@ def test_the_sampling_rate_is_rounded_down_and_one_is_everybody() -> None:
 def test_what_no_terms_can_have_is_refused_at_once(wrong: dict[str, float], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         Privacy(**wrong)  # type: ignore[arg-type]  # numbers
+
+
+@pytest.mark.parametrize("value", [True, "1", [1.0]])
+@pytest.mark.parametrize("name", ["epsilon", "clip", "sampling"])
+def test_what_is_no_number_is_refused_as_such(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"expected a number as {name}, got"):
+        Privacy(**{name: value})  # type: ignore[arg-type]  # that is the test
 
 
 @pytest.mark.parametrize("asked", [Privacy(epsilon=0.0005), Privacy(clip=1e-7)], ids=str)

@@ -142,10 +142,11 @@ def test_a_sum_of_another_shape_or_beyond_its_bounds_is_refused() -> None:
     for bad in (good[:-1], good.astype(np.uint32), np.concatenate([good, good])):
         with refused("sum-implausible"):
             absorb(progress, bad)
-    beyond = good.copy()
-    beyond[0] = 5
-    with refused("sum-implausible"):
-        absorb(progress, beyond)
+    for place, value in ((0, 5), (2, 1)):  # more sites than there are; rows, which it does not ask
+        beyond = good.copy()
+        beyond[place] = value
+        with refused("sum-implausible"):
+            absorb(progress, beyond)
 
 
 # --- statistics -----------------------------------------------------------------------------------
