@@ -36,6 +36,8 @@ from treaty.sandbox.confinement import chosen
 from treaty.sandbox.package import PackageReading
 from treaty.sandbox.trainer import ConfinedTrainer
 from treaty.stores.files import (
+    TEXT_LIMIT_BYTES,
+    as_text,
     make_directory,
     read_file,
     read_private_file,
@@ -60,12 +62,14 @@ __all__ = [
     "CONSENTS",
     "COORDINATOR_ROLES",
     "MEMBER_ROLES",
+    "TEXT_LIMIT_BYTES",
     "Dataset",
     "LocalTrainer",
     "Storage",
     "StoredLog",
     "SystemClock",
     "SystemEntropy",
+    "as_text",
     "code_digest",
     "confined_trainer",
     "create_keys",

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from treaty import wiring
 from treaty.api import Consortium, Study, from_dataset
+from treaty.cli.output import verify_command
 from treaty.errors import ResourceError, UsageError
 from treaty.models.specification import (
     LogisticRegression,
@@ -226,10 +226,10 @@ def _earlier(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: name a new directory with --out")
     if (out / "bundle").exists():
-        bundle = quote(str(out / "bundle"))
+        command = verify_command(out / "bundle", "HEX")
         raise UsageError(
-            f"{out} holds a finished demonstration: check it with `treaty verify {bundle} "
-            f"--anchor HEX`, HEX from {out}/anchor.txt, or name another directory with --out"
+            f"{out} holds a finished demonstration: check it with `{command}`, "
+            f"HEX from {out}/anchor.txt, or name another directory with --out"
         )
     if not (out / SETTINGS).exists():
         if out.exists() and {path.name for path in out.iterdir()} - {"cache"}:

@@ -7,7 +7,6 @@ comes from the folded log and the verifier's process.
 
 import sys
 from pathlib import Path
-from shlex import quote
 from types import TracebackType
 
 from rich.console import Console
@@ -15,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from treaty.cli.demo import DemoProgress, DemoResult
-from treaty.cli.output import aligned, printable
+from treaty.cli.output import aligned, printable, verify_command
 from treaty.studies.certificates import statement_lines
 from treaty.studies.outcome import noised_note
 
@@ -104,7 +103,7 @@ def result_lines(result: DemoResult, out: Path) -> list[str]:
                     ("bundle", f"{out / 'bundle'}/"),
                     ("report", out / "report.html"),
                     ("result", out / "result.json"),
-                    ("verify", f"treaty verify {quote(str(out / 'bundle'))} --anchor {anchor}"),
+                    ("verify", verify_command(out / "bundle", anchor)),
                 ]
             )
         ),

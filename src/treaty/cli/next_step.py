@@ -7,9 +7,9 @@ of one party of a real consortium it is that party's own command.
 
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 
 from treaty.cli.network_files import party_standing
+from treaty.cli.output import verify_command
 from treaty.cli.release_view import release_status
 from treaty.cli.standing import is_party, waits_for
 from treaty.deployment.places import is_running, load_party
@@ -164,8 +164,7 @@ class _Desk:
         return f"treaty bundle export --dir {self.stored.directory} --out BUNDLE"
 
     def _verify(self) -> str:
-        bundle = quote(str(self.stored.directory / "bundle"))
-        return f"treaty verify {bundle} --anchor {self.stored.anchor}"
+        return verify_command(self.stored.directory / "bundle", self.stored.anchor)
 
 
 def _next_here(directory: Path, role: str, member: str | None) -> Step:

@@ -14,6 +14,8 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from pathlib import Path
+from shlex import quote
 from typing import TextIO
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "escape_unencodable",
     "print_error",
     "printable",
+    "verify_command",
     "wants_json",
 ]
 
@@ -75,6 +78,11 @@ def printable(text: str) -> str:
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )
+
+
+def verify_command(bundle: Path, anchor: str) -> str:
+    """Return what checks `bundle` on a command line; it can be pasted whatever the path holds."""
+    return f"treaty verify {quote(str(bundle))} --anchor {anchor}"
 
 
 def wants_json(arguments: Sequence[str]) -> bool:

@@ -8,10 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 
 from treaty import wiring
-from treaty.cli.output import aligned
+from treaty.cli.output import aligned, verify_command
 from treaty.cli.release_view import ReleaseStatus, release_status
 from treaty.contracts.schema import contract_from_bytes
 from treaty.crypto import canonical
@@ -66,7 +65,7 @@ class Exported:
         """Return it for people."""
         return [
             f"written {self.path}/, {self.edition} edition, {self.files} files",
-            f"verify: treaty verify {quote(str(self.path))} --anchor {self.anchor}",
+            f"verify: {verify_command(self.path, self.anchor)}",
         ]
 
 

@@ -42,8 +42,6 @@ def decimal_text(value: int | decimal.Decimal) -> str:
     text = format(number, "f") if number else "0"
     if "." in text:
         text = text.rstrip("0").rstrip(".")
-    if text in {"-0", ""}:
-        text = "0"
     if len(text.partition(".")[2]) > 15:
         raise UsageError(f"expected at most 15 digits on either side of the point, got {text}")
     return text

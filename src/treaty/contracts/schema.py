@@ -189,7 +189,7 @@ def contract_from_bytes(data: bytes) -> Contract:
     try:
         check_contract(contract)
     except UsageError as error:
-        raise FormatError(f"contract does not hold: {in_words(error)}") from error
+        raise FormatError(f"contract does not hold: {error}") from error
     return contract
 
 

@@ -5,7 +5,7 @@ leaves the directory. What else may leave is the business of policy and gate (`t
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from treaty.contracts.alignment import Adapter, parse_adapter
@@ -57,14 +57,15 @@ from treaty.node.serving import serve
 from treaty.ports import Journal
 from treaty.stores.system import FileJournal, SystemClock, SystemEntropy
 from treaty.wiring import (
+    TEXT_LIMIT_BYTES,
     Storage,
+    as_text,
     create_keys,
     has_store,
     load_key,
     make_directory,
     open_participant,
     read_file,
-    read_text,
     write_file,
     write_new_file,
     write_new_private_file,
@@ -111,8 +112,12 @@ def join(
         )
     if (directory / "site.json").exists():
         raise UsageError(f"{directory} holds a site already: name another directory")
-    contents = {kind: read_file(path) for kind, path in own_files.items() if path is not None}
-    _require_readable(invite.member, own_files)
+    contents = {
+        kind: read_file(path, None if kind == "data" else TEXT_LIMIT_BYTES)
+        for kind, path in own_files.items()
+        if path is not None
+    }
+    _require_readable(invite.member, own_files, contents)
     make_directory(directory)
     for kind, data in contents.items():
         target = directory / _PLACES[kind]
@@ -137,12 +142,14 @@ def join(
     return path, found
 
 
-def _require_readable(member: str, own_files: dict[str, Path | None]) -> None:
+def _require_readable(
+    member: str, own_files: Mapping[str, Path | None], contents: Mapping[str, bytes]
+) -> None:
     """Raise `UsageError` for an adapter or a policy that the site could not use."""
-    adapter, policy = own_files.get("adapter"), own_files.get("policy")
-    for path, parse in ((adapter, parse_adapter), (policy, site_policy_from_toml)):
+    for kind, parse in (("adapter", parse_adapter), ("policy", site_policy_from_toml)):
+        path = own_files.get(kind)
         if path is not None:
-            text = read_text(path)
+            text = as_text(path, contents[kind])
             try:
                 found: Adapter | SitePolicy = parse(text)
             except UsageError as error:

@@ -25,7 +25,9 @@ from treaty.stores.kill_points import persist_point
 
 __all__ = [
     "PRIVATE_MODE",
+    "TEXT_LIMIT_BYTES",
     "Translated",
+    "as_text",
     "check_private",
     "erase_file",
     "fill_file",
@@ -42,6 +44,9 @@ __all__ = [
     "write_new_private_file",
     "write_private_file",
 ]
+
+TEXT_LIMIT_BYTES = 1 << 20
+"""What a text that people wrote holds at most."""
 
 PRIVATE_MODE = 0o600
 _TEMPORARY = ".writing-"
@@ -242,9 +247,13 @@ def read_file(path: Path, limit: int | None = None) -> bytes:
     return data
 
 
-def read_text(path: Path, limit: int = 1 << 20) -> str:
+def read_text(path: Path, limit: int = TEXT_LIMIT_BYTES) -> str:
     """Return the UTF-8 text in `path`, without a byte order mark; `UsageError` when it is none."""
-    data = read_file(path, limit)
+    return as_text(path, read_file(path, limit))
+
+
+def as_text(path: Path, data: bytes) -> str:
+    """Return the text that `data`, read from `path`, spells; raises as `read_text`."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
